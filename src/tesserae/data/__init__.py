@@ -1,0 +1,1 @@
+"""Raw folder -> prepared set -> batches and code maps."""

@@ -1,0 +1,1 @@
+"""What a model is worth: codebook statistics, image metrics, neighbours."""

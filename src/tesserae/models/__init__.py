@@ -1,0 +1,1 @@
+"""The networks of the paper: VQGAN, patch discriminator, perceptual loss, latent transformer."""

@@ -1,0 +1,277 @@
+"""The schema of params.yaml: every knob, its type and its range, and one clear error for a bad one."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tesserae.errors import TesseraeError
+
+Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Dropout = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class ParamsError(TesseraeError, ValueError):
+    """params.yaml holds something that no run can be made of."""
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ScenesParams(_Block):
+    """The built-in landscapes, rendered into `data/` where that folder is missing."""
+
+    count: Annotated[int, Field(ge=1, le=1_000_000)]
+    size: Annotated[int, Field(ge=16, le=4096)]
+    seed: Count
+
+
+class PrepareParams(_Block):
+    """Raw folder or hub dataset -> checked, split and resized set."""
+
+    source: Annotated[str, Field(min_length=1)]
+    image_size: Annotated[int, Field(ge=8, le=4096)]
+    fit: Literal["cover", "contain", "stretch"]
+    holdout: Annotated[float, Field(gt=0, lt=1)]
+    min_side: Positive
+    max_rejected: Share
+
+
+class VQGANParams(_Block):
+    """One VQGAN: its network, its objective, its training."""
+
+    # network
+    channels: Annotated[int, Field(ge=1, le=4096)]
+    channel_mult: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1, max_length=8)]
+    res_blocks: Annotated[int, Field(ge=1, le=16)]
+    patch: Literal[1, 2, 4, 8]
+    attention: bool
+    z_channels: Annotated[int, Field(ge=1, le=4096)]
+    dropout: Dropout
+    quantizer: Literal["nearest", "ema", "simvq", "fsq", "lfq"]
+    codebook_size: Annotated[int, Field(ge=2, le=1_048_576)]
+    codebook_dim: Annotated[int, Field(ge=1, le=4096)]
+    codebook_init: Literal["data", "uniform"]
+    revive_after: Count
+    # objective
+    pixel_loss: Literal["l1", "l2"]
+    pixel_weight: Weight
+    perceptual_weight: Weight
+    codebook_weight: Weight
+    commitment_weight: Weight
+    gan_loss: Literal["hinge", "vanilla", "none"]
+    gan_weight: Weight
+    disc_start: Count
+    disc_channels: Annotated[int, Field(ge=1, le=1024)]
+    disc_layers: Annotated[int, Field(ge=1, le=6)]
+    # training
+    steps: Positive
+    batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    lr: Rate
+    disc_lr: Rate
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+    warmup: Count
+    cooldown: Share
+    grad_clip: Weight
+    flip: bool
+    zoom: Annotated[float, Field(ge=1, le=4)]
+    max_seconds: Count
+    log_every: Positive
+    sample_every: Positive
+    eval_every: Positive
+    eval_images: Positive
+    checkpoint_every: Positive
+
+    @property
+    def downsampling(self) -> int:
+        """f: pixels a side that one code stands for."""
+        return self.patch * 2 ** (len(self.channel_mult) - 1)
+
+
+class CodebookParams(_Block):
+    """How the codebook's report is drawn."""
+
+    batch_size: Positive
+    dictionary: Annotated[int, Field(ge=1, le=256)]
+    patches: Annotated[int, Field(ge=1, le=32)]
+    views: Annotated[int, Field(ge=1, le=64)]
+
+
+class TransformerParams(_Block):
+    """One latent transformer: its condition, its network, its training."""
+
+    vqgan: Annotated[str, Field(min_length=1)]
+    condition: Annotated[list[Literal["class"]], Field(max_length=1)]
+    # network
+    n_layer: Annotated[int, Field(ge=1, le=200)]
+    n_head: Annotated[int, Field(ge=1, le=256)]
+    n_embd: Annotated[int, Field(ge=1, le=65_536)]
+    dropout: Dropout
+    # training
+    pkeep: Share
+    steps: Positive
+    batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    lr: Rate
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+    weight_decay: Weight
+    warmup: Count
+    cooldown: Share
+    grad_clip: Weight
+    flip: bool
+    max_seconds: Count
+    log_every: Positive
+    sample_every: Positive
+    eval_every: Positive
+    checkpoint_every: Positive
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> TransformerParams:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd = {self.n_embd} must be a multiple of n_head = {self.n_head}")
+        return self
+
+
+class SampleParams(_Block):
+    """What is drawn from a trained transformer."""
+
+    temperature: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+    top_k: Count
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    per_class: Positive
+    completions: Count
+    neighbours: Annotated[int, Field(ge=0, le=16)]
+    seed: Count
+
+
+class Params(_Block):
+    """The whole of params.yaml."""
+
+    seed: Count
+    precision: Literal["auto", "fp32", "bf16"]
+    threads: Count
+    scenes: ScenesParams
+    prepare: PrepareParams
+    vqgan: dict[str, VQGANParams]
+    codebook: dict[str, CodebookParams]
+    transformer: dict[str, TransformerParams]
+    sample: dict[str, SampleParams]
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Params:
+        for name, vqgan in self.vqgan.items():
+            if self.prepare.image_size % vqgan.downsampling:
+                raise ValueError(
+                    f"prepare.image_size = {self.prepare.image_size} must be a multiple of the downsampling "
+                    f"f = {vqgan.downsampling} that patch and channel_mult of vqgan.{name} give"
+                )
+        for name in self.codebook:
+            if name not in self.vqgan:
+                raise ValueError(f"codebook.{name} has no vqgan.{name} to go with it")
+        for name, transformer in self.transformer.items():
+            if transformer.vqgan not in self.vqgan:
+                raise ValueError(
+                    f"transformer.{name}.vqgan = {transformer.vqgan!r} must be one of {sorted(self.vqgan)}"
+                )
+        for name in self.sample:
+            if name not in self.transformer:
+                raise ValueError(f"sample.{name} has no transformer.{name} to go with it")
+        return self
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check a parameters file.
+
+    Raises ParamsError, in one sentence that names the file, the key, the value and what is allowed.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ParamsError(f"{path} does not exist: copy one of presets/*.yaml there.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} cannot be read as a text file: {error}.") from None
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError) as error:
+        raise ParamsError(f"{path} is not YAML: {_one_line(error)}.") from None
+    return check_params(values, path)
+
+
+def check_params(values: object, origin: str | Path = "params") -> Params:
+    """Values as read from YAML -> Params; `origin` names the file in the error."""
+    if not isinstance(values, dict):
+        raise ParamsError(f"{origin} must hold keys and values: copy one of presets/*.yaml there.")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError(f"{origin}: {_sentence(error.errors()[0])}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _sentence(error: dict) -> str:
+    key, value, kind = ".".join(map(str, error["loc"])), error["input"], error["type"]
+    if kind == "extra_forbidden":
+        known = sorted(_model_at(error["loc"][:-1]).model_fields)
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
+        return f"{key} is not a parameter; {hint}"
+    if kind == "missing":
+        return f"{key} is missing; presets/laptop.yaml shows it with a comment."
+    if kind == "value_error":
+        return f"{key + ': ' if key else ''}{error['ctx']['error']}."
+    return f"{key} = {value!r} is not allowed; it must be {_allowed(error['loc'])}."
+
+
+def _model_at(loc: tuple) -> type[BaseModel]:
+    return _annotation_at(loc)[0]
+
+
+def _annotation_at(loc: tuple) -> tuple[object, tuple]:
+    """The annotation and its constraints at a path into Params."""
+    annotation, metadata = Params, ()
+    for step in loc:
+        origin = typing.get_origin(annotation)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            field = annotation.model_fields[step]
+            annotation, metadata = field.annotation, tuple(field.metadata)
+        elif origin in (dict, list):
+            annotation, metadata = typing.get_args(annotation)[-1], ()
+        if typing.get_origin(annotation) is Annotated:
+            metadata = tuple(typing.get_args(annotation)[1].metadata)
+            annotation = typing.get_args(annotation)[0]
+    return annotation, metadata
+
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+_BOUNDS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
+
+
+def _allowed(loc: tuple) -> str:
+    annotation, metadata = _annotation_at(loc)
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(annotation)))
+    if origin is list:
+        limits = {k: getattr(m, k) for m in metadata for k in ("min_length", "max_length") if hasattr(m, k)}
+        lengths = f" of {limits.get('min_length', 0)} to {limits['max_length']}" if limits else ""
+        return f"a list{lengths}, each {_allowed((*loc, 0))}"
+    if origin in (dict, types.UnionType) or annotation not in _NAMES:
+        return "a block of keys and values"
+    bounds = [f"{word} {getattr(m, k):,}" for k, word in _BOUNDS for m in metadata
+              if getattr(m, k, None) is not None]
+    return _NAMES[annotation] + (", " + " and ".join(bounds) if bounds else "")

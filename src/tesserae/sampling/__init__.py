@@ -1,0 +1,1 @@
+"""Drawing code maps from a transformer: filters, the cached sampler, completion."""

@@ -1,0 +1,1 @@
+"""The objective, the loop with its checkpoints, and the two trainers."""
