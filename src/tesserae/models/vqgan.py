@@ -1,0 +1,150 @@
+"""Stage 1's network: x -> E -> z_hat -> nearest code -> z_q -> G -> x_hat (arXiv 2012.09841, section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tesserae.errors import TesseraeError
+from tesserae.models.layers import Downsample, Level, Middle, Upsample, norm
+from tesserae.models.quantizers import Quantized, make_quantizer
+from tesserae.models.saving import load_weights, read_config, save_model
+
+
+@dataclass(frozen=True)
+class VQGANConfig:
+    """Sizes of a VQGAN; the defaults are the paper's for f=16 on 256x256 pictures.
+
+    `patch` folds patch x patch pixels into channels before the first level (1: none), which spares the
+    convolutions at full resolution. `attention_levels` adds attention after each block of those levels.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    channels: int = 128
+    channel_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    res_blocks: int = 2
+    patch: int = 1
+    attention: bool = True
+    attention_levels: tuple[int, ...] = ()
+    z_channels: int = 256
+    dropout: float = 0.0
+    quantizer: str = "nearest"
+    codebook_size: int = 1024
+    codebook_dim: int = 256
+
+    @property
+    def downsampling(self) -> int:
+        """f = 2^m: pixels a side that one code stands for."""
+        return self.patch * 2 ** (len(self.channel_mult) - 1)
+
+
+class Encoder(nn.Module):
+    """E: images (B,C,H,W) -> (B,z_channels,H/f,W/f)."""
+
+    def __init__(self, c: VQGANConfig) -> None:
+        super().__init__()
+        widths = [c.channels * mult for mult in c.channel_mult]
+        self.patch = c.patch
+        self.conv_in = nn.Conv2d(c.in_channels * c.patch**2, c.channels, 3, padding=1)
+        self.levels = nn.ModuleList(
+            Level(i, o, c.res_blocks, n in c.attention_levels, c.dropout)
+            for n, (i, o) in enumerate(zip([c.channels, *widths], widths))
+        )
+        self.downsample = nn.ModuleList(Downsample(width) for width in widths[:-1])
+        self.middle = Middle(widths[-1], c.attention, c.dropout)
+        self.norm_out = norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], c.z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(F.pixel_unshuffle(x, self.patch))
+        for level, downsample in zip(self.levels, [*self.downsample, nn.Identity()]):
+            x = downsample(level(x))
+        return self.conv_out(F.silu(self.norm_out(self.middle(x))))
+
+
+class Decoder(nn.Module):
+    """G: (B,z_channels,h,w) -> images (B,C,f h,f w). It mirrors E with one residual block more a level."""
+
+    def __init__(self, c: VQGANConfig) -> None:
+        super().__init__()
+        widths = [c.channels * mult for mult in reversed(c.channel_mult)]
+        last = len(widths) - 1
+        self.patch = c.patch
+        self.conv_in = nn.Conv2d(c.z_channels, widths[0], 3, padding=1)
+        self.middle = Middle(widths[0], c.attention, c.dropout)
+        self.levels = nn.ModuleList(
+            Level(i, o, c.res_blocks + 1, last - n in c.attention_levels, c.dropout)
+            for n, (i, o) in enumerate(zip([widths[0], *widths], widths))
+        )
+        self.upsample = nn.ModuleList(Upsample(width) for width in widths[:-1])
+        self.norm_out = norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], c.out_channels * c.patch**2, 3, padding=1)  # G_L, for lambda
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.middle(self.conv_in(z))
+        for level, upsample in zip(self.levels, [*self.upsample, nn.Identity()]):
+            x = upsample(level(x))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch)
+
+
+class VQGAN(nn.Module):
+    """Encoder, quantizer and decoder, with 1x1 convolutions between z_channels and n_z on either side."""
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.pre_quant = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
+        self.quantizer = make_quantizer(config.quantizer, config.codebook_size, config.codebook_dim)
+        self.post_quant = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Quantized]:
+        """images (B,3,H,W) in [-1,1] -> x_hat of the same shape, and what the quantizer did."""
+        quantized = self.quantizer(self.latents(images))
+        return self.decode_latents(quantized.z_q), quantized
+
+    def latents(self, images: Tensor) -> Tensor:
+        """images (B,3,H,W) in [-1,1] -> z_hat (B,n_z,H/f,W/f). Raises TesseraeError where f does not divide H, W."""
+        f, (height, width) = self.config.downsampling, images.shape[-2:]
+        if height % f or width % f:
+            raise TesseraeError(f"pictures of {width}x{height} pixels do not divide into codes of {f}x{f} pixels: "
+                                f"crop or resize them to multiples of {f}.")
+        return self.pre_quant(self.encoder(images))
+
+    def decode_latents(self, z_q: Tensor) -> Tensor:
+        """z_q (B,n_z,h,w) -> images (B,3,f h,f w), unclamped."""
+        return self.decoder(self.post_quant(z_q))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """images (B,3,H,W) in [-1,1] -> indices (B,h,w) int64."""
+        return self.quantizer(self.latents(images)).indices
+
+    @torch.no_grad()
+    def decode(self, indices: Tensor) -> Tensor:
+        """indices (B,h,w) int64 -> images (B,3,H,W) float32 in [-1,1]."""
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.config.codebook_size:
+            raise TesseraeError(f"indices run from {int(indices.min())} to {int(indices.max())}: "
+                                f"this codebook has 0 to {self.config.codebook_size - 1}.")
+        return self.decode_latents(self.quantizer.lookup(indices)).float().clamp(-1, 1)
+
+    @property
+    def codebook(self) -> Tensor:
+        """(K,n_z)."""
+        return self.quantizer.codebook
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model.safetensors and config.json into `folder`."""
+        save_model(self, self.config, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> VQGAN:
+        """Read what `save_pretrained` wrote. Raises TesseraeError where it is missing or damaged."""
+        model = cls(read_config(VQGANConfig, cls.__name__, folder))
+        load_weights(model, folder)
+        return model.eval()
