@@ -1,0 +1,202 @@
+"""A stage opened: where it is, what its parameters are, which run it belongs to, where its report goes."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tesserae import tracking
+from tesserae.errors import TesseraeError
+from tesserae.params import Params, load_params
+
+KINDS = ("prepare", "vqgan", "codebook", "transformer", "sample")
+MARKER = "dvc.yaml"  # the file that marks the root
+FIGURE_BYTES = 300_000  # figures are kept in git, so they stay small
+
+
+class StageError(TesseraeError, ValueError):
+    """The stage that was asked for does not exist here."""
+
+
+def find_root(start: str | Path = ".") -> Path:
+    """The nearest folder, from `start` upwards, that holds dvc.yaml. Raises StageError."""
+    start = Path(start).resolve()
+    for folder in (start, *start.parents):
+        if (folder / MARKER).is_file():
+            return folder
+    raise StageError(f"{start} lies in no folder that holds {MARKER}: start in a clone of the repository.")
+
+
+class Stage:
+    """One execution of one stage, for a notebook or a trainer.
+
+    root: the folder that holds dvc.yaml; under `dvc exp run --queue` a temporary copy.
+    home: the repository itself; checkpoints and the MLflow store lie there.
+    params: the whole of params.yaml; block: this stage's part of it. run: its MLflow run.
+    """
+
+    def __init__(self, root: Path, kind: str, target: str | None, params: Params):
+        self.root, self.kind, self.target, self.params = root, kind, target, params
+        self.home = tracking.real_root(root)
+        self.name = stage_name(kind, target)
+        self.block = stage_block(params, kind, target)
+        self._metrics: dict[str, Any] = {}
+        self._joined = bool(os.environ.get(tracking.RUN_VARIABLE))
+        first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+        self.run = tracking.start_run(root, self.name, lineage(params, kind, target)) if first else (
+            tracking.silent_run())
+
+    @classmethod
+    def open(cls, kind: str, target: str | None = None, params_file: str | Path = "params.yaml") -> Stage:
+        """Find the root from the working folder, load the parameters, start or join the MLflow run.
+
+        kind: "prepare", "vqgan", "codebook", "transformer", "sample"; target: the block's name, for instance
+        "image". `params_file` is relative to the root. Raises ParamsError, StageError.
+        """
+        root = find_root()
+        params_file = Path(params_file)
+        if not params_file.is_absolute():
+            params_file = root / params_file
+        return cls(root, kind, target, load_params(params_file))
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def path(self, *parts: str) -> Path:
+        """A path below the root; its folder is made."""
+        path = self.root.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def reports(self) -> Path:
+        """reports/<stage>, made where it is missing."""
+        folder = self.root / "reports" / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of all checkpoints. Outside DVC's outputs, so that an interrupted stage goes on."""
+        return self.home / "checkpoints"
+
+    def figure(self, figure, name: str):
+        """Save a matplotlib figure or PIL image as reports/<stage>/<name>.png, below 300 KB; return it."""
+        path = self.reports / f"{name}.png"
+        write_atomically(path, _small_png(figure))
+        self.run.artifact(path, "figures")
+        _keep_from_showing_twice(figure)
+        return figure
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """Join numbers to reports/<stage>/metrics.json: sorted, 6 significant digits, null if not finite."""
+        self._metrics |= values
+        text = json.dumps(_rounded(self._metrics), indent=2, sort_keys=True) + "\n"
+        write_atomically(self.reports / "metrics.json", text.encode())
+        self.run.metrics(values)
+
+    def close(self, status: str = "FINISHED") -> None:
+        """End the run if this opening started it; else only send what waits."""
+        if self._joined:
+            self.run.flush()
+        else:
+            self.run.finish(status)
+
+
+def stage_name(kind: str, target: str | None) -> str:
+    """("vqgan", "image") -> "vqgan-image": the name of folders and runs."""
+    return kind if target is None else f"{kind}-{target}"
+
+
+def stage_block(params: Params, kind: str, target: str | None) -> Any:
+    """The part of the parameters that is this stage's own. Raises StageError."""
+    if kind not in KINDS:
+        raise StageError(f"{kind} is not a stage: take one of {', '.join(KINDS)}.")
+    block = getattr(params, kind)
+    if isinstance(block, dict):
+        if target not in block:
+            names = ", ".join(block) or "none"
+            raise StageError(f"{kind}.{target} is not in params.yaml: add it, or take one of {names}.")
+        return block[target]
+    if target is not None:
+        raise StageError(f"{kind} has no targets: leave {target!r} out.")
+    return block
+
+
+def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
+    """The parameters that a stage's result depends on: its own, and those of the stages before it."""
+    chain: list[tuple[str, str | None]] = [(kind, target)]
+    if kind == "sample":
+        chain.append(("transformer", target))
+    if kind in ("sample", "transformer"):
+        chain.append(("vqgan", params.transformer[target].vqgan))
+    if kind == "codebook":
+        chain.append(("vqgan", target))
+    if kind != "prepare":
+        chain.append(("prepare", None))
+    found: dict[str, Any] = {"seed": params.seed, "precision": params.precision}
+    for one, name in reversed(chain):
+        block = stage_block(params, one, name).model_dump()
+        found |= {one: block if name is None else {name: block}}
+    return found
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside the file, then rename: a reader finds the old content or the new, never half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(content)
+    os.replace(aside, path)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(each) for each in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def _small_png(figure) -> bytes:
+    """PNG of a figure or PIL image: in full colour, else 256 colours, else smaller, until it fits."""
+    from PIL import Image
+
+    if isinstance(figure, Image.Image):
+        picture = figure.convert("RGB")
+    else:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+        if buffer.tell() < FIGURE_BYTES:
+            return buffer.getvalue()
+        picture = Image.open(buffer).convert("RGB")
+    content = _png(picture)
+    while len(content) >= FIGURE_BYTES:
+        content = _png(picture.quantize(256, dither=Image.Dither.NONE))
+        picture = picture.resize((max(1, picture.width * 4 // 5), max(1, picture.height * 4 // 5)))
+    return content
+
+
+def _png(picture) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
+def _keep_from_showing_twice(figure) -> None:
+    """A notebook shows the returned figure; one that pyplot still holds would be shown again."""
+    import sys
+
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None and hasattr(figure, "savefig"):
+        pyplot.close(figure)
