@@ -118,7 +118,7 @@ class LibraryQuantizer(nn.Module):
                                            kmeans_init=True, threshold_ema_dead_code=2, decay=0.9,
                                            commitment_weight=1.0)
         elif kind == "simvq":
-            self.inner = vq.SimVQ(dim=codebook_dim, codebook_size=codebook_size, accept_image_fmap=True)
+            self.inner = vq.SimVQ(dim=codebook_dim, codebook_size=codebook_size, channel_first=True)
         elif kind == "fsq":
             self.inner = vq.FSQ(levels=fsq_levels(codebook_size), dim=codebook_dim)
         elif kind == "lfq":

@@ -1,0 +1,142 @@
+"""Checkpoints that a crash cannot spoil: written aside, flushed, renamed, checksummed, never unpickled.
+
+A checkpoint is one safetensors file with every tensor of the training state, and a JSON file beside it with the
+rest: step, checksum, history. The JSON is renamed into place last, so a checkpoint without it does not count.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tesserae.errors import TesseraeError
+
+
+def fingerprint(values: Any) -> str:
+    """A short hash of JSON-like values: equal values, equal fingerprints, whatever the order of the keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
+    """Nested dicts and lists -> tensors by path, and the same nest with each tensor replaced by its path.
+
+    Keys that are whole numbers survive: dicts become [[key, value], ...] in the nest.
+    """
+    if isinstance(tree, Tensor):
+        return {prefix: tree.detach().cpu().contiguous().clone()}, {"tensor": prefix}
+    if isinstance(tree, dict):
+        pairs = [(key, flatten(value, f"{prefix}/{key}")) for key, value in tree.items()]
+        nest: Any = {"dict": [[key, part] for key, (_, part) in pairs]}
+    elif isinstance(tree, list | tuple):
+        pairs = [(i, flatten(value, f"{prefix}/{i}")) for i, value in enumerate(tree)]
+        nest = {"list": [part for _, (_, part) in pairs]}
+    else:
+        return {}, {"value": tree}
+    return {path: tensor for _, (tensors, _) in pairs for path, tensor in tensors.items()}, nest
+
+
+def unflatten(tensors: dict[str, Tensor], nest: Any) -> Any:
+    """The inverse of `flatten`; tuples come back as lists."""
+    (kind, content), = nest.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: unflatten(tensors, part) for key, part in content}
+    if kind == "list":
+        return [unflatten(tensors, part) for part in content]
+    return content
+
+
+def save_checkpoint(folder: Path, step: int, state: dict, keep: int = 2) -> None:
+    """Write `state` (nested dicts and lists of tensors and JSON values) as that step's; keep the newest `keep`.
+
+    Raises TesseraeError on a full disk, with what was there before intact.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors, nest = flatten(state)
+    body, head = _names(folder, step)
+    parts = [path.with_suffix(path.suffix + ".part") for path in (body, head)]
+    try:
+        save_file(tensors, parts[0])
+        _flush(parts[0])
+        text = json.dumps({"step": step, "sha256": _checksum(parts[0]), "state": nest})
+        parts[1].write_text(text, encoding="utf-8")
+        _flush(parts[1])
+        os.replace(parts[0], body)
+        os.replace(parts[1], head)
+        _flush(folder)
+    except Exception as error:
+        for part in parts:
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left" in str(error):
+            raise TesseraeError(f"the disk is full: no checkpoint of step {step} could be written to {folder}; "
+                                "free some space and run again, it goes on from the last one.") from None
+        raise
+    for old in steps_in(folder)[:-keep]:
+        for path in reversed(_names(folder, old)):
+            path.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path, at_most: int, say: Any = print) -> tuple[int, dict] | None:
+    """The newest whole checkpoint of a step <= `at_most`: (step, state), or None. A damaged one is named by `say`."""
+    for step in reversed([step for step in steps_in(folder) if step <= at_most]):
+        body, head = _names(folder, step)
+        try:
+            record = json.loads(head.read_text(encoding="utf-8"))
+            if record["sha256"] != _checksum(body):
+                raise ValueError("its checksum does not match")
+            return step, unflatten(load_file(body), record["state"])
+        except Exception as error:
+            say(f"checkpoint {body.name} is damaged ({' '.join(str(error).split())}); the one before it is used.")
+    return None
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Steps that `folder` holds a checkpoint of, ascending."""
+    found = (re.fullmatch(r"step-(\d+)\.json", path.name) for path in folder.glob("step-*.json"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Put a copy of `source` at `target`, whole or not at all."""
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+
+
+def _names(folder: Path, step: int) -> tuple[Path, Path]:
+    return folder / f"step-{step:08d}.safetensors", folder / f"step-{step:08d}.json"
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def to_device(tree: Any, device: torch.device) -> Any:
+    """The same nest with its tensors on `device`."""
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: to_device(value, device) for key, value in tree.items()}
+    return [to_device(value, device) for value in tree] if isinstance(tree, list) else tree

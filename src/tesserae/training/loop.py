@@ -1,0 +1,291 @@
+"""The training loop that both trainers share: rates, logs, evaluations, checkpoints, resuming.
+
+Everything random in a step follows from (seed, step): the batch, its augmentation, dropout, revived codes. So a
+checkpoint needs no generator states, and a run that was killed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from tesserae.errors import TesseraeError
+from tesserae.training.checkpoints import load_checkpoint, replace_folder, save_checkpoint, steps_in, to_device
+
+# Parameters that say how long and how often, not what is learned: a change of these goes on from a checkpoint.
+PACE = ("steps", "max_seconds", "log_every", "sample_every", "eval_every", "eval_images", "checkpoint_every")
+
+
+class Task(Protocol):
+    """What is trained. Terms and measures are scalars by name; `score` names the measure whose least is best."""
+
+    score: str
+    unit: str  # what `per_step` counts: images, tokens
+    per_step: int
+    spoken: tuple[str, ...]  # terms shown in the terminal
+
+    def set_rate(self, share: float) -> None: ...
+    def step(self, step: int) -> dict[str, Tensor]: ...
+    def summary(self) -> dict[str, float]: ...
+    def evaluate(self, step: int) -> dict[str, float]: ...
+    def sample(self, step: int) -> None: ...
+    def state(self) -> dict: ...
+    def load_state(self, state: dict) -> None: ...
+    def export(self, folder: Path) -> None: ...
+
+
+@dataclass
+class Progress:
+    """What the loop itself remembers; part of every checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict] = field(default_factory=list)
+    timings: list[dict] = field(default_factory=list)
+    best: dict = field(default_factory=dict)
+    latest: dict = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    summed: int = 0
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether this hardware multiplies bf16 matrices faster than fp32: tensor cores, AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+        return any(check() for check in checks if check)
+    return False
+
+
+def make_accelerator(precision: str, threads: int = 0) -> Accelerator:
+    """Accelerate's view of devices and processes; `precision` and `threads` as in params.yaml."""
+    if threads:
+        torch.set_num_threads(threads)
+    accelerator = Accelerator()
+    bf16 = precision == "bf16" or (precision == "auto" and bf16_is_fast(accelerator.device))
+    accelerator.state._mixed_precision = "bf16" if bf16 else "no"
+    return accelerator
+
+
+def step_seed(seed: int, step: int, stream: int = 0) -> int:
+    """One number for everything random in a step; other streams for other uses of the same step."""
+    return int(np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def average_gradients(accelerator: Accelerator, parameters: list[Tensor]) -> None:
+    """Replace gradients by their mean over processes, in one message."""
+    if accelerator.num_processes == 1:
+        return
+    with_gradient = [p for p in parameters if p.grad is not None]
+    flat = accelerator.reduce(torch.cat([p.grad.flatten() for p in with_gradient]), reduction="mean")
+    for parameter, part in zip(with_gradient, flat.split([p.numel() for p in with_gradient])):
+        parameter.grad.copy_(part.view_as(parameter.grad))
+
+
+def rate_share(done: float, step: int, warmup: int, cooldown: float) -> float:
+    """Share of the full learning rate: linear warm-up over `warmup` steps, constant, linear to zero.
+
+    `done` in [0,1] is how much of the training is over; the fall takes its last `cooldown` part.
+    """
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    fall = min(1.0, (1.0 - done) / cooldown) if cooldown else 1.0
+    return rise * max(fall, 0.0)
+
+
+def train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: Callable[[dict, int], None],
+          accelerator: Accelerator, say: Callable[[str], None] = print) -> Progress:
+    """Train `task` to the end of `block` (its part of params.yaml), going on from what `folder` holds.
+
+    `folder` is for this task with this fingerprint alone. Writes reports/history.csv and reports/timings.csv;
+    leaves `folder/best` and `folder/last` as `task.export` writes them. Raises TesseraeError where the loss is no
+    longer a number, KeyboardInterrupt after SIGINT or SIGTERM, with a checkpoint written first.
+    """
+    progress = _resume(task, block, folder, accelerator, say)
+    started, began_at, spoken = time.monotonic(), progress.step, time.monotonic()
+    before = progress.seconds
+
+    def done() -> float:
+        limit = block.max_seconds
+        return max(progress.step / block.steps, progress.seconds / limit if limit else 0.0)
+
+    with _interruptible() as interrupted:
+        while done() < 1.0:
+            task.set_rate(rate_share(done(), progress.step, block.warmup, block.cooldown))
+            torch.manual_seed(step_seed(seed, progress.step, accelerator.process_index))
+            _add(progress, task.step(progress.step))
+            progress.step += 1
+            progress.seconds = before + time.monotonic() - started
+            last = done() >= 1.0
+            if last or progress.step % block.log_every == 0:
+                row = _log(task, progress, log, reports, accelerator)
+                if last or time.monotonic() - spoken > 5:
+                    spoken = time.monotonic()
+                    say(_line(row, task, progress, block, began_at, spoken - started))
+            if last or progress.step % block.sample_every == 0:
+                task.sample(progress.step)
+            if last or progress.step % block.eval_every == 0:
+                _evaluate(task, progress, log, reports, folder, say, accelerator)
+            if last or interrupted.is_set() or progress.step % block.checkpoint_every == 0:
+                _checkpoint(task, progress, folder, accelerator)
+            if interrupted.is_set():
+                say(f"stopped at step {progress.step}: run the stage again and it goes on from there.")
+                raise KeyboardInterrupt
+    if accelerator.is_main_process:
+        part = folder / "last.part"
+        task.export(part)
+        shutil.rmtree(folder / "last", ignore_errors=True)
+        part.rename(folder / "last")
+    accelerator.wait_for_everyone()
+    return progress
+
+
+def deliver(folder: Path, models: Path) -> None:
+    """The best model to `models`, the last one to `models`/last, both whole."""
+    replace_folder(folder / "best", models)
+    replace_folder(folder / "last", models / "last")
+
+
+def checkpoint_folder(root: Path, name: str, mark: str, say: Callable[[str], None] = print) -> Path:
+    """Where a stage with that fingerprint keeps its checkpoints; says so where only other ones are found."""
+    folder = root / "checkpoints" / f"{name}-{mark}"
+    others = [path for path in folder.parent.glob(f"{name}-*") if path != folder and steps_in(path)]
+    if others and not steps_in(folder):
+        say(f"{name}: parameters, data or code of earlier checkpoints differ, so training starts afresh.")
+    return folder
+
+
+def _resume(task: Task, block: Any, folder: Path, accelerator: Accelerator, say: Callable) -> Progress:
+    found = load_checkpoint(folder, at_most=block.steps, say=say)
+    if found is None:
+        return Progress()
+    step, state = found
+    task.load_state(to_device(state["task"], accelerator.device))
+    progress = Progress(**state["progress"])
+    progress.sums = to_device(progress.sums, accelerator.device)
+    say(f"going on from step {step}" if step < block.steps else f"step {step} of {block.steps} was reached before")
+    return progress
+
+
+def _add(progress: Progress, terms: dict[str, Tensor]) -> None:
+    """Sum terms on the device: nothing is waited for until they are logged."""
+    for name, value in terms.items():
+        known = progress.sums.get(name)
+        pair = torch.stack([value.detach().float(), torch.ones_like(value, dtype=torch.float32)])
+        progress.sums[name] = pair if known is None else known + pair
+    progress.summed += 1
+
+
+def _log(task: Task, progress: Progress, log: Callable, reports: Path, accelerator: Accelerator) -> dict:
+    sums = {name: accelerator.reduce(pair, "sum").tolist() for name, pair in progress.sums.items()}
+    terms = {name: total / count for name, (total, count) in sums.items()}
+    for name, value in terms.items():
+        if not math.isfinite(value):
+            raise TesseraeError(
+                f"step {progress.step}: the term {name!r} is {value}, so training stops with the last checkpoint "
+                "kept; try half the learning rate, a grad_clip of 1, or precision: fp32."
+            )
+    row = {"step": progress.step, **terms, **task.summary()}
+    done_before = progress.timings[-1] if progress.timings else {"step": 0, "seconds": 0.0}
+    pace = (progress.step - done_before["step"]) / max(progress.seconds - done_before["seconds"], 1e-9)
+    timing = {"step": progress.step, "seconds": round(progress.seconds, 3),
+              f"{task.unit}_per_second": round(pace * task.per_step, 3)}
+    progress.history.append(row)
+    progress.timings.append(timing)
+    progress.sums, progress.summed = {}, 0
+    if accelerator.is_main_process:
+        write_table(reports / "history.csv", progress.history)
+        write_table(reports / "timings.csv", progress.timings)
+        log({name: value for name, value in {**row, **timing}.items() if name != "step"}, progress.step)
+    return row
+
+
+def _evaluate(task: Task, progress: Progress, log: Callable, reports: Path, folder: Path, say: Callable,
+              accelerator: Accelerator) -> None:
+    measures = task.evaluate(progress.step)
+    progress.latest = {"step": progress.step, **measures}
+    held_out = {f"val_{name}": value for name, value in measures.items()}
+    if progress.history and progress.history[-1]["step"] == progress.step:
+        progress.history[-1].update(held_out)
+    else:
+        progress.history.append({"step": progress.step, **held_out})
+    if accelerator.is_main_process:
+        write_table(reports / "history.csv", progress.history)
+        log(held_out, progress.step)
+    say(f"  held out at step {progress.step}: " + "  ".join(f"{k} {v:.4g}" for k, v in measures.items()))
+    if not progress.best or measures[task.score] < progress.best[task.score]:
+        progress.best = progress.latest
+        if accelerator.is_main_process:
+            # kept under its step until the checkpoint that knows of it is written
+            task.export(folder / f"best-{progress.step:08d}")
+
+
+def _checkpoint(task: Task, progress: Progress, folder: Path, accelerator: Accelerator) -> None:
+    if accelerator.is_main_process:
+        save_checkpoint(folder, progress.step, {"task": task.state(), "progress": vars(progress)})
+        _settle_best(progress, folder)
+    accelerator.wait_for_everyone()
+
+
+def _settle_best(progress: Progress, folder: Path) -> None:
+    """Make `folder/best` the model of the best step; models of older bests that no checkpoint needs go."""
+    if not progress.best:
+        return
+    named = folder / f"best-{progress.best['step']:08d}"
+    if named.exists():
+        replace_folder(named, folder / "best")
+    for other in folder.glob("best-*"):
+        if other != named:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _line(row: dict, task: Task, progress: Progress, block: Any, began_at: int, spent: float) -> str:
+    pace = (progress.step - began_at) / max(spent, 1e-9)
+    left = (block.steps - progress.step) / pace
+    if block.max_seconds:
+        left = max(0.0, min(left, block.max_seconds - progress.seconds))
+    shown = "  ".join(f"{name} {row[name]:.3g}" for name in task.spoken if name in row)
+    return (f"step {progress.step}/{block.steps}  {shown}  {pace * task.per_step:.0f} {task.unit}/s  "
+            f"ETA {int(left) // 60}:{int(left) % 60:02d}")
+
+
+def write_table(path: Path, rows: list[dict]) -> None:
+    """Rows as CSV with the union of their columns, written aside and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    os.replace(part, path)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """SIGINT and SIGTERM set the event instead of ending the process, so that a step is never cut in two."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
