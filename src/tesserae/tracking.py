@@ -267,6 +267,8 @@ def start_run(
     """
     params = params or {}
     joined = os.environ.get(RUN_VARIABLE)
+    if joined == "":  # the pipeline could not start one, and has said so
+        return silent_run()
     try:
         client = _client(root)
         run_id = joined or client.create_run(_experiment_id(client, root), run_name=stage_name).info.run_id

@@ -1,0 +1,191 @@
+"""What dvc.yaml calls: a notebook run as a stage.
+
+    python -m tesserae.pipeline notebooks/02_train_vqgan.ipynb --target image
+
+The notebook runs in the interpreter that runs this, from its own folder as in JupyterLab, and its output is
+seen here as it comes. The executed copy goes to reports/notebooks/<stage>.ipynb and to the MLflow run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+from tesserae import tracking
+from tesserae.errors import TesseraeError
+from tesserae.params import load_params
+from tesserae.stage import find_root, lineage, stage_name
+
+STAGES = {
+    "01_prepare_data": "prepare",
+    "02_train_vqgan": "vqgan",
+    "03_analyse_codebook": "codebook",
+    "04_train_transformer": "transformer",
+    "05_sample": "sample",
+}
+
+
+class PipelineError(TesseraeError, RuntimeError):
+    """The notebook could not be run to its end."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command: 0 when the notebook ran to its end, 1 when not, 130 when interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tesserae.pipeline", description="Run a notebook as a stage."
+    )
+    parser.add_argument("notebook", type=Path, help="for instance notebooks/02_train_vqgan.ipynb")
+    parser.add_argument("--target", help="the block in params.yaml, for instance image")
+    parser.add_argument("--params", default="params.yaml", help="the parameters file (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        run_stage(options.notebook, options.target, options.params)
+    except TesseraeError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_stage(notebook: Path, target: str | None = None, params_file: str = "params.yaml") -> Path:
+    """Run the notebook of a stage; returns its executed copy, which holds what was reached on failure, too.
+
+    Raises TesseraeError: the notebook's own where it raised one, else PipelineError. KeyboardInterrupt after
+    SIGINT or SIGTERM.
+    """
+    if notebook.stem not in STAGES or not notebook.is_file():
+        raise PipelineError(f"{notebook} is no stage's notebook: take one of {', '.join(STAGES)}.")
+    root = find_root(notebook.resolve().parent)
+    kind = STAGES[notebook.stem]
+    name = stage_name(kind, target)
+    recorded = lineage(load_params(root / params_file), kind, target)  # a bad file stops here, in a second
+    executed = root / "reports" / "notebooks" / f"{name}.ipynb"
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    run = tracking.start_run(root, name, recorded)
+    parameters = {"params_file": params_file} | ({"target": target} if target else {})
+    began, status = time.monotonic(), "FAILED"
+    try:
+        with _kernel(root, run.id) as kernel, _signals_to(kernel):
+            _execute(notebook.resolve(), executed, parameters, kernel)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if executed.exists():
+            run.artifact(executed, "notebook")
+        run.finish(status)
+    print(f"{name}: {time.monotonic() - began:.0f} s, {executed.relative_to(root)}", flush=True)
+    return executed
+
+
+def _execute(notebook: Path, executed: Path, parameters: dict[str, str], kernel) -> None:
+    """Papermill, with its failures put as one TesseraeError."""
+    _be_quiet()
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        papermill.execute_notebook(
+            notebook, executed, parameters, cwd=notebook.parent, kernel_name="python3", language="python",
+            progress_bar=False, log_output=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
+            autosave_cell_every=10, km=kernel,
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":
+            raise KeyboardInterrupt from None
+        if error.traceback == [error.evalue]:  # TesseraeError shows itself so, see there
+            raise PipelineError(error.evalue) from None
+        trace = "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", line) for line in error.traceback)
+        print(f"\n{trace}", file=sys.stderr)
+        where = f"{executed.parent.parent.name}/{executed.parent.name}/{executed.name}"
+        raise PipelineError(f"{notebook.name} failed with {error.ename}: see {where}.") from None
+    except DeadKernelError:
+        raise PipelineError(
+            f"The kernel of {notebook.name} died, most often for lack of memory: try a smaller batch_size."
+        ) from None
+
+
+@contextmanager
+def _kernel(root: Path, run_id: str | None):
+    """A kernel manager, not started yet: for this interpreter, the sources at this root, this run.
+
+    The kernel spec comes first in JUPYTER_PATH, so that no "python3" of another installation is taken. The
+    sources come first in PYTHONPATH, so that DVC's temporary copies of the repository run their own.
+    """
+    from ipykernel.kernelspec import write_kernel_spec
+    from jupyter_client.manager import AsyncKernelManager
+    from jupyter_core.utils import run_sync
+
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+        write_kernel_spec(Path(folder) / "kernels" / "python3")
+        os.environ[tracking.RUN_VARIABLE] = run_id or ""
+        os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a warning about frozen modules
+        os.environ["JUPYTER_PATH"] = _joined(folder, before.get("JUPYTER_PATH"))
+        os.environ["PYTHONPATH"] = _joined(str(root / "src"), before.get("PYTHONPATH"))
+        sockets = str(Path(folder) / "k.json")
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=sockets)
+        kernel.shutdown_wait_time = 2.0
+        try:
+            yield kernel
+        finally:
+            if kernel.has_kernel:
+                run_sync(kernel.shutdown_kernel)()
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@contextmanager
+def _signals_to(kernel):
+    """Ctrl-C and SIGTERM interrupt the notebook's cell, which may then write a checkpoint and end.
+
+    A second one, or half a minute without an end, stops the kernel where it is.
+    """
+    asked = False
+
+    def handle(number, frame):
+        nonlocal asked
+        if asked or not kernel.has_kernel:
+            raise KeyboardInterrupt
+        asked = True
+        print("\nStopping; once more to stop at once.", file=sys.stderr, flush=True)
+        os.kill(kernel.provisioner.pid, signal.SIGINT)
+        signal.alarm(30)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
+
+
+def _joined(first: str, rest: str | None) -> str:
+    return os.pathsep.join(filter(None, (first, rest)))
+
+
+def _be_quiet() -> None:
+    """Silence what papermill and its libraries say about themselves."""
+    for name in ("papermill", "traitlets", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for module in ("papermill", "nbformat", "nbclient", "zmq", "jupyter_client", "jupyter_core", "traitlets"):
+        warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
