@@ -20,8 +20,8 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int, process: in
     """The pictures of one step on one process, (batch_size,) int64 in [0, count).
 
     Epochs are permutations of all pictures, laid end to end without an end. Step t reads the global batch
-    [t B, (t + 1) B) of that sequence, B = batch_size * processes, and each process its own part of it. A batch
-    may span epochs. Raises ValueError when there is no picture.
+    [t B, (t + 1) B) of that sequence, B = batch_size * processes, and each process its own part of it.
+    A batch may span epochs. Raises ValueError when there is no picture.
     """
     if count < 1:
         raise ValueError(f"a batch needs at least one picture, there are {count}")
@@ -39,8 +39,8 @@ def augment(images: Tensor, step: int, seed: int, indices: Sequence[int] | np.nd
             zoom: float) -> Tensor:
     """Mirror and enlarge pictures at random, (B,3,H,W) uint8 -> the same.
 
-    Half of the pictures are mirrored when `flip`; each is enlarged by a factor uniform in [1, zoom] and cut at
-    a uniform place. Both depend on seed, step and the picture's own index alone, not on its place in a batch.
+    Half of the pictures are mirrored when `flip`; each is enlarged by a factor uniform in [1, zoom] and cut
+    at a uniform place. Both depend on seed, step and the picture's own index alone, not its place in a batch.
     """
     chance = _uniform(seed, step, indices)  # (B,4)
     if flip:
