@@ -1,0 +1,168 @@
+"""Curves, counts and scatters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tesserae.figures.style import COLOURS, GREY, colours, message, new_axes, styled
+
+LOG_FROM = 30  # a panel whose positive values span more than this factor gets a logarithmic axis
+HELD_OUT = "val_"
+
+
+@styled
+def curves(history, panels: Mapping[str, Sequence[str]], smooth: float = 0.8,
+           levels: Mapping[str, Mapping[str, float]] | None = None, columns: int = 3):
+    """Training curves: one panel for each title, one line for each column of `history` named there.
+
+    history: DataFrame with `step` (the index where there is no such column); gaps are NaN. smooth in [0,1):
+    weight of the past in a running mean, drawn over the raw curve; held-out curves (val_*) are drawn as
+    measured, with dots. levels: {panel title: {label: value}}, dashed lines to compare with. Columns that are
+    missing or empty are left out, and so are panels without any.
+    """
+    steps = history["step"] if "step" in history else history.index.to_series()
+    found = {title: [name for name in names if name in history and history[name].notna().any()]
+             for title, names in panels.items()}
+    found = {title: names for title, names in found.items() if names}
+    if not found:
+        return message("No curve has been recorded yet.")
+    columns = min(columns, len(found))
+    figure, axes = new_axes(math.ceil(len(found) / columns), columns, 3.7, 2.6)
+    for panel, (title, names) in zip(axes, found.items()):
+        for name, colour in zip(names, colours()):
+            known = history[name].notna()
+            _line(panel, steps[known], history.loc[known, name], name, colour, smooth)
+        for (label, value), style in zip((levels or {}).get(title, {}).items(), ("--", ":", "-.") * 9):
+            panel.axhline(value, color=GREY, linestyle=style, linewidth=1.2, label=label)
+        _scale_axis(panel, np.concatenate([history[name].dropna().to_numpy(float) for name in names]))
+        panel.set(title=title, xlabel="step")
+        panel.legend()
+    for panel in axes[len(found):]:
+        panel.set_axis_off()
+    return figure
+
+
+@styled
+def overlaid(runs: Mapping[str, object], names: Sequence[str], smooth: float = 0.8):
+    """The same curves of several runs: one panel for each column, one colour for each run.
+
+    runs: {label: history DataFrame with `step`}. Columns that no run has are left out.
+    """
+    names = [name for name in names if any(name in h and h[name].notna().any() for h in runs.values())]
+    if not names:
+        return message("None of these runs has recorded a curve.")
+    columns = min(3, len(names))
+    figure, axes = new_axes(math.ceil(len(names) / columns), columns, 3.9, 2.7)
+    for panel, name in zip(axes, names):
+        values = []
+        for (label, history), colour in zip(runs.items(), colours()):
+            if name in history and history[name].notna().any():
+                known = history[name].notna()
+                _line(panel, history["step"][known], history.loc[known, name], label, colour, smooth, name)
+                values.append(history.loc[known, name].to_numpy(float))
+        _scale_axis(panel, np.concatenate(values))
+        panel.set(title=_words(name), xlabel="step")
+    for panel in axes[len(names):]:
+        panel.set_axis_off()
+    lines = {line.get_label(): line for panel in axes for line in panel.get_lines()
+             if not line.get_label().startswith("_")}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2 if len(lines) < 7 else 3)
+    return figure
+
+
+@styled
+def class_counts(counts: Mapping[str, Mapping[str, int]], title: str = "Pictures of each class"):
+    """Bars: {split: {class: number}}, one colour for each split, the splits of a class end to end."""
+    classes = list(dict.fromkeys(name for split in counts.values() for name in split))
+    if not classes:
+        return message("There are no classes: every picture counts alike.")
+    figure, (axes,) = new_axes(1, 1, 6.4, 0.8 + 0.24 * len(classes))
+    start = np.zeros(len(classes))
+    for (split, numbers), colour in zip(counts.items(), colours()):
+        widths = np.array([numbers.get(name, 0) for name in classes])
+        axes.barh(range(len(classes)), widths, left=start, color=colour, label=split, height=0.75)
+        start += widths
+    for place, total in enumerate(start):
+        axes.text(total, place, f" {total:.0f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel="pictures", xlim=(0, max(1, start.max()) * 1.08))
+    axes.grid(visible=False, axis="y")
+    if len(counts) > 1:
+        axes.legend()
+    return figure
+
+
+@styled
+def histogram(values: Sequence[float] | np.ndarray, title: str, xlabel: str, ylabel: str = "pictures",
+              bins: int = 40, marks: Mapping[str, float] | None = None):
+    """How values are spread; marks: {label: value}, dashed upright lines."""
+    values = np.asarray(values, dtype=float)
+    if not values.size:
+        return message(f"{title}: there is nothing to count.")
+    figure, (axes,) = new_axes(1, 1, 6.0, 2.6)
+    axes.hist(values, bins=bins, color=COLOURS[0])
+    for (label, value), colour in zip((marks or {}).items(), COLOURS[1:]):
+        axes.axvline(value, color=colour, linestyle="--", label=label)
+    if marks:
+        axes.legend()
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
+@styled
+def scatter(table, x: str, y: str, group: str | None = None, title: str = ""):
+    """A parameter against a metric, one dot a run: rows of a DataFrame, coloured and joined by `group`.
+
+    With several runs at one x, the line goes through their means. A positive x that spans a factor of four or
+    more gets an axis of powers of two, as codebook sizes and downsampling factors do.
+    """
+    known = table[[x, y, *([group] if group else [])]].dropna(subset=[x, y])
+    known = known[[isinstance(v, (int, float)) and not isinstance(v, bool) for v in known[x]]]
+    if known.empty:
+        return message(f"No run has both {_words(x)} and {_words(y)}.")
+    known = known.assign(**{x: known[x].astype(float), y: known[y].astype(float)})
+    figure, (axes,) = new_axes(1, 1, 5.4, 3.4)
+    parts = known.groupby(group, dropna=False) if group else [("", known)]
+    for (label, part), colour in zip(parts, colours()):
+        means = part.groupby(x)[y].mean()
+        axes.plot(means.index, means.values, color=colour, linewidth=1.2, alpha=0.6)
+        axes.scatter(part[x], part[y], color=colour, s=28, zorder=3,
+                     label=f"{_words(group)} = {label}" if group else None)
+    places = sorted(known[x].unique())
+    if places[0] > 0 and places[-1] / places[0] >= 4:
+        axes.set_xscale("log", base=2)
+    if len(places) <= 10:
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.minorticks_off()
+    if group:
+        axes.legend()
+    axes.set(title=title or f"{_words(y)} over {_words(x)}", xlabel=_words(x), ylabel=_words(y))
+    return figure
+
+
+def _line(axes, steps, values, label: str, colour: str, smooth: float, name: str | None = None) -> None:
+    """One curve: held-out ones as measured, with dots; others as a running mean over a pale raw curve."""
+    if (name or label).startswith(HELD_OUT) or len(values) < 2:
+        axes.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1.3, label=_words(label))
+        return
+    if smooth:
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        values = values.ewm(alpha=1 - smooth).mean()
+    axes.plot(steps, values, color=colour, linewidth=1.4, label=_words(label))
+
+
+def _scale_axis(axes, values: np.ndarray) -> None:
+    values = values[np.isfinite(values)]
+    if values.size and values.min() > 0 and values.max() / values.min() > LOG_FROM:
+        axes.set_yscale("log")
+
+
+def _words(name: str) -> str:
+    """val_lpips -> lpips, held out; params.vqgan.image.codebook_size -> vqgan.image.codebook_size."""
+    for start in ("params.", "metrics.", "tags."):
+        name = name.removeprefix(start)
+    return f"{name.removeprefix(HELD_OUT)}, held out" if name.startswith(HELD_OUT) else name

@@ -1,0 +1,135 @@
+"""Pictures in rows and columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from PIL import Image
+from torch import Tensor
+
+from tesserae.figures.style import DPI, new_figure, styled
+
+WIDEST = 1100  # pixels of a grid
+LEGIBLE = 96  # pixels a side that a picture is enlarged to, at least
+_TITLE, _MARGIN = 16, 8  # pixels a line of text, pixels around the grid
+
+
+def to_pixels(images: Tensor | np.ndarray) -> np.ndarray:
+    """(B,3,H,W) or (B,1,H,W), uint8 or floats in [-1,1] -> (B,H,W,3) uint8."""
+    images = torch.as_tensor(images).detach().cpu()
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"images have the shape {tuple(images.shape)}; (B,3,H,W) or (B,1,H,W) is needed")
+    if images.dtype != torch.uint8:
+        images = images.float().nan_to_num(0).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    pixels = rearrange(images, "b c h w -> b h w c").numpy()
+    return pixels if pixels.shape[-1] == 3 else repeat(pixels, "b h w 1 -> b h w c", c=3)
+
+
+def grid_image(images: Tensor | np.ndarray, columns: int, gap: int = 2) -> Image.Image:
+    """Pictures as they are, row after row with white gaps, for MLflow's pictures by step."""
+    return Image.fromarray(_tile(to_pixels(images), columns, gap, gap))
+
+
+@styled
+def image_grid(images: Tensor | np.ndarray, columns: int, titles: Sequence[str] | None = None,
+               row_titles: Sequence[str] | None = None, column_titles: Sequence[str] | None = None,
+               scale: float | None = None, smooth: bool = False, title: str = ""):
+    """Pictures in rows of `columns`, as a matplotlib figure.
+
+    images: (B,3,H,W) or (B,1,H,W), uint8 or floats in [-1,1]. titles: a line above each picture; row_titles:
+    one left of each row; column_titles: one above each column. scale: enlargement; None makes small pictures
+    visible and large grids fit. smooth: interpolate when enlarging; else pixels stay squares.
+    """
+    pixels = to_pixels(images)
+    columns = max(1, min(columns, len(pixels)))
+    pixels = resize(pixels, scale or _fitting_scale(pixels.shape[2], columns), smooth)
+    height, width = pixels.shape[1:3]
+    rows = math.ceil(len(pixels) / columns)
+    above = _TITLE if titles is not None else 4
+    canvas = _tile(pixels, columns, 4, above)
+    left = _text_width(row_titles)
+    top = _MARGIN + _TITLE * bool(column_titles) + (_TITLE + 8) * bool(title)
+    full_width, full_height = left + canvas.shape[1] + _MARGIN, top + canvas.shape[0] + _MARGIN
+    figure = new_figure(full_width / DPI, full_height / DPI)
+    axes = figure.add_axes((left / full_width, _MARGIN / full_height, canvas.shape[1] / full_width,
+                            canvas.shape[0] / full_height))
+    axes.imshow(canvas, interpolation="none", aspect="auto", extent=(0, canvas.shape[1], canvas.shape[0], 0))
+    axes.set_axis_off()
+    say = {"fontsize": 8, "clip_on": False}
+    middles = [4 + column * (width + 4) + width / 2 for column in range(columns)]
+    tops = [above + row * (height + above) for row in range(rows)]
+    for place, text in enumerate(titles or ()):
+        axes.text(middles[place % columns], tops[place // columns] - 3, _short(text, width), ha="center",
+                  va="bottom", **say)
+    for place, text in enumerate(row_titles or ()):
+        axes.text(-4, tops[place] + height / 2, text, ha="right", va="center", **say)
+    for place, text in enumerate(column_titles or ()):
+        axes.text(middles[place], 0, _short(text, width), ha="center", va="bottom", **say)
+    if title:
+        axes.text(canvas.shape[1] / 2, -_TITLE * bool(column_titles) - 4, title, ha="center", va="bottom",
+                  fontsize=10)
+    return figure
+
+
+def reconstruction_grid(originals: Tensor, reconstructions: Tensor, columns: int = 8,
+                        difference: bool = False):
+    """Pictures above their reconstructions, both (B,3,H,W), uint8 or floats in [-1,1]; pairs of rows.
+
+    difference: a third row shows twice the error around grey.
+    """
+    first, second = (torch.from_numpy(to_pixels(images)) for images in (originals, reconstructions))
+    kinds = {"picture": first, "reconstruction": second}
+    if difference:
+        kinds["difference x2"] = ((second.int() - first.int()) * 2 + 128).clamp(0, 255).to(torch.uint8)
+    columns = min(columns, len(first))
+    rows, names = [], []
+    for start in range(0, len(first), columns):
+        for name, each in kinds.items():
+            row = each[start:start + columns]
+            blank = row.new_full((columns - len(row), *row.shape[1:]), 255)
+            rows.append(torch.cat([row, blank]))
+            names.append(name)
+    return image_grid(rearrange(torch.cat(rows), "b h w c -> b c h w"), columns, row_titles=names)
+
+
+def resize(pixels: np.ndarray, scale: float, smooth: bool = False) -> np.ndarray:
+    """(B,H,W,3) uint8 -> the same, `scale` times as large; smaller pictures are averaged, not thinned."""
+    if scale == 1:
+        return pixels
+    if not smooth and scale > 1 and float(scale).is_integer():
+        return pixels.repeat(int(scale), 1).repeat(int(scale), 2)
+    method = Image.Resampling.LANCZOS if smooth or scale < 1 else Image.Resampling.NEAREST
+    size = max(1, round(pixels.shape[2] * scale)), max(1, round(pixels.shape[1] * scale))
+    return np.stack([np.asarray(Image.fromarray(each).resize(size, method)) for each in pixels])
+
+
+def _fitting_scale(width: int, columns: int) -> float:
+    fits = WIDEST / (columns * width)
+    return fits if fits < 1 else max(1, min(math.ceil(LEGIBLE / width), int(fits)))
+
+
+def _tile(pixels: np.ndarray, columns: int, gap: int, above: int) -> np.ndarray:
+    """(B,H,W,3) -> one white-gapped picture, (H',W',3) uint8; `above`: pixels over each row."""
+    count, height, width, _ = pixels.shape
+    columns = max(1, min(columns, count))
+    rows = math.ceil(count / columns)
+    canvas = np.full((rows * (height + above) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8)
+    for place, picture in enumerate(pixels):
+        y, x = above + (place // columns) * (height + above), gap + (place % columns) * (width + gap)
+        canvas[y:y + height, x:x + width] = picture
+    return canvas
+
+
+def _short(text: str, width: int) -> str:
+    fits = max(4, int(width / 5.2))  # a letter of 8 points is some 5 pixels wide
+    return text if len(text) <= fits else text[:fits - 1] + "…"
+
+
+def _text_width(texts: Sequence[str] | None) -> int:
+    """Pixels that the longest line of text needs at 8 points."""
+    lengths = [len(line) for text in texts or () for line in str(text).split("\n")]
+    return _MARGIN + round(6.2 * max(lengths, default=0))
