@@ -1,0 +1,194 @@
+"""Stage 2's network: p(s | c) = prod_i p(s_i | s_<i, c), a GPT-2 over code maps (arXiv 2012.09841, sec. 3.2).
+
+The input is [c_1 .. c_P, s_1 .. s_{T-1}]. The condition c is a prefix of tokens from a vocabulary of its own;
+without a condition it is one start token. The output at the last prefix token is p(s_1 | c), and so on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from tesserae.errors import TesseraeError
+from tesserae.models.saving import load_weights, read_config, save_model
+
+INIT_STD = 0.02
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a latent transformer; the defaults are the paper's large one on 16x16 codes.
+
+    codebook_size: K. prefix_vocab: values that a prefix token takes (1: the start token alone; else for
+    instance the number of classes). prefix_length: P >= 1. max_tokens: the largest h*w.
+    """
+
+    codebook_size: int = 1024
+    prefix_vocab: int = 1
+    prefix_length: int = 1
+    max_tokens: int = 256
+    n_layer: int = 24
+    n_head: int = 16
+    n_embd: int = 1024
+    dropout: float = 0.0
+
+    @property
+    def block_size(self) -> int:
+        """Positions the network sees: the prefix and all codes but the last, which nothing follows."""
+        return self.prefix_length + self.max_tokens - 1
+
+
+class Cache:
+    """Keys and values of the positions seen so far, in buffers made once for the longest sequence.
+
+    The buffers are made at the first write, because only then is their type known under autocast.
+    """
+
+    def __init__(self, layers: int, batch: int, capacity: int) -> None:
+        self.batch, self.capacity, self.length = batch, capacity, 0
+        self.buffers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append k, v (B or 1,heads,t,d) of one layer; returns those of all positions that they may look at.
+
+        A batch of one is written to every sample: so a shared prefix is computed once.
+        """
+        start, end = self.length, self.length + k.shape[2]
+        if self.buffers[layer] is None:
+            shape = (self.batch, k.shape[1], self.capacity, k.shape[3])
+            self.buffers[layer] = (k.new_empty(shape), v.new_empty(shape))
+        keys, values = self.buffers[layer]
+        keys[:, :, start:end] = k
+        values[:, :, start:end] = v
+        return (keys[:, :, :end], values[:, :, :end]) if start else (k, v)
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention in which position i looks at positions <= i."""
+
+    def __init__(self, c: TransformerConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = c.n_head, c.dropout
+        self.qkv = nn.Linear(c.n_embd, 3 * c.n_embd)
+        self.proj = nn.Linear(c.n_embd, c.n_embd)
+
+    def forward(self, x: Tensor, layer: int, cache: Cache | None) -> Tensor:  # (B,t,C)
+        q, k, v = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        alike = q.shape[2] == k.shape[2]  # else q is the newest position, which looks at all the others
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=alike, dropout_p=self.dropout * self.training)
+        return self.proj(rearrange(y, "b h t d -> b t (h d)"))
+
+
+class Block(nn.Module):
+    """Pre-LayerNorm: x + attention(norm(x)), then x + MLP(norm(x))."""
+
+    def __init__(self, c: TransformerConfig) -> None:
+        super().__init__()
+        self.norm_1, self.attention = nn.LayerNorm(c.n_embd), CausalSelfAttention(c)
+        self.norm_2 = nn.LayerNorm(c.n_embd)
+        self.up, self.down = nn.Linear(c.n_embd, 4 * c.n_embd), nn.Linear(4 * c.n_embd, c.n_embd)
+        self.dropout = nn.Dropout(c.dropout)
+
+    def forward(self, x: Tensor, layer: int, cache: Cache | None = None) -> Tensor:  # (B,t,C)
+        x = x + self.dropout(self.attention(self.norm_1(x), layer, cache))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm_2(x)))))
+
+
+class LatentTransformer(nn.Module):
+    """`model(prefix (B,P), indices (B,T)) -> logits (B,T,K)`; logits[:, i] are p(s_i | s_<i, prefix)'s."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        if config.n_embd % config.n_head:
+            raise TesseraeError(f"n_embd = {config.n_embd} must be a multiple of n_head = {config.n_head}.")
+        self.config = c = config
+        self.prefix_embedding = nn.Embedding(c.prefix_vocab, c.n_embd)
+        self.token_embedding = nn.Embedding(c.codebook_size, c.n_embd)
+        self.positions = nn.Parameter(torch.empty(c.block_size, c.n_embd))
+        self.dropout = nn.Dropout(c.dropout)
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layer))
+        self.norm = nn.LayerNorm(c.n_embd)
+        self.head = nn.Linear(c.n_embd, c.codebook_size, bias=False)
+        self._init_weights()
+
+    def forward(self, prefix: Tensor, indices: Tensor) -> Tensor:
+        """Logits of every code of whole or partial maps; of each map's last code nothing is looked at.
+
+        prefix (B,P) int64 in [0, prefix_vocab), indices (B,T) int64 in [0, K) with 1 <= T <= max_tokens.
+        Raises TesseraeError where the shapes do not fit the network.
+        """
+        self._check(prefix, indices.shape[1])
+        x = self._embed(prefix, indices[:, :-1])  # (B,P+T-1,C)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, layer)
+        return self.head(self.norm(x[:, prefix.shape[1] - 1:]))  # (B,T,K)
+
+    def prefill(self, prefix: Tensor, indices: Tensor | None = None,
+                batch: int | None = None) -> tuple[Tensor, Cache]:
+        """Start decoding: logits (B,K) of the first code after `indices`, and the cache for `step`.
+
+        prefix (B,P) int64; indices (B,n) int64: codes known beforehand, n < max_tokens. A prefix of one row
+        is computed once for `batch` samples that share it.
+        """
+        known = 0 if indices is None else indices.shape[1]
+        self._check(prefix, known + 1)
+        if known:
+            prefix = prefix.expand(indices.shape[0], -1)
+        cache = Cache(self.config.n_layer, batch or prefix.shape[0], self.config.block_size)
+        x = self._embed(prefix, indices if known else prefix.new_empty(prefix.shape[0], 0))
+        return self._advance(x, cache).expand(cache.batch, -1), cache
+
+    def step(self, codes: Tensor, cache: Cache) -> Tensor:
+        """The next code of every sample, (B,) int64 -> logits (B,K) of the one after it. Fills the cache."""
+        x = self.token_embedding(codes)[:, None] + self.positions[cache.length]  # (B,1,C)
+        return self._advance(x, cache)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model.safetensors and config.json into `folder`."""
+        save_model(self, self.config, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> LatentTransformer:
+        """Read what `save_pretrained` wrote. Raises TesseraeError where it is missing or damaged."""
+        model = cls(read_config(TransformerConfig, cls.__name__, folder))
+        load_weights(model, folder)
+        return model.eval()
+
+    def _embed(self, prefix: Tensor, indices: Tensor) -> Tensor:
+        tokens = torch.cat([self.prefix_embedding(prefix), self.token_embedding(indices)], dim=1)  # (B,t,C)
+        return self.dropout(tokens + self.positions[:tokens.shape[1]])
+
+    def _advance(self, x: Tensor, cache: Cache) -> Tensor:
+        for layer, block in enumerate(self.blocks):
+            x = block(x, layer, cache)
+        cache.length += x.shape[1]
+        return self.head(self.norm(x[:, -1]))  # (B,K)
+
+    def _check(self, prefix: Tensor, tokens: int) -> None:
+        c = self.config
+        if prefix.ndim != 2 or prefix.shape[1] != c.prefix_length:
+            raise TesseraeError(f"the prefix has the shape {tuple(prefix.shape)}; this transformer was made "
+                                f"for (samples, {c.prefix_length}).")
+        if not 1 <= tokens <= c.max_tokens:
+            raise TesseraeError(f"{tokens} codes were asked for; this transformer models 1 to "
+                                f"{c.max_tokens}: take a smaller map, or train on larger ones.")
+
+    def _init_weights(self) -> None:
+        """N(0, 0.02); projections into the residual stream smaller by sqrt(2 layers), as in GPT-2."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=INIT_STD)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.positions, std=INIT_STD)
+        for block in self.blocks:
+            for projection in (block.attention.proj, block.down):
+                nn.init.normal_(projection.weight, std=INIT_STD / math.sqrt(2 * self.config.n_layer))

@@ -1,0 +1,61 @@
+"""Which codes may be drawn, and the draw: temperature, top-k, top-p, one uniform number a draw.
+
+Codes are ranked by probability, and the draw inverts the cumulative distribution along that ranking. So the
+same uniform number draws from the same place of the ranking at any temperature, and filters cut its end off.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tesserae.errors import TesseraeError
+
+
+def rank(logits: Tensor, temperature: float = 1.0, top_k: int = 0,
+         top_p: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Codes in order of falling probability, filtered: probabilities (B,k) that sum to 1, codes (B,k) int64.
+
+    logits (B,K). temperature > 0 divides them; top_k keeps the k likeliest (0: all); top_p in (0,1] keeps the
+    fewest whose probabilities (after temperature and top_k) reach top_p. The others have probability 0.
+    Raises TesseraeError for values outside these ranges.
+    """
+    _check(temperature, top_k, top_p)
+    k = min(top_k or logits.shape[-1], logits.shape[-1])
+    if k < logits.shape[-1]:
+        ranked, codes = logits.float().topk(k, dim=-1)
+    else:
+        ranked, codes = logits.float().sort(dim=-1, descending=True, stable=True)
+    # the largest is subtracted first, so that a tiny temperature makes no infinity minus infinity
+    probabilities = torch.softmax((ranked - ranked[..., :1]) / temperature, dim=-1)
+    if top_p < 1:
+        before = probabilities.cumsum(-1) - probabilities
+        before[..., 0] = 0  # the likeliest code always stays
+        probabilities = probabilities.masked_fill(before >= top_p, 0)
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+    return probabilities, codes
+
+
+def draw(probabilities: Tensor, codes: Tensor, uniform: Tensor) -> Tensor:
+    """One code for each row of `rank`'s answer: (B,k), (B,k), uniform (B,) in [0,1) -> (B,) int64."""
+    cumulative = probabilities.cumsum(-1)
+    target = uniform[:, None] * cumulative[:, -1:]
+    place = (cumulative <= target).sum(-1, keepdim=True)  # (B,1)
+    last = (probabilities > 0).sum(-1, keepdim=True) - 1  # rounding must not lead past what was kept
+    return codes.gather(-1, place.minimum(last)).squeeze(-1)
+
+
+def filtered(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """What `draw` draws from, in the codes' own order: logits (B,K) -> probabilities (B,K)."""
+    probabilities, codes = rank(logits, temperature, top_k, top_p)
+    return torch.zeros_like(logits, dtype=probabilities.dtype).scatter(-1, codes, probabilities)
+
+
+def _check(temperature: float, top_k: int, top_p: float) -> None:
+    for name, value, fine, allowed in (
+        ("temperature", temperature, 0 < temperature < float("inf"), "more than 0"),
+        ("top_k", top_k, top_k >= 0, "at least 0 (0: all codes)"),
+        ("top_p", top_p, 0 < top_p <= 1, "more than 0 and at most 1 (1: all codes)"),
+    ):
+        if not fine:
+            raise TesseraeError(f"{name} = {value} is not allowed; it must be {allowed}.")
