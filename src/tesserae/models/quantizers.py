@@ -102,6 +102,35 @@ def _draw(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return vectors[order.repeat(-(-count // len(order)))[:count]]
 
 
+class GumbelQuantizer(nn.Module):
+    """A codebook chosen from by logits, not by distance: the reference's Gumbel models are made of it.
+
+    One-hot choices, by argmax when evaluated and by Gumbel noise of temperature 1 in training, with the
+    gradient of the soft ones. The commitment term is the divergence of the choices from uniform ones.
+    """
+
+    def __init__(self, codebook_size: int, codebook_dim: int) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(codebook_dim, codebook_size, 1)
+        self.codebook = nn.Parameter(torch.randn(codebook_size, codebook_dim))
+
+    def forward(self, z_hat: Tensor) -> Quantized:
+        with torch.autocast(z_hat.device.type, enabled=False):
+            logits = self.projection(z_hat.float())  # (B,K,h,w)
+            soft = F.softmax(logits, dim=1)
+            if self.training:
+                chosen = F.gumbel_softmax(logits, dim=1, hard=True)
+            else:
+                chosen = F.one_hot(logits.argmax(1), logits.shape[1]).movedim(-1, 1) + soft - soft.detach()
+            z_q = torch.einsum("bkhw,kc->bchw", chosen, self.codebook)
+        divergence = (soft * torch.log(soft * logits.shape[1] + 1e-10)).sum(1).mean()
+        return Quantized(z_q, chosen.argmax(1), z_hat.new_zeros(()), divergence)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """(B,h,w) int64 -> (B,n_z,h,w)."""
+        return rearrange(F.embedding(indices, self.codebook), "b h w c -> b c h w")
+
+
 class LibraryQuantizer(nn.Module):
     """A quantizer of `vector-quantize-pytorch` behind the interface of `NearestQuantizer`.
 
@@ -170,6 +199,8 @@ def make_quantizer(kind: str, codebook_size: int, codebook_dim: int) -> nn.Modul
     """The quantizer of that name. Raises TesseraeError where the name or the size does not go with it."""
     if kind == "nearest":
         return NearestQuantizer(codebook_size, codebook_dim)
+    if kind == "gumbel":
+        return GumbelQuantizer(codebook_size, codebook_dim)
     if kind == "lfq" and codebook_size & (codebook_size - 1):
         raise TesseraeError(f"codebook_size = {codebook_size} does not go with quantizer lfq: use a power of two.")
     return LibraryQuantizer(kind, codebook_size, codebook_dim)

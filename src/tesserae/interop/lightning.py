@@ -1,0 +1,94 @@
+"""Weights out of Lightning checkpoints, without running what such a pickle may hold.
+
+Checkpoints of that age keep callbacks and omegaconf containers beside the weights, as pickled objects.
+PyTorch's own restricted reader takes the plain ones. For the others every name that is no tensor becomes an
+inert stand-in, so the file loads without its libraries and without their code.
+"""
+
+from __future__ import annotations
+
+import pickle
+import types
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tesserae.errors import TesseraeError
+
+_REBUILT = {("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"),
+            ("torch._utils", "_rebuild_parameter")}
+# What genuine checkpoints name beside tensors; it is stood in for, never imported.
+_INERT = {"pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "taming", "main", "numpy",
+          "torch", "collections", "typing", "argparse", "enum", "pathlib", "datetime", "copyreg",
+          "copy_reg", "_codecs"}
+_PLAIN = {"set", "frozenset", "object", "list", "dict", "tuple", "int", "long", "float", "complex", "str",
+          "bytes", "bytearray", "bool", "unicode", "slice", "range"}
+
+
+class _Inert:
+    """Takes whatever a pickle does to an object, and forgets it."""
+
+    def __new__(cls, *_: Any, **__: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def _forget(self, *_: Any) -> None:
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = _forget
+
+
+class _InertUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _REBUILT:
+            return super().find_class(module, name)
+        plain = module in ("builtins", "__builtin__") and name in _PLAIN
+        if plain or module.split(".")[0] in _INERT:
+            return _Inert
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint needs")
+
+
+def load_state(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
+    """The state dict of a checkpoint: a path, or one already loaded, with or without "state_dict" around it.
+
+    Raises TesseraeError where the file is missing, is no checkpoint or names code that none has a use for.
+    """
+    content = checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint))
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        origin = "the checkpoint" if isinstance(checkpoint, Mapping) else checkpoint
+        raise TesseraeError(f"{origin} holds no state dict of tensors: give the reference's .ckpt file.")
+    return dict(state)
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise TesseraeError(f"{path} does not exist: give the .ckpt file of the reference's run.")
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            return _read_inertly(path)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TesseraeError(f"{path} is refused ({reason}): give one from a source you trust, or save its "
+                            "state_dict alone with torch.save.") from None
+
+
+def _read_inertly(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("constants.pkl") for name in archive.namelist()):
+                raise pickle.UnpicklingError("it is a TorchScript program, not a checkpoint")
+    reader = types.SimpleNamespace(__name__="inert", Unpickler=_InertUnpickler, load=_load)
+    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
+
+
+def _load(file: Any, **options: Any) -> Any:
+    return _InertUnpickler(file, **options).load()
