@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from tesserae.errors import TesseraeError
 
@@ -20,6 +19,7 @@ Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Dropout = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)]  # of stages, so of files
 
 
 class ParamsError(TesseraeError, ValueError):
@@ -134,6 +134,7 @@ class TransformerParams(_Block):
     log_every: Positive
     sample_every: Positive
     eval_every: Positive
+    eval_images: Positive
     checkpoint_every: Positive
 
     @model_validator(mode="after")
@@ -150,6 +151,7 @@ class SampleParams(_Block):
     top_k: Count
     top_p: Annotated[float, Field(gt=0, le=1)]
     per_class: Positive
+    measured: Annotated[int, Field(ge=2, le=1_000_000)]
     completions: Count
     neighbours: Annotated[int, Field(ge=0, le=16)]
     seed: Count
@@ -163,10 +165,10 @@ class Params(_Block):
     threads: Count
     scenes: ScenesParams
     prepare: PrepareParams
-    vqgan: dict[str, VQGANParams]
-    codebook: dict[str, CodebookParams]
-    transformer: dict[str, TransformerParams]
-    sample: dict[str, SampleParams]
+    vqgan: dict[Name, VQGANParams]
+    codebook: dict[Name, CodebookParams]
+    transformer: dict[Name, TransformerParams]
+    sample: dict[Name, SampleParams]
 
     @model_validator(mode="after")
     def _names_agree(self) -> Params:
@@ -204,7 +206,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raise ParamsError(f"{path} cannot be read as a text file: {error}.") from None
     try:
         values = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError) as error:
+    except Exception as error:  # the parser has many ways to fail, deep nesting among them
         raise ParamsError(f"{path} is not YAML: {_one_line(error)}.") from None
     return check_params(values, path)
 
@@ -220,21 +222,29 @@ def check_params(values: object, origin: str | Path = "params") -> Params:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return _short(" ".join(str(error).split()) or type(error).__name__, 300).rstrip(".")
+
+
+def _short(text: str, length: int = 80) -> str:
+    return text if len(text) <= length else text[:length] + "..."
 
 
 def _sentence(error: dict) -> str:
-    key, value, kind = ".".join(map(str, error["loc"])), error["input"], error["type"]
+    loc, value, kind = error["loc"], error["input"], error["type"]
+    if kind == "invalid_key" or loc[-1:] == ("[key]",):
+        block = ".".join(map(str, loc[: -1 if kind == "invalid_key" else -2])) or "it"
+        return f"{block} has the key {_short(repr(value))}; a name is made of letters, digits, - and _."
+    key = _short(".".join(repr(step)[1:-1] if isinstance(step, str) else str(step) for step in loc), 120)
     if kind == "extra_forbidden":
-        known = sorted(_model_at(error["loc"][:-1]).model_fields)
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        known = sorted(_model_at(loc[:-1]).model_fields)
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
         return f"{key} is not a parameter; {hint}"
     if kind == "missing":
         return f"{key} is missing; presets/laptop.yaml shows it with a comment."
     if kind == "value_error":
         return f"{key + ': ' if key else ''}{error['ctx']['error']}."
-    return f"{key} = {value!r} is not allowed; it must be {_allowed(error['loc'])}."
+    return f"{key} = {_short(repr(value))} is not allowed; it must be {_allowed(loc)}."
 
 
 def _model_at(loc: tuple) -> type[BaseModel]:

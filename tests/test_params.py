@@ -1,0 +1,180 @@
+"""params.yaml: what is in the file gives parameters, or one sentence."""
+
+import copy
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from tesserae.errors import TesseraeError
+from tesserae.params import Params, ParamsError, check_params, load_params
+
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+VALUES = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+def paths_in(values: object, path: tuple = ()) -> list[tuple]:
+    """Every place in nested dicts and lists."""
+    items = {dict: lambda: values.items(), list: lambda: enumerate(values)}.get(type(values), tuple)()
+    return [path, *(place for key, value in items for place in paths_in(value, (*path, key)))]
+
+
+def replaced(values: dict, path: tuple, new: object) -> dict:
+    values = copy.deepcopy(values)
+    inner = values
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = new
+    return values
+
+
+def sentence_for(values: object) -> str:
+    with pytest.raises(ParamsError) as caught:
+        check_params(values, "params.yaml")
+    return str(caught.value)
+
+
+def assert_is_a_sentence(text: str) -> None:
+    assert "\n" not in text
+    assert text.endswith((".", "?"))
+    assert 20 < len(text) < 600
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *PRESETS], ids=lambda path: path.name)
+def test_every_shipped_file_is_valid(path):
+    params = load_params(path)
+    assert set(params.sample) == set(params.transformer), "dvc.yaml makes a sample stage of each transformer"
+
+
+def test_presets_are_three_and_say_what_they_are_for():
+    assert [path.name for path in PRESETS] == ["laptop.yaml", "paper-f16-256.yaml", "photos.yaml"]
+    for path in PRESETS[1:]:
+        assert f"cp presets/{path.name} params.yaml" in path.read_text(encoding="utf-8").split("seed:")[0]
+
+
+def test_laptop_preset_is_the_parameters_file():
+    assert (ROOT / "presets/laptop.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+def test_paper_preset_has_the_papers_numbers():
+    params = load_params(ROOT / "presets/paper-f16-256.yaml")
+    vqgan, transformer = params.vqgan["image"], params.transformer["class"]
+    assert vqgan.downsampling == 16
+    assert params.prepare.image_size // vqgan.downsampling == 16
+    assert (vqgan.channels, vqgan.channel_mult, vqgan.res_blocks) == (128, [1, 1, 2, 2, 4], 2)
+    assert (vqgan.codebook_size, vqgan.codebook_dim, vqgan.commitment_weight) == (1024, 256, 0.25)
+    assert vqgan.lr == vqgan.disc_lr == pytest.approx(4.5e-6 * vqgan.batch_size)
+    assert (transformer.n_layer, transformer.n_head, transformer.n_embd) == (24, 16, 1024)
+
+
+def test_every_knob_has_its_place_in_the_file():
+    """The file names every field of the schema, so that it can be read as the list of knobs."""
+    params = load_params(ROOT / "params.yaml").model_dump()
+    assert set(paths_in(params)) == set(paths_in(VALUES))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("vqgan", "image", "codebook_size"), 1, ["vqgan.image.codebook_size = 1", "at least 2"]),
+        (("vqgan", "image", "codebook_size"), "many", ["'many'", "a whole number"]),
+        (("vqgan", "image", "quantizer"), "nearst", ["one of nearest, ema"]),
+        (("vqgan", "image", "codebok_size"), 8, ["did you mean codebook_size?"]),
+        (("vqgan", "image", "lr"), float("nan"), ["vqgan.image.lr", "a number"]),
+        (("vqgan", "image", "flip"), "yes", ["true or false"]),
+        (("vqgan", "image", "channel_mult"), [], ["a list of 1 to 8"]),
+        (("vqgan", "../x"), VALUES["vqgan"]["image"], ["'../x'", "a name is made of letters"]),
+        (("vqgan", "image"), None, ["vqgan.image", "a block of keys and values"]),
+        (("prepare", "image_size"), 65, ["prepare.image_size = 65", "multiple of the downsampling f = 8"]),
+        (("transformer", "class", "vqgan"), "none", ["transformer.class.vqgan = 'none'", "['image']"]),
+        (("transformer", "class", "n_head"), 7, ["n_embd = 256", "n_head = 7"]),
+        (("sample",), {"nothing": VALUES["sample"]["class"]}, ["sample.nothing has no transformer.nothing"]),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_named_with_its_remedy(path, value, words):
+    text = sentence_for(replaced(VALUES, path, value))
+    assert_is_a_sentence(text)
+    for word in ("params.yaml", *words):
+        assert word in text
+
+
+def test_a_missing_key_is_named():
+    values = copy.deepcopy(VALUES)
+    del values["prepare"]["holdout"]
+    assert "prepare.holdout is missing" in sentence_for(values)
+
+
+def test_the_schema_is_strict():
+    """What looks like a number is none: a quoted 8 would otherwise pass here and fail elsewhere."""
+    assert "a whole number" in sentence_for(replaced(VALUES, ("seed",), "0"))
+    assert "a whole number" in sentence_for(replaced(VALUES, ("seed",), True))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ParamsError, match=r"nowhere.yaml does not exist: copy one of presets"):
+        load_params(tmp_path / "nowhere.yaml")
+
+
+def test_the_error_is_one_of_ours():
+    assert issubclass(ParamsError, TesseraeError)
+    assert issubclass(ParamsError, ValueError)
+
+
+scalars = [st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.dates(), st.binary()]
+keys = st.text(max_size=9) | st.integers()
+anything = st.recursive(
+    st.one_of(scalars),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(paths_in(VALUES)[1:]), anything)
+def test_any_value_anywhere_gives_parameters_or_a_sentence(path, new):
+    try:
+        outcome = check_params(replaced(VALUES, path, new), "params.yaml")
+    except ParamsError as error:
+        outcome = str(error)
+    if not isinstance(outcome, Params):
+        assert_is_a_sentence(outcome)
+        assert outcome.startswith("params.yaml")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | anything.map(repr).map(str.encode))
+def test_any_content_gives_parameters_or_a_sentence(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert_is_a_sentence(str(caught.value).replace(str(path), "fuzz.yaml" + 20 * " "))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 5000,
+        "a: &a [*a]\n",
+        "a: 1\na: 2\n",
+        "!!python/object:os.system {}\n",
+        "? {a: b}\n: 1\n",
+        "a: !x 1\n",
+        "seed: " + "9" * 5000 + "\n",
+        "seed: 0\n---\nseed: 1\n",
+        "\tseed: 0",
+        "",
+        "- 1\n",
+        "%YAML 9.9\n---\na: 1\n",
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+def test_nasty_yaml_gives_a_sentence(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert_is_a_sentence(str(caught.value).replace(str(tmp_path), "somewhere"))
