@@ -1,0 +1,111 @@
+"""How near reconstructions are to pictures, and sets of pictures to each other."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from tesserae.data.batches import to_unit
+from tesserae.data.pictures import Pictures
+from tesserae.evaluation.codebook import usage_statistics
+from tesserae.models.perceptual import LPIPS, Backbone
+from tesserae.models.vqgan import VQGAN
+
+_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # the file that published FIDs are measured with
+_SSIM_WINDOW = 11  # pixels a side; smaller pictures have no SSIM
+
+
+@torch.no_grad()
+def reconstruction_metrics(model: VQGAN, pictures: Pictures, indices: Sequence[int], batch_size: int,
+                           lpips: LPIPS | None = None) -> dict[str, float]:
+    """Measures of decode(encode(x)) over the pictures `indices`, each a mean over pictures.
+
+    psnr in dB and ssim in [-1,1] of pixels in [0,1]; l1: |x - x_hat| of pixels in [-1,1]; lpips where a
+    network is given; usage and perplexity of the codebook on these pictures. The model should be in eval
+    mode; nothing here is random.
+    """
+    device = next(model.parameters()).device
+    indices, sums = list(indices), {}
+    counts = torch.zeros(model.config.codebook_size, dtype=torch.int64)
+    for start in range(0, len(indices), batch_size):
+        images = to_unit(pictures.batch(indices[start:start + batch_size]).to(device))  # (B,3,H,W)
+        codes = model.encode(images)
+        for name, values in picture_metrics(model.decode(codes), images, lpips).items():
+            sums[name] = sums.get(name, 0.0) + float(values.double().sum())
+        counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
+    statistics = usage_statistics(counts)
+    means = {name: total / len(indices) for name, total in sums.items()}
+    return means | {name: statistics[name] for name in ("usage", "perplexity")}
+
+
+def picture_metrics(made: Tensor, real: Tensor, lpips: LPIPS | None = None) -> dict[str, Tensor]:
+    """psnr, ssim, l1 and, with a network, lpips of each picture: (B,3,H,W) in [-1,1] twice -> (B,) each."""
+    x, y = (images.float().add(1).div(2).clamp(0, 1) for images in (real, made))
+    psnr = peak_signal_noise_ratio(y, x, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    if min(x.shape[-2:]) >= _SSIM_WINDOW:
+        ssim = structural_similarity_index_measure(y, x, data_range=1.0, reduction="none")
+    else:
+        ssim = torch.full((len(x),), float("nan"))
+    measures = {"psnr": psnr, "ssim": ssim.reshape(-1), "l1": (made - real).abs().mean((1, 2, 3))}
+    return measures if lpips is None else {**measures, "lpips": lpips(real, made)}
+
+
+def frechet_distance(features_a: Tensor | np.ndarray, features_b: Tensor | np.ndarray) -> float:
+    """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) of two sets of features, (N,D) and (M,D), N, M >= 2.
+
+    Heusel et al. (arXiv 1706.08500). The last trace is the sum of the singular values of A B^T, A and B the
+    centred features over sqrt(N - 1) and sqrt(M - 1): exact also where there are fewer pictures than
+    dimensions.
+    """
+    a, b = (np.asarray(features, dtype=np.float64) for features in (features_a, features_b))
+    if a.ndim != 2 or a.shape[1:] != b.shape[1:] or min(len(a), len(b)) < 2:
+        raise ValueError(f"features of shapes {a.shape} and {b.shape} are no two sets of pictures")
+    between = np.square(a.mean(0) - b.mean(0)).sum()
+    roots = [_root(features) for features in (a, b)]
+    traces = sum(np.square(root).sum() for root in roots)
+    shared = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    return float(max(0.0, between + traces - 2 * shared))
+
+
+def _root(features: np.ndarray) -> np.ndarray:
+    """R with R^T R = the covariance, (min(N,D),D)."""
+    centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
+    return np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred
+
+
+@torch.no_grad()
+def vgg_features(images: Tensor, backbone: Backbone) -> Tensor:
+    """Images (B,3,H,W) in [-1,1] -> the mean over positions of VGG16's last activations (B,512)."""
+    return backbone(images)[-1].float().mean((2, 3))
+
+
+def feature_network(backbone: Backbone | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """The features for a Fréchet distance, and the distance's honest name: (name, images -> (B,D)).
+
+    "fid_inception" where the published Inception weights lie in torch's cache and torch-fidelity, which knows
+    their network, is installed; else "frechet_vgg" on VGG16, comparable only with itself. Images are
+    (B,3,H,W) in [-1,1]. backbone: VGG16's, loaded where it is not given.
+    """
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION
+    if weights.is_file() and importlib.util.find_spec("torch_fidelity"):
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+        return "fid_inception", lambda images: network(_bytes(images)).reshape(len(images), -1)
+    backbone = backbone or LPIPS.load("vgg").backbone
+    return "frechet_vgg", lambda images: vgg_features(images, backbone)
+
+
+def set_features(batches: Iterable[Tensor], features: Callable[[Tensor], Tensor]) -> np.ndarray:
+    """Features of a whole set, (N,D) float64, batch by batch."""
+    return np.concatenate([features(images).cpu().double().numpy() for images in batches])
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
