@@ -157,7 +157,8 @@ def _get(values: Any, path: str) -> Any:
 
 def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights under a prefix, without it; all of them where none has it."""
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)} or state
+    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return found or state
 
 
 def _vqgan_names(key: str, levels: int) -> list[str]:
