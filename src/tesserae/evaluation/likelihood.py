@@ -1,0 +1,77 @@
+"""How well a latent transformer predicts codes: nats and bits a token, where, and what the class is worth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tesserae.data.codes import CodeMaps, class_prefix
+from tesserae.models.transformer import LatentTransformer
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """nll: -log p(s_i | s_<i, c) in nats, (N,h,w); hit: whether s_i was the likeliest code, (N,h,w) bool."""
+
+    nll: Tensor
+    hit: Tensor
+
+    def summary(self) -> dict[str, float]:
+        """Means over all codes: `nll` in nats and `bits` a token, `accuracy` in [0,1]."""
+        nats = float(self.nll.double().mean())
+        return {"nll": nats, "bits": nats_to_bits(nats), "accuracy": float(self.hit.double().mean())}
+
+
+def nats_to_bits(nats: float) -> float:
+    """Natural units of information in binary ones."""
+    return nats / math.log(2)
+
+
+@torch.no_grad()
+def likelihood(model: LatentTransformer, prefix: Tensor, indices: Tensor, batch_size: int = 64) -> Likelihood:
+    """Every code of every map under the model: prefix (N,P), indices (N,h,w) int64 -> on the CPU."""
+    training, device = model.training, model.head.weight.device
+    model.eval()
+    nll, hit = [], []
+    for rows in torch.arange(len(indices)).split(batch_size):
+        codes = indices[rows].flatten(1).to(device)  # (b,T)
+        logits = model(prefix[rows].to(device), codes).float()  # (b,T,K)
+        nll.append(F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").cpu())
+        hit.append((logits.argmax(-1) == codes).cpu())
+    model.train(training)
+    return Likelihood(torch.cat(nll).view(indices.shape), torch.cat(hit).view(indices.shape))
+
+
+def evaluate_codes(model: LatentTransformer, maps: CodeMaps, count: int, conditional: bool,
+                   batch_size: int = 64) -> dict[str, float]:
+    """Measures of the first `count` maps as they are, without mirroring.
+
+    `nll`, `bits`, `accuracy`; with classes also `nll_wrong_class`, the same maps under another class each,
+    and `class_gain`, the nats a token that knowing the right one saves.
+    """
+    indices = maps.indices[:count, 0].long()
+    labels = maps.labels[:count] if conditional else None
+    measures = likelihood(model, class_prefix(labels, len(indices)), indices, batch_size).summary()
+    if labels is not None and len(maps.class_names) > 1:
+        wrong = wrong_labels(labels, len(maps.class_names))
+        other = likelihood(model, class_prefix(wrong, len(indices)), indices, batch_size).summary()
+        measures |= {"nll_wrong_class": other["nll"], "class_gain": other["nll"] - measures["nll"]}
+    return measures
+
+
+def wrong_labels(labels: Tensor, classes: int) -> Tensor:
+    """A wrong label for each, all wrong ones in turn: (N,) -> (N,) int64. At least two classes are needed."""
+    return (labels + 1 + torch.arange(len(labels)) % (classes - 1)) % classes
+
+
+def unigram_nll(train: Tensor, held_out: Tensor, codebook_size: int) -> float:
+    """Nats a token of held-out codes when each is predicted by how often it occurs in training, plus one.
+
+    What a model has to beat: it knows no neighbour, no position and no class. Index tensors of any shapes.
+    """
+    counts = torch.bincount(train.flatten().long(), minlength=codebook_size).double() + 1
+    return float(-(counts / counts.sum()).log()[held_out.flatten().long()].mean())

@@ -1,0 +1,239 @@
+"""Stage 2: train a latent transformer on the code maps.
+
+    python -m tesserae.training.transformer --params params.yaml --target class
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor, nn
+
+from tesserae import figures
+from tesserae.data.codes import CodeMaps, class_prefix
+from tesserae.errors import TesseraeError
+from tesserae.evaluation.likelihood import evaluate_codes, nats_to_bits, unigram_nll
+from tesserae.models.transformer import LatentTransformer, TransformerConfig
+from tesserae.models.vqgan import VQGAN
+from tesserae.params import TransformerParams
+from tesserae.sampling.sampler import sample
+from tesserae.stage import Stage
+from tesserae.training.checkpoints import fingerprint, replace_folder
+from tesserae.training.loop import (
+    PACE,
+    Progress,
+    average_gradients,
+    checkpoint_folder,
+    deliver,
+    make_accelerator,
+    step_seed,
+    train,
+)
+
+SHOWN = 16  # pictures in the grids by step
+MEMORISED = 0.02  # held-out nats that may be lost after the best step before it is called overfitting
+
+
+def model_config(block: TransformerParams, maps: CodeMaps) -> TransformerConfig:
+    """The network that a block of params.yaml asks for, on these code maps.
+
+    Raises TesseraeError where it is conditioned on classes and there are none.
+    """
+    if block.condition and maps.labels is None:
+        raise TesseraeError("the pictures have no classes to condition on: put them into class folders and "
+                            "prepare them again, or set condition: [] for this transformer in params.yaml.")
+    height, width = maps.shape
+    return TransformerConfig(
+        codebook_size=maps.codebook_size, prefix_vocab=len(maps.class_names) if block.condition else 1,
+        prefix_length=1, max_tokens=height * width, n_layer=block.n_layer, n_head=block.n_head,
+        n_embd=block.n_embd, dropout=block.dropout,
+    )
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """AdamW's groups: decay on the matrices of linear layers; none on embeddings, norms and biases."""
+    matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    decayed = [p for p in model.parameters() if id(p) in matrices]
+    others = [p for p in model.parameters() if id(p) not in matrices]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def replace_some(indices: Tensor, keep: float, codebook_size: int, generator: torch.Generator) -> Tensor:
+    """`pkeep`: each code stays with probability `keep`, else becomes any of the codebook's; a new tensor."""
+    stays = torch.rand(indices.shape, generator=generator) < keep
+    others = torch.randint(codebook_size, indices.shape, generator=generator)
+    return torch.where(stays.to(indices.device), indices, others.to(indices.device))
+
+
+class TransformerTask:
+    """One latent transformer and its optimiser, as the loop sees it.
+
+    `show(picture, step)` receives the grid of samples, drawn with the same random numbers each time.
+    """
+
+    score = "nll"
+    unit = "tokens"
+    spoken = ("nll", "accuracy")
+
+    def __init__(self, block: TransformerParams, seed: int, maps: CodeMaps, held_out: CodeMaps, vqgan: VQGAN,
+                 accelerator: Accelerator, show: Callable) -> None:
+        torch.manual_seed(seed)
+        self.block, self.seed, self.accelerator, self.show = block, seed, accelerator, show
+        self.maps, self.held_out = maps, held_out
+        self.device = accelerator.device
+        self.vqgan = vqgan.to(self.device).eval()
+        self.model = LatentTransformer(model_config(block, maps)).to(self.device).train()
+        self.optimiser = torch.optim.AdamW(parameter_groups(self.model, block.weight_decay), lr=block.lr,
+                                           betas=tuple(block.betas), fused=True)
+        self.processes = accelerator.num_processes
+        self.per_step = block.batch_size * self.processes * maps.shape[0] * maps.shape[1]
+
+    def set_rate(self, share: float) -> None:
+        """The learning rate as a share of the full one."""
+        self.share = share
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.block.lr * share
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Prefix (B,1), input codes (B,T) and their targets (B,T): a function of (seed, step, process)."""
+        process = self.accelerator.process_index
+        indices, labels = self.maps.batch(step, self.block.batch_size, self.seed, self.block.flip, process,
+                                          self.processes)
+        targets = indices.flatten(1)
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step, stream=16 + process))
+        inputs = replace_some(targets, self.block.pkeep, self.maps.codebook_size, generator)
+        prefix = class_prefix(labels if self.block.condition else None, len(targets))
+        return tuple(part.to(self.device, non_blocking=True) for part in (prefix, inputs, targets))
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One update: the negative log-likelihood of the targets, given partly replaced inputs."""
+        prefix, inputs, targets = self.batch(step)
+        self.optimiser.zero_grad()
+        with self.accelerator.autocast():
+            logits = self.model(prefix, inputs)  # (B,T,K)
+        nll = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        nll.backward()
+        parameters = list(self.model.parameters())
+        average_gradients(self.accelerator, parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.block.grad_clip or float("inf"))
+        self.optimiser.step()
+        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
+        return {"nll": nll.detach(), "accuracy": accuracy, "grad_norm": norm}
+
+    def summary(self) -> dict[str, float]:
+        """The learning rate."""
+        return {"lr": self.block.lr * self.share}
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Likelihood of held-out codes with the right class, with a wrong one, and accuracy."""
+        with self.accelerator.autocast():
+            return evaluate_codes(self.model, self.held_out, self.block.eval_images,
+                                  bool(self.block.condition), self.block.batch_size)
+
+    @torch.no_grad()
+    def sample(self, step: int) -> None:
+        """Show samples of all classes in turn."""
+        if not self.accelerator.is_main_process:
+            return
+        labels = torch.arange(SHOWN) % len(self.maps.class_names) if self.block.condition else None
+        prefix = class_prefix(labels, SHOWN).to(self.device)
+        codes = sample(self.model, prefix, self.maps.shape, seed=self.seed)
+        self.show(figures.grid_image(self.vqgan.decode(codes).cpu(), columns=SHOWN // 2), step)
+
+    def state(self) -> dict:
+        """All that the next steps depend on."""
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state(self, state: dict) -> None:
+        """Take up what `state` returned."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def export(self, folder: Path) -> None:
+        """The model alone, for `LatentTransformer.from_pretrained`."""
+        self.model.save_pretrained(folder)
+
+
+def verdict(progress: Progress, unigram: float) -> list[str]:
+    """What the held-out likelihood says, in sentences."""
+    best, last = progress.best, progress.latest
+    said = [f"The best model, of step {best['step']}, needs {best['nll']:.3f} nats "
+            f"({nats_to_bits(best['nll']):.2f} bits) for a held-out code; how often codes occur alone "
+            f"would need {unigram:.3f}."]
+    if last["nll"] - best["nll"] > MEMORISED:
+        said.append(f"Overfitting: by step {last['step']} held-out codes need {last['nll']:.3f} nats again, "
+                    "so the later models remember pictures rather than learn how codes compose; the best one "
+                    "is kept. More pictures, more dropout or fewer steps would help.")
+    else:
+        said.append("No overfitting: what held-out codes need fell, or stayed, to the end.")
+    if "class_gain" in best:
+        said.append(f"To know the right class, not a wrong one, saves {best['class_gain']:.3f} nats a code.")
+    return said
+
+
+def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progress:
+    """Train `stage`'s transformer to the end, or go on where it stopped.
+
+    models/transformer-<target> then holds the model that predicts held-out codes best, `last/`, and
+    `samples/`: a grid for each step that was sampled at.
+    """
+    params, block = stage.params, stage.block
+    accelerator = make_accelerator(params.precision, params.threads)
+    codes = stage.path("codes", block.vqgan)
+    maps, held_out = CodeMaps.load(codes, "train"), CodeMaps.load(codes, "validation")
+    vqgan = VQGAN.from_pretrained(stage.path("models", f"vqgan-{block.vqgan}"))
+    mark = fingerprint({"block": {k: v for k, v in block.model_dump().items() if k not in PACE},
+                        "seed": params.seed, "precision": accelerator.mixed_precision,
+                        "data": [maps.fingerprint, held_out.fingerprint],
+                        "processes": accelerator.num_processes})
+    folder = checkpoint_folder(stage.home, stage.name, mark, say)
+
+    def show(picture: Image.Image, step: int) -> None:
+        stage.run.image(picture, "samples", step)
+        path = folder / "samples" / f"step-{step:08d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+
+    task = TransformerTask(block, params.seed, maps, held_out, vqgan, accelerator, show)
+    progress = train(task, block, params.seed, folder, stage.reports, stage.run.metrics, accelerator, say)
+    if accelerator.is_main_process:
+        models = stage.path("models", stage.name)
+        deliver(folder, models)
+        replace_folder(folder / "samples", models / "samples")
+        unigram = unigram_nll(maps.indices, held_out.indices[:, 0], maps.codebook_size)
+        stage.metrics(_final_metrics(task, progress, models) | {"unigram_nll": unigram})
+        for sentence in verdict(progress, unigram):
+            say(sentence)
+    return progress
+
+
+def _final_metrics(task: TransformerTask, progress: Progress, models: Path) -> dict[str, float]:
+    """Measures of the best model, also on as many training maps: the gap says what was learned by heart."""
+    best = LatentTransformer.from_pretrained(models).to(task.device)
+    count = min(task.block.eval_images, len(task.held_out))
+    with task.accelerator.autocast():
+        seen = evaluate_codes(best, task.maps, count, bool(task.block.condition), task.block.batch_size)
+    held_out = {f"val_{name}": value for name, value in progress.best.items() if name != "step"}
+    return {**held_out, "train_nll": seen["nll"], "train_accuracy": seen["accuracy"],
+            "best_step": progress.best["step"], "last_nll": progress.latest["nll"], "steps": progress.step,
+            "parameters": sum(p.numel() for p in best.parameters())}
+
+
+def main() -> None:
+    """Train without a notebook; see the module's first lines."""
+    parser = argparse.ArgumentParser(description="Train a latent transformer.")
+    parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
+    parser.add_argument("--target", default="class", help="the block under transformer: (default: class)")
+    arguments = parser.parse_args()
+    with Stage.open("transformer", arguments.target, arguments.params) as stage:
+        train_transformer(stage)
+
+
+if __name__ == "__main__":
+    main()
