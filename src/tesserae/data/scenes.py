@@ -1,0 +1,168 @@
+"""The built-in data: landscapes rendered with their exact segmentation, depth and class.
+
+    python -m tesserae.data.scenes --params params.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tesserae.data.scenes_ground import draw_ground
+from tesserae.data.scenes_noise import Noise
+from tesserae.data.scenes_relief import FAR, NEAR, first_hits
+from tesserae.data.scenes_sky import draw_sky
+from tesserae.data.scenes_trees import draw_trees
+from tesserae.data.scenes_view import Canvas, View
+from tesserae.data.scenes_water import draw_water
+from tesserae.data.scenes_world import CLASSES, draw_world
+from tesserae.errors import TesseraeError
+
+SEGMENT_NAMES = ("sky", "sun_or_moon", "cloud", "mountain", "snow", "water", "forest", "grass", "sand")
+SEGMENT_PALETTE = (
+    (135, 190, 235), (255, 214, 64), (225, 225, 235), (122, 106, 98), (250, 250, 255), (40, 96, 170),
+    (24, 92, 48), (140, 186, 70), (226, 190, 128),
+)  # fmt: skip
+FEW = 24  # that many scenes are rendered without starting processes
+SAMPLES = 2  # a pixel is the mean of 2x2
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A landscape with what is known of each pixel.
+
+    image: (H,W,3) uint8. segmentation: (H,W) uint8, indices into SEGMENT_NAMES. depth: (H,W) float32, from 0
+    (near) by the logarithm of the distance to 0.98; the sky is 1. label: one of CLASSES.
+    """
+
+    image: np.ndarray
+    segmentation: np.ndarray
+    depth: np.ndarray
+    label: str
+
+
+def render_scene(seed: int, index: int, size: int | tuple[int, int]) -> Scene:
+    """The landscape (seed, index): the same one at any size, an int or (height, width)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
+    label = CLASSES[index % len(CLASSES)]
+    world, noise = draw_world(generator, label), Noise(generator)
+    view = View.of(world, height * SAMPLES, width * SAMPLES)
+    colour, segment = draw_sky(world, noise, view, generator)
+    canvas = Canvas(colour, segment, first_hits(world, noise, view))
+    draw_ground(world, noise, view, canvas)
+    draw_trees(world, noise, view, canvas)
+    draw_water(world, noise, view, canvas)
+    depth = np.clip(np.log(canvas.distance / NEAR) / np.log(FAR / NEAR), 0, 0.98)
+    depth[np.isinf(canvas.distance)] = 1
+    return Scene(_developed(canvas.colour * world.light.exposure), canvas.segment[::SAMPLES, ::SAMPLES],
+                 depth[::SAMPLES, ::SAMPLES].astype(np.float32), label)
+
+
+def _developed(colour: np.ndarray) -> np.ndarray:
+    """Linear light (3,H,W) -> bytes (H/2,W/2,3): a film's curve, then the mean of each pixel's samples."""
+    x = np.maximum(colour, 0)
+    x = x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14)
+    x = np.clip(x, 0, 1) ** (1 / 2.2)
+    x = (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) * (255 / 4)
+    return np.ascontiguousarray((x + 0.5).astype(np.uint8).transpose(1, 2, 0))
+
+
+class ScenesError(TesseraeError, OSError):
+    """The landscapes cannot be written there."""
+
+
+def write_scenes(folder: str | Path, count: int, size: int | tuple[int, int], seed: int,
+                 progress: Callable[[int, int], None] | None = None) -> None:
+    """Render scenes 0 .. count - 1 as an imagefolder: it is there in whole, or not at all.
+
+    <class>/scene-00000.png, segmentation/scene-00000.png (palette, SEGMENT_NAMES), depth/scene-00000.png (16 bit)
+    and metadata.jsonl, which pairs them. `progress(done, count)` is called as pictures come. Raises ScenesError
+    when `folder` exists or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ScenesError(f"{folder} exists already: remove it to have the landscapes rendered again.")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        for name in (*CLASSES, "segmentation", "depth"):
+            (aside / name).mkdir(parents=True)
+        rows = []
+        for row in _in_processes(partial(_write_scene, aside, size, seed), count):
+            rows.append(row)
+            if progress:
+                progress(len(rows), count)
+        for name in CLASSES[count:]:
+            (aside / name).rmdir()
+        (aside / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        aside.rename(folder)
+    except OSError as error:
+        raise ScenesError(f"{folder} cannot be written ({error.strerror or error}): free some space there.") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_scene(folder: Path, size: int | tuple[int, int], seed: int, index: int) -> dict[str, str]:
+    """Write the three files of a scene; returns its line of metadata.jsonl."""
+    scene = render_scene(seed, index, size)
+    name = f"scene-{index:05d}.png"
+    Image.fromarray(scene.image).save(folder / scene.label / name)
+    mask = Image.fromarray(scene.segmentation, "P")
+    mask.putpalette([value for colour in SEGMENT_PALETTE for value in colour])
+    mask.save(folder / "segmentation" / name)
+    Image.fromarray(np.rint(scene.depth * 65535).astype(np.uint16)).save(folder / "depth" / name)
+    return {"file_name": f"{scene.label}/{name}", "segmentation_file_name": f"segmentation/{name}",
+            "depth_file_name": f"depth/{name}", "label": scene.label}
+
+
+def _in_processes(function: Callable, count: int):
+    """function(0), ..., function(count - 1), in order, on all cores."""
+    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, count)
+    if workers < 2 or count <= FEW:
+        yield from map(function, range(count))
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(function, range(count), chunksize=4)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command: render the landscapes into data/ beside the parameters file, unless the folder is there."""
+    from tesserae.params import load_params
+
+    parser = argparse.ArgumentParser(prog="python -m tesserae.data.scenes", description="Render the landscapes.")
+    parser.add_argument("--params", default="params.yaml", help="the parameters file (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="the folder to write (default: data, beside that file)")
+    options = parser.parse_args(arguments)
+    folder = options.out or Path(options.params).resolve().parent / "data"
+    if folder.exists():
+        print(f"{folder.name}/ is there already and stays as it is.")
+        return 0
+    try:
+        scenes = load_params(options.params).scenes
+        write_scenes(folder, scenes.count, scenes.size, scenes.seed, _say)
+    except TesseraeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _say(done: int, count: int) -> None:
+    step = max(1, count // 10)
+    if done % step == 0 or done == count:
+        print(f"{done} of {count} landscapes", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

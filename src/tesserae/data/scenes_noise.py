@@ -1,0 +1,101 @@
+"""Value noise with its gradient, and sums of its octaves: the stuff that the landscapes are made of."""
+
+from __future__ import annotations
+
+import numpy as np
+
+SIDE = 256  # the lattice repeats after this many cells
+_COS, _SIN = 0.8, 0.6  # each octave is turned by 37 degrees, so that no lattice shows
+
+
+class Noise:
+    """One random lattice; equal generators give equal noise."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        values = generator.random((SIDE, SIDE), dtype=np.float32) * 2 - 1
+        right, below = np.roll(values, -1, 1), np.roll(values, -1, 0)
+        across = np.roll(below, -1, 1)
+        # v = k0 + k1 u + k2 w + k3 u w inside a cell
+        cells = np.stack([values, right - values, below - values, values - right - below + across], axis=-1)
+        self._cells = np.ascontiguousarray(cells.reshape(-1, 4))
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Noise in [-1, 1] at points (any one shape), float32; one feature a unit."""
+        k0, k1, k2, k3, u, w, _, _ = self._look_up(x, y)
+        return k0 + k1 * u + (k2 + k3 * u) * w
+
+    def gradient(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Noise and its derivatives: (value, d/dx, d/dy)."""
+        k0, k1, k2, k3, u, w, fx, fy = self._look_up(x, y)
+        along = k1 + k3 * w
+        across = k2 + k3 * u
+        return k0 + k1 * u + across * w, along * (6 * fx * (1 - fx)), across * (6 * fy * (1 - fy))
+
+    def _look_up(self, x: np.ndarray, y: np.ndarray):
+        left, top = np.floor(x), np.floor(y)
+        fx, fy = (x - left).astype(np.float32), (y - top).astype(np.float32)
+        index = (top.astype(np.int32) & (SIDE - 1)) * SIDE + (left.astype(np.int32) & (SIDE - 1))
+        cell = self._cells.take(index, axis=0)
+        u, w = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy)
+        return cell[..., 0], cell[..., 1], cell[..., 2], cell[..., 3], u, w, fx, fy
+
+    def line(self, x: np.ndarray, row: float = 0.5) -> np.ndarray:
+        """Noise along a line, for silhouettes."""
+        return self(x, np.full_like(x, row))
+
+
+def turned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points for the next octave: twice as fine, turned."""
+    return 2 * (_COS * x + _SIN * y) + 17.3, 2 * (_COS * y - _SIN * x) + 31.7
+
+
+def fade(cell_pixels: np.ndarray | float) -> np.ndarray | float:
+    """How much of an octave remains when one of its cells spans that many pixels: none below 1, all above 3."""
+    return np.clip((cell_pixels - 1) * 0.5, 0, 1)
+
+
+def fbm(noise: Noise, x: np.ndarray, y: np.ndarray, octaves: int, gain: float = 0.5,
+        pixels: np.ndarray | float = np.inf) -> np.ndarray:
+    """Fractal noise, about [-1, 1]. `pixels`: how many pixels a unit spans; finer octaves fade out."""
+    total, amplitude = np.zeros(np.broadcast(x, y).shape, np.float32), 1.0
+    for octave in range(octaves):
+        weight = fade(pixels / 2**octave)
+        if np.max(weight) == 0:
+            break
+        total += (amplitude * weight) * noise(x, y)
+        x, y = turned(x, y)
+        amplitude *= gain
+    return total
+
+
+def fbm_gradient(noise: Noise, x: np.ndarray, y: np.ndarray, octaves: int, gain: float = 0.5,
+                 erosion: float = 0.0, pixels: np.ndarray | float = np.inf):
+    """Fractal noise and its derivatives; `erosion` calms the octaves where the coarser ones are steep.
+
+    Steep slopes stay smooth and valleys fill, as where water ran. Returns (value, d/dx, d/dy).
+    """
+    total = np.zeros(np.broadcast(x, y).shape, np.float32)
+    dx, dy, sx, sy = (np.zeros_like(total) for _ in range(4))
+    amplitude, a, b, c, d = 1.0, 1.0, 0.0, 0.0, 1.0  # (a b; c d): d(octave point)/d(point)
+    for octave in range(octaves):
+        weight = fade(pixels / 2**octave) * amplitude
+        if np.max(weight) == 0:
+            break
+        value, gx, gy = noise.gradient(x, y)
+        if erosion:
+            sx, sy = sx + gx, sy + gy
+            weight = weight / (1 + erosion * (sx * sx + sy * sy))
+        total += weight * value
+        dx += weight * (a * gx + c * gy)
+        dy += weight * (b * gx + d * gy)
+        x, y = turned(x, y)
+        a, b, c, d = 2 * (_COS * a + _SIN * c), 2 * (_COS * b + _SIN * d), \
+            2 * (_COS * c - _SIN * a), 2 * (_COS * d - _SIN * b)
+        amplitude *= gain
+    return total, dx, dy
+
+
+def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
+    """0 below `low`, 1 above `high`, smooth between."""
+    t = np.clip((x - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)

@@ -1,0 +1,111 @@
+"""Sky, sun, moon, stars and clouds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tesserae.data.scenes_noise import Noise, fade, fbm, fbm_gradient, smoothstep
+from tesserae.data.scenes_view import CLOUD, DISC, SKY, View, blend, column
+from tesserae.data.scenes_world import World
+
+
+def clear_sky(world: World, across: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """The light of the empty sky, (3,H,W), in directions (W,) and (H,): gradient and glow, no disc."""
+    light = world.light
+    high = np.maximum(up, 0)[:, None]
+    angle = angle_to_light(world, across, up)
+    sidewards = np.abs(np.arctan(across) - light.azimuth)[None]
+    low = np.exp(-high / (0.13 if light.hour == "sunset" else 0.11))
+    mid = np.exp(-high / 0.42)
+    warm = column(light.horizon)
+    if light.hour == "sunset":  # away from the sun the horizon is dusk
+        warm = blend(warm, column(light.middle) * 1.15, smoothstep(0.2, 1.6, sidewards)[None] * 0.75)
+    colour = column(light.zenith) * (1 - mid) + column(light.middle) * (mid - low) + warm * low  # (3,H,W)
+    strength = 0.55 * np.exp(-angle / 0.09) + 0.35 * np.exp(-angle / 0.35)
+    return colour + column(light.glow) * strength
+
+
+def angle_to_light(world: World, across: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Angle in radians between each direction and the sun or moon, (H,W)."""
+    right, above, ahead = world.light.direction
+    a, e = across[None], up[:, None]
+    cosine = (a * right + e * above + ahead) / np.sqrt(1 + a * a + e * e)
+    return np.sqrt(np.maximum(2 - 2 * cosine, 0))  # the chord: the angle where it matters
+
+
+def draw_sky(world: World, noise: Noise, view: View, generator: np.random.Generator) -> tuple:
+    """(colour (3,H,W), segment (H,W)) of every row of the view that may show sky."""
+    light, angle = world.light, angle_to_light(world, view.across, view.up)
+    colour = clear_sky(world, view.across, view.up)
+    segment = np.full(angle.shape, SKY, np.uint8)
+    if light.hour == "night":
+        colour += _stars(world, noise, view, generator)
+    if light.disc:
+        disc = np.clip((light.disc / world.focal - angle) / view.pixel + 0.5, 0, 1)  # (H,W)
+        colour = blend(colour, _disc_colour(world, noise, view), disc)
+        segment[disc > 0.5] = DISC
+    cloud, cover = _clouds(world, noise, view, angle)
+    segment[cover > 0.5] = CLOUD
+    return blend(colour, cloud, cover), segment
+
+
+def _disc_colour(world: World, noise: Noise, view: View) -> np.ndarray:
+    if world.light.hour == "day":
+        return column((6.0, 5.6, 4.8))
+    if world.light.hour == "sunset":
+        return column((5.0, 2.9, 1.2))
+    right, above, ahead = world.light.direction
+    radius = world.light.disc / world.focal
+    x = (view.across[None] - right / ahead) / radius + world.places[0, 0]
+    y = (view.up[:, None] - above / ahead) / radius + world.places[0, 1]
+    seas = smoothstep(-0.1, 0.5, fbm(noise, x * 1.3, y * 1.3, 3))
+    return column((1.25, 1.22, 1.12)) * (1 - 0.45 * seas)
+
+
+def _stars(world: World, noise: Noise, view: View, generator: np.random.Generator) -> np.ndarray:
+    """Stars at fixed directions, the same at any resolution, and a faint band of the galaxy; (3,H,W)."""
+    height, width = len(view.up), len(view.across)
+    count = int(generator.integers(500, 1100))
+    across, up = generator.uniform(-1.5, 1.5, count), generator.uniform(0.0, 1.0, count)
+    power = 0.04 / (0.035 + generator.random(count)) ** 1.25
+    tint = generator.uniform(-1, 1, count)
+    column_of = (across - view.across[0]) / view.pixel
+    row_of = (view.up[0] - up) / view.pixel
+    plane = np.zeros((3, height, width), np.float32)
+    size = max(0.55, 0.0011 / view.pixel / world.focal)  # in pixels
+    reach = int(np.ceil(2 * size))
+    colours = np.stack([0.9 + 0.15 * tint, np.full(count, 0.95), 1.0 - 0.2 * tint]) * power * 0.5
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            c, r = np.rint(column_of).astype(int) + dx, np.rint(row_of).astype(int) + dy
+            inside = (c >= 0) & (c < width) & (r >= 0) & (r < height)
+            share = np.exp(-((c - column_of) ** 2 + (r - row_of) ** 2) / (2 * size * size))[inside]
+            np.add.at(plane, (slice(None), r[inside], c[inside]), colours[:, inside] * share)
+    a, e = view.across[None], view.up[:, None]
+    tilt = world.places[1, 0] % 1.2 - 0.6
+    off = (e - 0.3 - tilt * a) / 0.14
+    milk = np.exp(-off * off) * np.clip(0.6 + 0.8 * fbm(noise, a * 7 + e, e * 9 + 50, 4), 0, 2)
+    plane += column((0.020, 0.022, 0.034)) * milk
+    return plane * smoothstep(0.0, 0.15, view.up)[:, None]
+
+
+def _clouds(world: World, noise: Noise, view: View, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(colour (3,H,W), cover (H,W)): a sheet of fractal density seen in perspective, lit from the light's side."""
+    light, (ox, oy) = world.light, world.places[2]
+    reach = 1 / (np.maximum(view.up, 0)[:, None] + 0.13)  # how far away the sheet is
+    x = view.across[None] * reach * world.cloud_scale * 1.6 / world.wind + ox
+    y = reach * world.cloud_scale * 0.9 + oy + 0 * x
+    warp = noise(x * 1.7 + 9, y * 1.7)
+    pixels = 1 / (view.pixel * reach**1.5 * world.cloud_scale)
+    density, gx, gy = fbm_gradient(noise, x + 0.25 * warp, y + 0.15 * warp, 6, 0.52, pixels=pixels)
+    rise = density * 0.75 - (0.5 - 1.0 * world.clouds)
+    cover = smoothstep(0.0, 0.32, rise) * smoothstep(0.0, 0.05, view.up)[:, None] * 0.97
+    thick = smoothstep(0.05, 0.75, rise)
+    right, above, _ = light.direction
+    edge = np.clip(-(gx * right - gy * above) * 0.28, -0.5, 0.5)
+    lit = np.clip(0.95 - 0.75 * thick + edge, 0, 1.15)
+    colour = blend(column(light.cloud_dark), column(light.cloud_lit), lit)
+    lining = (1 - thick) * np.exp(-angle / 0.22)
+    colour = colour + column(light.glow) * lining * 0.8
+    far = np.exp(-np.maximum(view.up, 0) / 0.06)[:, None] * 0.6  # distant ones drown in the haze
+    return blend(colour, column(light.horizon), far), cover * fade(pixels * 2)
