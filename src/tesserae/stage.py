@@ -122,8 +122,10 @@ def stage_block(params: Params, kind: str, target: str | None) -> Any:
         raise StageError(f"{kind} is not a stage: take one of {', '.join(KINDS)}.")
     block = getattr(params, kind)
     if isinstance(block, dict):
+        names = ", ".join(block) or "none"
+        if target is None:
+            raise StageError(f"{kind} has targets: name one of {names}.")
         if target not in block:
-            names = ", ".join(block) or "none"
             raise StageError(f"{kind}.{target} is not in params.yaml: add it, or take one of {names}.")
         return block[target]
     if target is not None:
@@ -152,8 +154,11 @@ def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside the file, then rename: a reader finds the old content or the new, never half of it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    os.replace(aside, path)
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _rounded(value: Any) -> Any:
@@ -183,7 +188,7 @@ def _small_png(figure) -> bytes:
     content = _png(picture)
     while len(content) >= FIGURE_BYTES:
         content = _png(picture.quantize(256, dither=Image.Dither.NONE))
-        picture = picture.resize((max(1, picture.width * 4 // 5), max(1, picture.height * 4 // 5)))
+        picture = picture.resize((max(1, picture.width * 3 // 4), max(1, picture.height * 3 // 4)))
     return content
 
 

@@ -19,6 +19,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +62,32 @@ def _client(root: str | Path):
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    return MlflowClient(tracking_uri(root))
+    with _store_lock(root):
+        return MlflowClient(tracking_uri(root))
 
 
-def _experiment_id(client, root: str | Path) -> str:
-    """The id of the experiment, made where it is missing; its files lie beside the default store."""
+def _store_lock(root: str | Path):
+    """MLflow's own making of a SQLite store does not bear two processes at once."""
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return nullcontext()
+    from filelock import FileLock
+
+    return FileLock(real_root(root) / "mlflow.db.lock")
+
+
+def _open(root: str | Path):
+    """The client and the id of the experiment; store and experiment are made where they are missing."""
     from mlflow.exceptions import MlflowException
 
+    client = _client(root)
     found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return found.experiment_id
-    local = not os.environ.get("MLFLOW_TRACKING_URI")
-    try:
-        return client.create_experiment(EXPERIMENT, (real_root(root) / "mlruns").as_uri() if local else None)
-    except MlflowException:  # another process was quicker
-        return client.get_experiment_by_name(EXPERIMENT).experiment_id
+    if found is None:
+        files = None if os.environ.get("MLFLOW_TRACKING_URI") else (real_root(root) / "mlruns").as_uri()
+        try:
+            return client, client.create_experiment(EXPERIMENT, files)
+        except MlflowException:  # another process was quicker
+            found = client.get_experiment_by_name(EXPERIMENT)
+    return client, found.experiment_id
 
 
 # ---------------------------------------------------------------- a run
@@ -177,10 +189,10 @@ class Run:
             self._hurry = True
             self._wake.notify_all()
             while (self._jobs or self._metrics or self._busy) and self._alive():
-                left = min(end, self._away_until or end) - time.monotonic()
-                if self._away_until > time.monotonic() or left <= 0:
+                now = time.monotonic()
+                if now >= end or now < self._away_until:
                     break
-                self._wake.wait(min(left, 0.2))
+                self._wake.wait(0.2)
             self._hurry = False
 
     # the thread
@@ -270,8 +282,8 @@ def start_run(
     if joined == "":  # the pipeline could not start one, and has said so
         return silent_run()
     try:
-        client = _client(root)
-        run_id = joined or client.create_run(_experiment_id(client, root), run_name=stage_name).info.run_id
+        client, experiment = _open(root)
+        run_id = joined or client.create_run(experiment, run_name=stage_name).info.run_id
     except Exception as error:
         run = Run(None, None)
         run._warn(error)
@@ -320,11 +332,11 @@ def runs_table(root: str | Path, stage: str | None = None):
     """
     import pandas as pd
 
-    client = _client(root)
+    client, experiment = _open(root)
     runs, token = [], None
     query = f"tags.stage = '{stage}'" if stage else ""
     while True:
-        page = client.search_runs([_experiment_id(client, root)], query, page_token=token)
+        page = client.search_runs([experiment], query, page_token=token)
         runs += page
         token = page.token
         if not token:

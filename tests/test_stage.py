@@ -1,0 +1,158 @@
+"""A stage: found from anywhere below the root, its parameters, its report, its run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tesserae import stage as stages
+from tesserae import tracking
+from tesserae.params import load_params
+from tesserae.stage import Stage, StageError, find_root, lineage, stage_block, write_atomically
+
+ROOT = Path(__file__).parents[1]
+PARAMS = load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A repository of two files, with a store that is not there: these tests are about folders."""
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setenv(tracking.RUN_VARIABLE, "")
+    return tmp_path
+
+
+def test_a_notebook_finds_its_stage(root):
+    stage = Stage.open("vqgan", "image")
+    assert stage.root == stage.home == root
+    assert stage.name == "vqgan-image"
+    assert stage.block == stage.params.vqgan["image"]
+    assert stage.reports == root / "reports/vqgan-image"
+    assert stage.reports.is_dir()
+    assert stage.path("models", stage.name) == root / "models/vqgan-image"
+    assert (root / "models").is_dir()
+    assert Stage.open("prepare").block == stage.params.prepare
+
+
+def test_outside_a_repository_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StageError, match=r"holds dvc.yaml: start in a clone"):
+        Stage.open("prepare")
+
+
+def test_checkpoints_survive_dvcs_temporary_copy(root, monkeypatch):
+    copy = root / ".dvc/tmp/exps/tmp0"
+    copy.mkdir(parents=True)
+    for name in ("dvc.yaml", "params.yaml"):
+        (copy / name).write_bytes((root / name).read_bytes())
+    monkeypatch.chdir(copy)
+    stage = Stage.open("vqgan", "image")
+    assert stage.root == copy
+    assert stage.checkpoints == root / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "words"),
+    [
+        ("vqgan", "imag", "vqgan.imag is not in params.yaml: add it, or take one of image."),
+        ("vqgan", None, "name one of image"),
+        ("prepare", "image", "prepare has no targets"),
+        ("scenes", None, "scenes is not a stage: take one of prepare"),
+    ],
+)
+def test_a_wrong_stage_is_named_with_its_remedy(kind, target, words):
+    with pytest.raises(StageError) as caught:
+        stage_block(PARAMS, kind, target)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_lineage_holds_what_the_result_depends_on():
+    assert set(lineage(PARAMS, "prepare", None)) == {"seed", "precision", "prepare"}
+    assert set(lineage(PARAMS, "codebook", "image")) == {"seed", "precision", "prepare", "vqgan", "codebook"}
+    sample = lineage(PARAMS, "sample", "class")
+    assert set(sample) == {"seed", "precision", "prepare", "vqgan", "transformer", "sample"}
+    assert sample["vqgan"] == {"image": PARAMS.vqgan["image"].model_dump()}
+
+
+def test_metrics_are_sorted_rounded_and_valid_json(root):
+    stage = Stage.open("prepare")
+    stage.metrics({"b": 1 / 3, "a": np.float32(1e-9), "n": np.int64(7)})
+    stage.metrics({"worst": float("inf"), "inner": {"z": 2.0, "list": [0.1234567891]}})
+    text = (stage.reports / "metrics.json").read_text()
+    values = json.loads(text, parse_constant=pytest.fail)
+    inner = {"z": 2.0, "list": [0.123457]}
+    assert values == {"a": 1e-9, "b": 0.333333, "n": 7, "worst": None, "inner": inner}
+    assert list(values) == sorted(values)
+    Stage.open("prepare").metrics({"only": 1})
+    assert json.loads((stage.reports / "metrics.json").read_text()) == {"only": 1}  # an execution starts anew
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_figures_are_small_and_returned(root):
+    stage = Stage.open("prepare")
+    noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    assert stage.figure(picture, "noise") is picture
+    figure = Figure(figsize=(16, 12))
+    figure.subplots().imshow(noise)
+    assert stage.figure(figure, "plot") is figure
+    for name in ("noise", "plot"):
+        path = stage.reports / f"{name}.png"
+        assert path.stat().st_size < stages.FIGURE_BYTES
+        with Image.open(path) as saved:
+            saved.load()
+            assert saved.width / saved.height == pytest.approx(4 / 3, rel=0.15)
+
+
+def test_a_small_figure_keeps_its_pixels(root):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    stage = Stage.open("prepare")
+    stage.figure(picture, "small")
+    assert np.array_equal(np.asarray(Image.open(stage.reports / "small.png")), np.asarray(picture))
+
+
+def test_a_figure_of_pyplot_is_not_shown_twice(root):
+    from matplotlib import pyplot
+
+    figure = pyplot.figure()
+    Stage.open("prepare").figure(figure, "plot")
+    assert not pyplot.fignum_exists(figure.number)
+
+
+def test_the_run_ends_as_the_stage_did(root, monkeypatch):
+    monkeypatch.delenv(tracking.RUN_VARIABLE)
+    with Stage.open("prepare") as stage:
+        stage.metrics({"n": 1})
+    with pytest.raises(ZeroDivisionError), Stage.open("prepare"):
+        1 / 0  # noqa: B018
+    with pytest.raises(KeyboardInterrupt), Stage.open("prepare"):
+        raise KeyboardInterrupt
+    table = tracking.runs_table(root, "prepare")
+    assert table["status"].tolist() == ["KILLED", "FAILED", "FINISHED"]
+    assert table["metrics.n"].tolist()[-1] == 1
+    monkeypatch.setenv("RANK", "1")
+    assert Stage.open("prepare").run.id is None, "only the first process reports"
+
+
+def test_find_root_takes_the_nearest(tmp_path):
+    inner = tmp_path / "a/b/c"
+    inner.mkdir(parents=True)
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "a/dvc.yaml").touch()
+    assert find_root(inner) == tmp_path / "a"

@@ -1,0 +1,221 @@
+"""MLflow: everything arrives, nothing raises, two may write at once."""
+
+import multiprocessing
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tesserae import tracking
+
+
+@pytest.fixture(autouse=True)
+def _no_store_from_outside(monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_STAGE", "DVC_EXP_BASELINE_REV"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(tracking.RUN_VARIABLE, raising=False)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """One store for all tests that can share it: making one takes a second or two."""
+    return tmp_path_factory.mktemp("store")
+
+
+def test_what_is_logged_comes_back(root):
+    params = {"vqgan": {"image": {"K": 8, "betas": [0.5, 0.9]}}}
+    run = tracking.start_run(root, "vqgan-image", params, {"mine": "yes"})
+    for step in range(5):
+        run.metrics({"loss": {"rec": 1 / (step + 1)}, "usage": np.float32(0.5), "note": "no number"}, step)
+    run.metrics({"last": float("nan")})
+    run.image(np.full((8, 8, 3), 200, np.uint8), "samples", 3)
+    run.image(Image.new("RGB", (4, 4)), "samples", 2)
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    run.figure(figure, "curve.png")
+    (root / "notes.txt").write_text("hello")
+    run.artifact(root / "notes.txt", "texts")
+    run.finish()
+
+    table = tracking.runs_table(root, "vqgan-image")
+    (row,) = table.to_dict("records")
+    assert row["run_id"] == run.id
+    assert (row["stage"], row["status"], row["tags.mine"]) == ("vqgan-image", "FINISHED", "yes")
+    assert row["params.vqgan.image.K"] == 8
+    assert row["params.vqgan.image.betas"] == [0.5, 0.9]
+    assert row["metrics.loss.rec"] == pytest.approx(0.2)
+    history = tracking.history(root, run.id, ["loss.rec", "usage"])
+    assert history["step"].tolist() == [0, 1, 2, 3, 4]
+    assert history["loss.rec"].tolist() == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
+    assert "note" not in tracking.history(root, run.id)
+    pictures = tracking.images(root, run.id)
+    assert [(key, step) for key, step, _ in pictures] == [("samples", 2), ("samples", 3)]
+    assert np.asarray(Image.open(pictures[1][2])).min() == 200
+    files = {path.name for path in (root / "mlruns").rglob("*") if path.is_file()}
+    assert {"curve.png", "notes.txt"} <= files
+
+
+def test_tags_tie_a_run_to_code_data_and_parameters(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "data.dvc").write_text("outs:\n- md5: 0123abcd.dir\n  path: data\n")
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
+    monkeypatch.setenv("DVC_STAGE", "vqgan@image")
+    monkeypatch.setenv("DVC_EXP_NAME", "wide")
+    tags = tracking.provenance(tmp_path, "vqgan-image", {"a": {"b": 1}})
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    assert tags["git.commit"] == head.stdout.strip()
+    assert tags["git.dirty"] == "false"
+    assert tags["data.hash"] == "0123abcd"
+    assert (tags["dvc.stage"], tags["dvc.experiment"]) == ("vqgan@image", "wide")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/new.py").write_text("1")
+    assert tracking.provenance(tmp_path, "vqgan-image", {})["git.dirty"] == "true"
+
+
+def test_params_hash_is_of_values_not_of_order():
+    assert tracking.params_hash({"a": 1, "b": {"c": 2}}) == tracking.params_hash({"b": {"c": 2}, "a": 1})
+    assert tracking.params_hash({"a": 1}) != tracking.params_hash({"a": 2})
+
+
+def test_an_environment_variable_names_the_run_to_join(root, monkeypatch):
+    first = tracking.start_run(root, "joined", {"seed": 0})
+    first.flush()
+    monkeypatch.setenv(tracking.RUN_VARIABLE, first.id)
+    second = tracking.start_run(root, "joined", {"seed": 0, "more": 1})
+    second.metrics({"n": 1})
+    second.flush()
+    assert second.id == first.id
+    table = tracking.runs_table(root, "joined")
+    assert len(table) == 1
+    assert (table["status"][0], table["metrics.n"][0], table["params.more"][0]) == ("RUNNING", 1, 1)
+    monkeypatch.setenv(tracking.RUN_VARIABLE, "")
+    assert tracking.start_run(root, "joined").id is None  # the pipeline has none
+
+
+@pytest.mark.parametrize(
+    ("copy", "home"),
+    [
+        ("r/.dvc/tmp/exps/tmpab12", "r"),
+        ("r/.dvc/tmp/exps/standalone/tmpab12", "r"),
+        ("r/.dvc/tmp/exp/tmpab12", "r/.dvc/tmp/exp/tmpab12"),
+    ],
+)
+def test_dvcs_temporary_copies_report_to_the_repository(tmp_path, copy, home):
+    (tmp_path / copy).mkdir(parents=True)
+    assert tracking.real_root(tmp_path / copy) == tmp_path / home
+
+
+def write_many(root: str, number: int) -> None:
+    run = tracking.start_run(root, f"stage-{number}", {"number": number})
+    for step in range(300):
+        run.metrics({"value": step, "other": number}, step)
+        if step % 50 == 0:
+            run.image(np.zeros((8, 8, 3), np.uint8), "grid", step)
+            time.sleep(0.01)
+    run.finish()
+
+
+def test_two_experiments_may_write_at_once(tmp_path):
+    """From nothing: even the store itself is created by whoever comes first."""
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=write_many, args=(str(tmp_path), number)) for number in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(100)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    table = tracking.runs_table(tmp_path)
+    assert sorted(table["params.number"]) == [0, 1, 2]
+    assert set(table["status"]) == {"FINISHED"}
+    for run_id in table["run_id"]:
+        assert len(tracking.history(tmp_path, run_id)) == 300
+        assert len(tracking.images(tmp_path, run_id)) == 6
+
+
+def test_without_a_server_the_work_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: nobody listens
+    began = time.monotonic()
+    with pytest.warns(UserWarning, match="MLflow fails, the work goes on without it"):
+        run = tracking.start_run(tmp_path, "prepare", {"seed": 0})
+    run.metrics({"a": 1}, 1)
+    run.image(np.zeros((4, 4, 3), np.uint8), "x", 0)
+    run.artifact(tmp_path)
+    run.tags({"a": "b"})
+    run.finish()
+    assert run.id is None
+    assert time.monotonic() - began < 20
+
+
+class Fragile:
+    """A client whose store can be taken away."""
+
+    def __init__(self, client):
+        self.client, self.down, self.calls = client, False, 0
+
+    def __getattr__(self, name):
+        self.calls += 1
+        if self.down:
+            raise ConnectionError("no answer")
+        return getattr(self.client, name)
+
+
+def test_metrics_wait_while_the_server_is_away(root, monkeypatch):
+    monkeypatch.setattr(tracking, "PATIENCE_SECONDS", 0.3)
+    run = tracking.start_run(root, "prepare")
+    run.flush()
+    fragile = run._client = Fragile(run._client)
+    fragile.down = True
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(50):
+            run.metrics({"a": step}, step)
+            run.image(np.zeros((4, 4, 3), np.uint8), "x", step)
+        run.flush(5)
+    assert ["MLflow fails" in str(each.message) for each in caught] == [True]  # one, whatever is dropped
+    assert fragile.calls < 10, "a store that is away is left alone for a while"
+    fragile.down = False
+    time.sleep(0.4)
+    run.finish()
+    assert tracking.history(root, run.id, ["a"])["a"].tolist() == list(range(50))
+
+
+@pytest.mark.filterwarnings("ignore:MLflow fails")
+def test_a_refused_value_does_not_stop_the_rest(root):
+    run = tracking.start_run(root, "refused", {"long": "x" * 100_000, "a name/with:odd*signs": 1})
+    run.artifact(root / "missing.txt")
+    run.image("not a picture", "x", 0)
+    run.metrics({"odd*name": 1, "ok": 2}, 0)
+    run.finish()
+    (row,) = tracking.runs_table(root, "refused").to_dict("records")
+    assert (row["metrics.ok"], row["status"]) == (2, "FINISHED")
+
+
+def test_logging_costs_a_step_next_to_nothing(root):
+    run = tracking.start_run(root, "prepare")
+    run.flush()
+    values = {f"term_{n}": 0.5 for n in range(20)}
+    began = time.perf_counter()
+    for step in range(1000):
+        run.metrics(values, step)
+    assert (time.perf_counter() - began) / 1000 < 1e-3
+    run.finish()
+
+
+def test_importing_the_module_does_not_import_mlflow():
+    code = "import sys, tesserae.tracking, tesserae.stage; print('mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_new_store_is_made_without_noise(tmp_path):
+    code = "from tesserae import tracking; tracking.start_run('.', 'prepare', {'a': 1}).finish()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "mlflow.db").is_file()
