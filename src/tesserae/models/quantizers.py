@@ -55,9 +55,10 @@ class NearestQuantizer(nn.Module):
 
     def forward(self, z_hat: Tensor) -> Quantized:
         height, width = z_hat.shape[2:]
-        z_hat = z_hat.float()
+        z_hat = z_hat.to(torch.promote_types(z_hat.dtype, torch.float32))
         vectors = rearrange(z_hat, "b c h w -> (b h w) c")
-        indices = rearrange(nearest(vectors.detach(), self.codebook.detach()), "(b h w) -> b h w", h=height, w=width)
+        found = nearest(vectors.detach(), self.codebook.detach())
+        indices = rearrange(found, "(b h w) -> b h w", h=height, w=width)
         z_q = self.lookup(indices)
         codebook_loss = F.mse_loss(z_q, z_hat.detach())
         commitment_loss = F.mse_loss(z_hat, z_q.detach())
@@ -154,7 +155,7 @@ class LibraryQuantizer(nn.Module):
             self.inner = vq.LFQ(codebook_size=codebook_size, dim=codebook_dim)
         else:
             raise TesseraeError(f"quantizer = {kind!r} is not known: use nearest, ema, simvq, fsq or lfq.")
-        self.size = codebook_size
+        self.register_buffer("every", torch.arange(codebook_size), persistent=False)
 
     def forward(self, z_hat: Tensor) -> Quantized:
         with torch.autocast(z_hat.device.type, enabled=False):
@@ -173,12 +174,9 @@ class LibraryQuantizer(nn.Module):
     @property
     def codebook(self) -> Tensor:
         """(K,n_z)."""
-        if self.kind == "ema":
+        if self.kind in ("ema", "simvq"):
             return self.inner.codebook
-        if self.kind == "simvq":
-            return self.inner.codebook
-        every = torch.arange(self.size, device=next(self.inner.parameters()).device)
-        return rearrange(self.lookup(rearrange(every, "k -> k 1 1")), "k c 1 1 -> k c")
+        return rearrange(self.lookup(rearrange(self.every, "k -> k 1 1")), "k c 1 1 -> k c")
 
 
 # Levels whose product is K, as Mentzer et al. (arXiv 2309.15505, table 1) or close to them.

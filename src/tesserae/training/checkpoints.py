@@ -35,7 +35,8 @@ def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
     if isinstance(tree, Tensor):
         return {prefix: tree.detach().cpu().contiguous().clone()}, {"tensor": prefix}
     if isinstance(tree, dict):
-        pairs = [(key, flatten(value, f"{prefix}/{key}")) for key, value in tree.items()]
+        # numbered, so that the paths of "a/b" and of "b" below "a" differ
+        pairs = [(key, flatten(value, f"{prefix}/{n}.{key}")) for n, (key, value) in enumerate(tree.items())]
         nest: Any = {"dict": [[key, part] for key, (_, part) in pairs]}
     elif isinstance(tree, list | tuple):
         pairs = [(i, flatten(value, f"{prefix}/{i}")) for i, value in enumerate(tree)]
@@ -58,9 +59,11 @@ def unflatten(tensors: dict[str, Tensor], nest: Any) -> Any:
 
 
 def save_checkpoint(folder: Path, step: int, state: dict, keep: int = 2) -> None:
-    """Write `state` (nested dicts and lists of tensors and JSON values) as that step's; keep the newest `keep`.
+    """Write `state` (nested dicts and lists of tensors and JSON values) as that step's.
 
-    Raises TesseraeError on a full disk, with what was there before intact.
+    Of the steps before it the newest `keep` - 1 stay. Those after it go: they are left from a run with more
+    `steps`, and neither the best model nor the last one beside them is theirs any longer. Raises
+    TesseraeError on a full disk, with what was there before intact.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors, nest = flatten(state)
@@ -82,7 +85,8 @@ def save_checkpoint(folder: Path, step: int, state: dict, keep: int = 2) -> None
             raise TesseraeError(f"the disk is full: no checkpoint of step {step} could be written to {folder}; "
                                 "free some space and run again, it goes on from the last one.") from None
         raise
-    for old in steps_in(folder)[:-keep]:
+    there = steps_in(folder)
+    for old in {*there[:there.index(step) + 1][:-keep], *there[there.index(step) + 1:]}:
         for path in reversed(_names(folder, old)):
             path.unlink(missing_ok=True)
 

@@ -194,12 +194,7 @@ def _add(progress: Progress, terms: dict[str, Tensor]) -> None:
 def _log(task: Task, progress: Progress, log: Callable, reports: Path, accelerator: Accelerator) -> dict:
     sums = {name: accelerator.reduce(pair, "sum").tolist() for name, pair in progress.sums.items()}
     terms = {name: total / count for name, (total, count) in sums.items()}
-    for name, value in terms.items():
-        if not math.isfinite(value):
-            raise TesseraeError(
-                f"step {progress.step}: the term {name!r} is {value}, so training stops with the last checkpoint "
-                "kept; try half the learning rate, a grad_clip of 1, or precision: fp32."
-            )
+    _check_finite(progress.step, terms)
     row = {"step": progress.step, **terms, **task.summary()}
     done_before = progress.timings[-1] if progress.timings else {"step": 0, "seconds": 0.0}
     pace = (progress.step - done_before["step"]) / max(progress.seconds - done_before["seconds"], 1e-9)
@@ -213,6 +208,15 @@ def _log(task: Task, progress: Progress, log: Callable, reports: Path, accelerat
         write_table(reports / "timings.csv", progress.timings)
         log({name: value for name, value in {**row, **timing}.items() if name != "step"}, progress.step)
     return row
+
+
+def _check_finite(step: int, terms: dict[str, float]) -> None:
+    for name, value in terms.items():
+        if not math.isfinite(value):
+            raise TesseraeError(
+                f"step {step}: the term {name!r} is {value}, so training stops with the last checkpoint kept; "
+                "try half the learning rate, a grad_clip of 1, or precision: fp32."
+            )
 
 
 def _evaluate(task: Task, progress: Progress, log: Callable, reports: Path, folder: Path, say: Callable,
@@ -236,6 +240,9 @@ def _evaluate(task: Task, progress: Progress, log: Callable, reports: Path, fold
 
 
 def _checkpoint(task: Task, progress: Progress, folder: Path, accelerator: Accelerator) -> None:
+    # a step without a number must not become the checkpoint that the next run goes on from
+    _check_finite(progress.step, {name: accelerator.reduce(pair, "sum")[0].item()
+                                  for name, pair in progress.sums.items()})
     if accelerator.is_main_process:
         save_checkpoint(folder, progress.step, {"task": task.state(), "progress": vars(progress)})
         _settle_best(progress, folder)

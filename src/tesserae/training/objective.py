@@ -75,7 +75,7 @@ def generator_backward(model: VQGAN, x: Tensor, weights: Weights, lpips: nn.Modu
     z_hat = model.latents(x)
     quantized = model.quantizer(z_hat)
     x_hat = model.decode_latents(quantized.z_q)
-    leaf = x_hat.detach().float().requires_grad_()
+    leaf = x_hat.detach().to(torch.promote_types(x_hat.dtype, torch.float32)).requires_grad_()
 
     terms = reconstruction_loss(x, leaf, weights, lpips)
     gradient, = torch.autograd.grad(terms["rec"], leaf)
