@@ -124,6 +124,16 @@ def neighbours(indices: Tensor, codebook_size: int, direction: str, at_once: int
                       float(counts[a == b].sum() / total))
 
 
+def pmi_matrix(found: Neighbours, codes: Sequence[int]) -> np.ndarray:
+    """pmi of some codes with each other, (len(codes),len(codes)) bits: rows first; NaN: never side by
+    side."""
+    places = {code: place for place, code in enumerate(codes)}
+    matrix = np.full((len(places), len(places)), np.nan)
+    table = found.pairs[found.pairs["first"].isin(places) & found.pairs["second"].isin(places)]
+    matrix[table["first"].map(places), table["second"].map(places)] = table["pmi"]
+    return matrix
+
+
 def _count_pairs(first: Tensor, second: Tensor, size: int, at_once: int) -> tuple[np.ndarray, np.ndarray]:
     """Each pair that occurs as first * K + second, sorted, and how often."""
     keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -198,37 +208,55 @@ def crop_patches(images: Tensor, rows: Tensor, columns: Tensor, factor: int, aro
 
 
 @torch.no_grad()
-def uniform_patches(model: VQGAN, codes: Sequence[int], side: int = 5, batch_size: int = 64) -> Tensor:
-    """Each code alone: a map of side x side times that code decoded, of which the middle is cut out.
+def decode_patches(model: VQGAN, maps: Tensor, edge: int = 1, batch_size: int = 64) -> Tensor:
+    """Small made-up maps (B,s,s) decoded, without the `edge` codes next to their borders, which look
+    different.
 
-    -> (len(codes),3,3f,3f) in [-1,1]. The map's edges, where the decoder sees the picture's border, are cut
-    off.
+    -> (B,3,t,t) in [-1,1], t = (s - 2 edge) f.
     """
-    device, f = next(model.parameters()).device, model.config.downsampling
-    edge, parts = (side - 3) // 2 * f, []
-    for part in torch.as_tensor(list(codes)).split(batch_size):
-        maps = part.to(device)[:, None, None].expand(-1, side, side)
-        parts.append(model.decode(maps)[:, :, edge:edge + 3 * f, edge:edge + 3 * f].cpu())
-    return torch.cat(parts)
+    device, cut = next(model.parameters()).device, edge * model.config.downsampling
+    decoded = torch.cat([model.decode(part.to(device)).cpu() for part in maps.split(batch_size)])
+    return decoded[:, :, cut:decoded.shape[2] - cut, cut:decoded.shape[3] - cut]
+
+
+def uniform_maps(codes: Sequence[int], side: int = 5) -> Tensor:
+    """Each code alone: (len(codes),side,side) filled with it."""
+    return torch.as_tensor(list(codes))[:, None, None].repeat(1, side, side)
+
+
+def pair_maps(pairs: Sequence[tuple[int, int]], direction: str, side: int = 6) -> Tensor:
+    """Each pair as a map (len(pairs),side,side): one half the first code, the other half the second."""
+    maps = torch.stack([uniform_maps(pair, side) for pair in pairs], 1)  # (2,B,side,side)
+    second = torch.arange(side) >= side // 2
+    return torch.where(second if direction == "right" else second[:, None], maps[1], maps[0])
 
 
 # ---------------------------------------------------------------- the vectors
 
 
-def principal_plane(codebook: Tensor) -> tuple[np.ndarray, float]:
-    """Codes (K,n_z) seen on the plane of their two greatest spreads: points (K,2), and the share of the
-    variance.
+def principal_components(codebook: Tensor, count: int = 2) -> tuple[np.ndarray, float]:
+    """Codes (K,n_z) along their axes of greatest spread: (K,count), and the share of the variance in these.
 
-    Principal components by SVD; a component's sign is set so that its largest entry is positive.
+    By SVD; an axis's sign is set so that its largest entry is positive. Axes beyond n_z are 0.
     """
     centred = codebook.detach().double().cpu().numpy()
     centred = centred - centred.mean(0)
     _, spreads, axes = np.linalg.svd(centred, full_matrices=False)
-    axes = axes[:2] * np.sign(axes[:2][np.arange(len(axes[:2])), np.abs(axes[:2]).argmax(1)])[:, None]
-    points = centred @ axes.T  # (K,2); one column where n_z = 1
-    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
-    share = np.square(spreads[:2]).sum() / max(np.square(spreads).sum(), np.finfo(float).tiny)
-    return points, float(share)
+    axes = axes[:count]
+    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
+    points = centred @ axes.T  # (K,<=count)
+    share = np.square(spreads[:count]).sum() / max(np.square(spreads).sum(), np.finfo(float).tiny)
+    return np.pad(points, ((0, 0), (0, count - points.shape[1]))), float(share)
+
+
+def code_colours(codebook: Tensor) -> np.ndarray:
+    """A colour for each code, (K,3) uint8, in which near codes look alike.
+
+    The ranks along the three main axes are taken as red, green and blue, so that all of the range is used.
+    """
+    points, _ = principal_components(codebook, 3)
+    ranks = points.argsort(0, kind="stable").argsort(0, kind="stable")
+    return (ranks * (235 / max(1, len(points) - 1)) + 10).astype(np.uint8)
 
 
 def nearest_code_distances(codebook: Tensor, rows: int = 1024) -> Tensor:

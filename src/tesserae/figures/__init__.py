@@ -4,10 +4,21 @@ A figure comes back closed (see style.new_figure): return it from a notebook's c
 """
 
 from tesserae.figures.charts import class_counts, curves, histogram, overlaid, scatter
-from tesserae.figures.grids import grid_image, image_grid, reconstruction_grid, resize, to_pixels
-from tesserae.figures.style import COLOURS, message, new_axes, new_figure
+from tesserae.figures.codes import code_maps, dictionary, occurrence, pair_matrix, pairs, projection, usage
+from tesserae.figures.grids import (
+    grid_image,
+    image_grid,
+    reconstruction_grid,
+    resize,
+    stacked_rows,
+    to_pixels,
+)
+from tesserae.figures.latent import paired_bars, position_map, spreads, stacked
+from tesserae.figures.style import COLOURS, message, new_axes, new_figure, styled
 
 __all__ = [
-    "COLOURS", "class_counts", "curves", "grid_image", "histogram", "image_grid", "message", "new_axes",
-    "new_figure", "overlaid", "reconstruction_grid", "resize", "scatter", "to_pixels",
+    "COLOURS", "class_counts", "code_maps", "curves", "dictionary", "grid_image", "histogram",
+    "image_grid", "message", "new_axes", "new_figure", "occurrence", "overlaid", "pair_matrix",
+    "paired_bars", "pairs", "position_map", "projection", "reconstruction_grid", "resize", "scatter",
+    "spreads", "stacked", "stacked_rows", "styled", "to_pixels", "usage",
 ]

@@ -14,14 +14,14 @@ HELD_OUT = "val_"
 
 
 @styled
-def curves(history, panels: Mapping[str, Sequence[str]], smooth: float = 0.8,
+def curves(history, panels: Mapping[str, Sequence[str]], smooth: int = 9,
            levels: Mapping[str, Mapping[str, float]] | None = None, columns: int = 3):
     """Training curves: one panel for each title, one line for each column of `history` named there.
 
-    history: DataFrame with `step` (the index where there is no such column); gaps are NaN. smooth in [0,1):
-    weight of the past in a running mean, drawn over the raw curve; held-out curves (val_*) are drawn as
-    measured, with dots. levels: {panel title: {label: value}}, dashed lines to compare with. Columns that are
-    missing or empty are left out, and so are panels without any.
+    history: DataFrame with `step` (the index where there is no such column); gaps are NaN. smooth: points in
+    a running mean drawn over the raw curve, 1 for none; held-out curves (val_*) are drawn as measured, with
+    dots. levels: {panel title: {label: value}}, dashed lines to compare with. Columns that are missing or
+    empty are left out, and so are panels without any.
     """
     steps = history["step"] if "step" in history else history.index.to_series()
     found = {title: [name for name in names if name in history and history[name].notna().any()]
@@ -46,7 +46,7 @@ def curves(history, panels: Mapping[str, Sequence[str]], smooth: float = 0.8,
 
 
 @styled
-def overlaid(runs: Mapping[str, object], names: Sequence[str], smooth: float = 0.8):
+def overlaid(runs: Mapping[str, object], names: Sequence[str], smooth: int = 9):
     """The same curves of several runs: one panel for each column, one colour for each run.
 
     runs: {label: history DataFrame with `step`}. Columns that no run has are left out.
@@ -144,14 +144,14 @@ def scatter(table, x: str, y: str, group: str | None = None, title: str = ""):
     return figure
 
 
-def _line(axes, steps, values, label: str, colour: str, smooth: float, name: str | None = None) -> None:
+def _line(axes, steps, values, label: str, colour: str, smooth: int, name: str | None = None) -> None:
     """One curve: held-out ones as measured, with dots; others as a running mean over a pale raw curve."""
     if (name or label).startswith(HELD_OUT) or len(values) < 2:
         axes.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1.3, label=_words(label))
         return
-    if smooth:
+    if smooth > 1:
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-        values = values.ewm(alpha=1 - smooth).mean()
+        values = values.rolling(smooth, center=True, min_periods=1).mean()  # centred: it lags behind nothing
     axes.plot(steps, values, color=colour, linewidth=1.4, label=_words(label))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -85,15 +85,21 @@ def reconstruction_grid(originals: Tensor, reconstructions: Tensor, columns: int
     kinds = {"picture": first, "reconstruction": second}
     if difference:
         kinds["difference x2"] = ((second.int() - first.int()) * 2 + 128).clamp(0, 255).to(torch.uint8)
-    columns = min(columns, len(first))
+    return stacked_rows({name: images.numpy() for name, images in kinds.items()}, columns)
+
+
+def stacked_rows(kinds: Mapping[str, np.ndarray], columns: int):
+    """Several pictures of each thing, above each other: {row title: (B,H,W,3) uint8}, `columns` things
+    wide."""
+    count = len(next(iter(kinds.values())))
+    columns = min(columns, count)
     rows, names = [], []
-    for start in range(0, len(first), columns):
-        for name, each in kinds.items():
-            row = each[start:start + columns]
-            blank = row.new_full((columns - len(row), *row.shape[1:]), 255)
-            rows.append(torch.cat([row, blank]))
+    for start in range(0, count, columns):
+        for name, pixels in kinds.items():
+            row = pixels[start:start + columns]
+            rows.append(np.concatenate([row, np.full((columns - len(row), *row.shape[1:]), 255, np.uint8)]))
             names.append(name)
-    return image_grid(rearrange(torch.cat(rows), "b h w c -> b c h w"), columns, row_titles=names)
+    return image_grid(rearrange(np.concatenate(rows), "b h w c -> b c h w"), columns, row_titles=names)
 
 
 def resize(pixels: np.ndarray, scale: float, smooth: bool = False) -> np.ndarray:
