@@ -1,0 +1,35 @@
+"""Work on many items at once, results in order, only a few of them waiting at any time."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from typing import Any
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_order(executor: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator[Any]:
+    """function(item) for each item, in the order of the items.
+
+    At most `ahead` items are taken before their results are wanted, so memory stays bounded whatever their
+    number; `Executor.map` takes them all at once.
+    """
+    waiting: deque = deque()
+    try:
+        for item in items:
+            waiting.append(executor.submit(function, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for one in waiting:
+            one.cancel()
