@@ -1,0 +1,115 @@
+"""Numbers about drawn pictures: how like real ones, of which class, and whether they are copies."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from tesserae.data.batches import to_bytes, to_unit
+from tesserae.data.codes import CodeMaps
+from tesserae.data.pictures import Pictures
+from tesserae.evaluation.images import feature_network, frechet_distance, set_features
+from tesserae.evaluation.neighbours import Neighbours, code_overlap, copying, lpips_vectors, nearest
+from tesserae.models.perceptual import LPIPS
+from tesserae.models.vqgan import VQGAN
+
+AT_ONCE = 64
+
+
+def decoded(vqgan: VQGAN, indices: Tensor, batch_size: int = AT_ONCE) -> Iterator[Tensor]:
+    """Code maps (N,h,w) -> batches of images (B,3,H,W) in [-1,1]."""
+    device = vqgan.codebook.device
+    for part in indices.split(batch_size):
+        yield vqgan.decode(part.long().to(device)).cpu()
+
+
+def real(pictures: Pictures, indices: Sequence[int], batch_size: int = AT_ONCE) -> Iterator[Tensor]:
+    """Prepared pictures as batches of images (B,3,H,W) in [-1,1]."""
+    for start in range(0, len(indices), batch_size):
+        yield to_unit(pictures.batch(indices[start:start + batch_size]))
+
+
+def realism(vqgan: VQGAN, samples: Tensor, maps: CodeMaps, pictures: Pictures) -> dict[str, float]:
+    """Fréchet distances to real training pictures, each of as many pictures, so that they compare.
+
+    samples: code maps (N,h,w); maps and pictures: the training set, as codes and as they are, in one order.
+    Of every two training pictures one is reference; the others, as they are and as the VQGAN returns them,
+    say what the distance of perfect samples would be. Keys: `<name>`, `<name>_reconstructions` and
+    `<name>_real`; the name says whose features they are. {} where there are too few pictures.
+    """
+    reference, others = range(0, len(pictures), 2), range(1, len(pictures), 2)
+    count = min(len(samples), len(others))
+    if count < 2:
+        return {}
+    name, features = feature_network()
+    others = list(others)[:count]
+    known = set_features(real(pictures, list(reference)), features)
+    sets = {"": decoded(vqgan, samples[:count]), "_real": real(pictures, others),
+            "_reconstructions": decoded(vqgan, maps.indices[others, 0])}
+    return {name + ending: frechet_distance(set_features(batches, features), known)
+            for ending, batches in sets.items()}
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """Nearest training pictures of samples and of held-out pictures, by LPIPS (AlexNet)."""
+
+    samples: Neighbours
+    held_out: Neighbours
+
+    def metrics(self, labels: Tensor | None, train: CodeMaps, held_out: CodeMaps) -> dict[str, float]:
+        """`copying`'s numbers, and how often the nearest training picture is of the class asked for."""
+        found = copying(self.samples.distances[:, 0], self.held_out.distances[:, 0])
+        if labels is not None:
+            found["class_agreement"] = _agreement(self.samples, labels, train)
+            found["class_agreement_held_out"] = _agreement(self.held_out, held_out.labels, train)
+        return found
+
+
+def nearness(vqgan: VQGAN, samples: Tensor, train: CodeMaps, held_out: CodeMaps, k: int = 1) -> Nearness:
+    """Nearest training pictures of samples (N,h,w) and of held-out ones, all as the VQGAN decodes them.
+
+    So a sample that repeats a training picture's codes has distance 0, and the VQGAN's blur is on all sides.
+    """
+    embed = lpips_vectors(LPIPS.load("alex"))
+    queries = [*decoded(vqgan, samples), *decoded(vqgan, held_out.indices[:, 0])]
+    found = nearest(queries, decoded(vqgan, train.indices[:, 0]), embed, k)
+    parts = [len(samples), len(held_out)]
+    pairs = zip(found.distances.split(parts), found.indices.split(parts))
+    return Nearness(*(Neighbours(*pair) for pair in pairs))
+
+
+def overlaps(samples: Tensor, train: CodeMaps, held_out: CodeMaps) -> dict[str, float]:
+    """Mean over maps of the largest share of codes in common with a training map.
+
+    `code_overlap` of samples (N,h,w), `code_overlap_held_out` of held-out pictures. Both views of training
+    pictures count.
+    """
+    bank = train.indices.flatten(0, 1).flatten(1)  # (N V, T)
+    return {"code_overlap": float(code_overlap(samples.flatten(1), bank).mean()),
+            "code_overlap_held_out": float(code_overlap(held_out.indices[:, 0].flatten(1), bank).mean())}
+
+
+def write_pictures(folder: Path, images: Tensor, groups: Sequence[str]) -> None:
+    """Images (N,3,H,W) in [-1,1] as folder/<group>/<number>.png, the folder anew, whole or not at all."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    counts: dict[str, int] = {}
+    for pixels, group in zip(rearrange(to_bytes(images.cpu()), "b c h w -> b h w c").numpy(), groups):
+        name = group.replace("/", "_").lstrip(".") or "_"
+        place = part / name / f"{counts.get(name, 0):04d}.png"
+        counts[name] = counts.get(name, 0) + 1
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def _agreement(found: Neighbours, labels: Tensor, train: CodeMaps) -> float:
+    return float((train.labels[found.indices[:, 0]] == labels).float().mean())
