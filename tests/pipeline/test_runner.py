@@ -1,0 +1,142 @@
+"""Notebooks run as stages: what is seen, what is kept, how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tesserae import pipeline, tracking
+
+NOTEBOOK = "notebooks/02_train_vqgan.ipynb"
+COMMAND = (sys.executable, "-m", "tesserae.pipeline", NOTEBOOK, "--target", "image")
+OPENING = 'from tesserae.stage import Stage\nstage = Stage.open("vqgan", target, params_file=params_file)'
+
+
+def write_notebook(root: Path, *sources: str) -> None:
+    """A stage's notebook of a few cells in the place of the real one."""
+    v4 = nbformat.v4
+    first = v4.new_code_cell('params_file = "params.yaml"\ntarget = "image"')
+    first.metadata["tags"] = ["parameters"]
+    spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    cells = [v4.new_markdown_cell("# A stage"), first, *map(v4.new_code_cell, (OPENING, *sources))]
+    nbformat.write(v4.new_notebook(cells=cells, metadata=spec), root / NOTEBOOK)
+
+
+def executed(root: Path) -> list[dict]:
+    notebook = json.loads((root / "reports/notebooks/vqgan-image.ipynb").read_text(encoding="utf-8"))
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def last_run(root: Path) -> dict:
+    return tracking.runs_table(root, "vqgan-image").iloc[0].to_dict()
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_a_notebook_runs_as_a_stage(clone):
+    show = "import os, sys, tesserae\nprint(os.getcwd(), sys.executable, tesserae.__file__, sep='\\n')"
+    log = "stage.run.metrics({'loss': 0.5}, 3)\nstage.metrics({'lpips': 0.25})"
+    write_notebook(clone.root, show, log, "stage.close()")
+    lines = clone.run(*COMMAND).splitlines()
+    package = clone.root / "src/tesserae/__init__.py"
+    assert lines[:3] == [str(clone.root / "notebooks"), sys.executable, str(package)]
+    assert len(lines) == 4, f"nothing but the notebook's own output and a last line: {lines}"
+    assert lines[3].startswith("vqgan-image: ")
+    run = last_run(clone.root)
+    assert (run["status"], run["metrics.loss"], run["metrics.lpips"]) == ("FINISHED", 0.5, 0.25)
+    assert run["params.vqgan.image.codebook_size"] == clone.params()["vqgan"]["image"]["codebook_size"]
+    assert len(tracking.runs_table(clone.root)) == 1, "the notebook joined the pipeline's run"
+    (attached,) = (clone.root / "mlruns").rglob("notebook/vqgan-image.ipynb")
+    assert json.loads(attached.read_text())["cells"]
+
+
+def test_a_users_mistake_is_one_sentence(clone):
+    write_notebook(
+        clone.root,
+        "from tesserae import TesseraeError\n"
+        "class Known(TesseraeError, ValueError): pass\n"
+        "raise Known('data/x.png cannot be read: remove it.')",
+    )
+    assert clone.run(*COMMAND, fails=True).strip() == "data/x.png cannot be read: remove it."
+    assert last_run(clone.root)["status"] == "FAILED"
+    assert executed(clone.root)[-1]["outputs"][-1]["evalue"] == "data/x.png cannot be read: remove it."
+
+
+def test_any_other_failure_shows_its_trace_and_where_to_look(clone):
+    write_notebook(clone.root, "print('before')", "{}['nothing']")
+    text = clone.run(*COMMAND, fails=True)
+    assert text.startswith("before\n")
+    assert "KeyError: 'nothing'" in text
+    assert "papermill" not in text
+    assert text.splitlines()[-1] == (
+        "02_train_vqgan.ipynb failed with KeyError: see reports/notebooks/vqgan-image.ipynb."
+    )
+    assert executed(clone.root)[-2]["outputs"][0]["text"] == ["before\n"]
+
+
+def test_a_kernel_that_dies_is_reported(clone):
+    write_notebook(clone.root, "import os\nos._exit(9)")
+    text = clone.run(*COMMAND, fails=True)
+    assert text.strip().startswith("The kernel of 02_train_vqgan.ipynb died")
+    assert last_run(clone.root)["status"] == "FAILED"
+
+
+def test_a_bad_parameters_file_stops_before_a_kernel_starts(clone):
+    good = clone.params()
+    clone.set_params(good | {"sead": 1})
+    try:
+        text = clone.run(*COMMAND, fails=True).strip()
+    finally:
+        clone.set_params(good)
+    assert text.endswith("sead is not a parameter; did you mean seed?")
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_lets_the_cell_end_in_order(clone, number):
+    """A cell that writes a checkpoint when interrupted gets to write it, and no kernel is left behind."""
+    write_notebook(
+        clone.root,
+        "import os, pathlib, time\n"
+        "print('kernel', os.getpid(), flush=True)\n"
+        "try:\n"
+        "    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    time.sleep(1)\n"
+        "    pathlib.Path('saved').touch()\n"
+        "    raise",
+        "pathlib.Path('not reached').touch()",
+    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(COMMAND, cwd=clone.root, stdout=pipe, stderr=pipe, text=True)
+    kernel = int(process.stdout.readline().split()[1])
+    began = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 25
+    assert "goes on from the last checkpoint" in errors
+    assert "Traceback" not in errors
+    assert (clone.root / "notebooks/saved").exists()
+    assert not (clone.root / "notebooks/not reached").exists()
+    (clone.root / "notebooks/saved").unlink()
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+    assert last_run(clone.root)["status"] == "KILLED"
+    assert executed(clone.root)[-2]["outputs"][-1]["ename"] == "KeyboardInterrupt"
+
+
+def test_only_stages_notebooks_are_stages(clone, tmp_path):
+    other = tmp_path / "08_playground.ipynb"
+    other.touch()
+    with pytest.raises(pipeline.PipelineError, match="is no stage's notebook: take one of 01_prepare_data"):
+        pipeline.run_stage(other)

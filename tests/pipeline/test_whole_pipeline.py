@@ -1,0 +1,163 @@
+"""From pictures to samples in a clone: everything runs, then nothing, then only what a change touches."""
+
+import csv
+import io
+import json
+import re
+import time
+
+import pytest
+
+from tesserae import tracking
+
+STAGES = ["prepare", "vqgan@image", "codebook@image", "transformer@class", "sample@class"]
+TINY = {
+    "threads": 1,
+    "scenes": {"count": 48, "size": 32},
+    "prepare": {"image_size": 32, "min_side": 16, "holdout": 0.3},
+    "vqgan.image": {
+        "channels": 32, "channel_mult": [1, 1], "patch": 4, "z_channels": 32, "codebook_size": 16,
+        "codebook_dim": 8, "disc_start": 2, "disc_channels": 8, "disc_layers": 1, "steps": 4, "batch_size": 4, "warmup": 0,
+        "log_every": 2, "sample_every": 4, "eval_every": 4, "eval_images": 4, "checkpoint_every": 4,
+    },
+    "codebook.image": {"batch_size": 16, "dictionary": 4, "patches": 2, "views": 4},
+    "transformer.class": {
+        "n_layer": 1, "n_head": 2, "n_embd": 32, "steps": 4, "batch_size": 4, "warmup": 0,
+        "log_every": 2, "sample_every": 4, "eval_every": 4, "checkpoint_every": 4,
+    },
+    "sample.class": {"top_k": 0, "per_class": 1, "completions": 1, "neighbours": 1},
+}  # fmt: skip
+pytestmark = pytest.mark.slow
+
+
+def shrunk(values: dict) -> dict:
+    """The parameters of the repository, with the smallest sizes that go through every line."""
+    for name, changes in TINY.items():
+        *way, last = name.split(".")
+        block = values
+        for key in way:
+            block = block[key]
+        block[last] = block[last] | changes if isinstance(changes, dict) else changes
+    return values
+
+
+def stages_run(text: str) -> list[str]:
+    return re.findall(r"Running stage '(.+?)'", text)
+
+
+@pytest.fixture(scope="module")
+def repository(clone):
+    """The clone with its data, and the whole pipeline run once."""
+    clone.set_params(shrunk(clone.params()))
+    clone.run("python", "-m", "tesserae.data.scenes")
+    clone.run("dvc", "add", "-q", "data")
+    clone.commit("Add the data")
+    assert stages_run(clone.run("dvc", "repro")) == STAGES
+    changed = clone.run("git", "status", "--porcelain").split("\n")
+    assert {line[3:].split("/")[0] for line in changed if line} == {"dvc.lock", "reports"}  # no .gitignore
+    clone.commit("Run the pipeline")
+    return clone
+
+
+def test_every_stage_leaves_its_results(repository):
+    root = repository.root
+    for path in ("models/vqgan-image", "models/transformer-class"):
+        assert (root / path / "model.safetensors").stat().st_size > 1000
+    for name in STAGES:
+        name = name.replace("@", "-")
+        assert json.loads((root / f"reports/{name}/metrics.json").read_text())
+        assert json.loads((root / f"reports/notebooks/{name}.ipynb").read_text())["cells"]
+    for name in ("vqgan-image", "transformer-class"):
+        rows = list(csv.DictReader((root / f"reports/{name}/history.csv").open()))
+        assert int(rows[-1]["step"]) == 4
+    assert any((root / "samples/class").iterdir())
+    pictures = list((root / "reports").rglob("*.png"))
+    assert len(pictures) > 10
+    assert max(path.stat().st_size for path in pictures) < 300_000
+
+
+def test_every_execution_is_a_finished_run(repository):
+    table = tracking.runs_table(repository.root)
+    first = table[table["tags.dvc.experiment"].isna()] if "tags.dvc.experiment" in table else table
+    assert sorted(first["tags.dvc.stage"]) == sorted(STAGES)
+    assert set(table["status"]) == {"FINISHED"}
+    assert set(table["tags.git.dirty"]) == {"false"}
+    assert table["tags.data.hash"].nunique() == 1
+
+
+def test_a_second_repro_runs_nothing(repository):
+    began = time.monotonic()
+    text = repository.run("dvc", "repro")
+    assert stages_run(text) == []
+    assert "Data and pipelines are up to date." in text
+    assert time.monotonic() - began < 30
+    assert repository.run("git", "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "value", "first"),
+    [
+        ("sample.class", "temperature", 0.5, "sample@class"),
+        ("transformer.class", "n_layer", 2, "transformer@class"),
+        ("codebook.image", "views", 3, "codebook@image"),
+        ("vqgan.image", "codebook_size", 32, "vqgan@image"),
+        ("prepare", "holdout", 0.4, "prepare"),
+        ("scenes", "count", 1, None),
+    ],
+)
+def test_a_change_runs_what_it_touches(repository, block, key, value, first):
+    before = repository.params()
+    values = repository.params()
+    inner = values
+    for name in block.split("."):
+        inner = inner[name]
+    inner[key] = value
+    repository.set_params(values)
+    try:
+        text = repository.run("dvc", "repro", "--dry")
+    finally:
+        repository.set_params(before)
+    touched = stages_run(text)
+    assert touched[:1] == ([first] if first else [])
+    if first:
+        assert "sample@class" in touched
+
+
+def test_the_tables_and_plots_of_dvc_work(repository):
+    shown = json.loads(repository.run("dvc", "metrics", "show", "--json"))
+    values = next(iter(shown.values()))["data"]
+    assert {f"reports/{name.replace('@', '-')}/metrics.json" for name in STAGES} == set(values)
+    repository.run("dvc", "plots", "show", "--out", "plots")
+    page = (repository.root / "plots/index.html").read_text()
+    assert page.count("<img") >= 5
+    assert page.count("vega") >= 2
+
+
+def test_queued_experiments_run_beside_the_workspace(repository):
+    """Three at once in DVC's temporary copies: results come back apart, runs go to the one store."""
+    settings = {
+        "small": "vqgan.image.codebook_size=8",
+        "cool": "sample.class.temperature=0.5",
+        "hot": "sample.class.temperature=2.0",
+    }
+    for name, setting in settings.items():
+        repository.run("dvc", "exp", "run", "--queue", "--name", name, "--set-param", setting)
+    repository.run("dvc", "queue", "start", "--jobs", "2")
+    end = time.monotonic() + 500
+    while time.monotonic() < end:
+        status = repository.run("dvc", "queue", "status")
+        if not re.search(r"Queued|Running", status):
+            break
+        time.sleep(2)
+    assert status.count("Success") == 3, status
+    rows = list(csv.DictReader(io.StringIO(repository.run("dvc", "exp", "show", "--csv"))))
+    found = {row["Experiment"]: row for row in rows if row["Experiment"]}
+    assert set(settings) <= set(found)
+    assert found["small"]["vqgan.image.codebook_size"] == "8"
+    assert float(found["hot"]["sample.class.temperature"]) == 2.0
+    assert repository.run("git", "status", "--porcelain", "--untracked-files=no") == ""
+    table = tracking.runs_table(repository.root)
+    runs = table.groupby("tags.dvc.experiment")["stage"].apply(sorted).to_dict()
+    after_vqgan = sorted(name.replace("@", "-") for name in STAGES[1:])
+    assert runs == {"small": after_vqgan, "cool": ["sample-class"], "hot": ["sample-class"]}
+    assert set(table["status"]) == {"FINISHED"}
