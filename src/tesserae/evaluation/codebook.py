@@ -1,23 +1,28 @@
-"""How a codebook is used: how many of its codes, how evenly, where, next to which, and what they stand
-for."""
+"""How a codebook is used: how many of its codes, how evenly, where, beside which others, how far apart."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from tesserae.data.batches import to_unit
 from tesserae.data.pictures import Pictures
 from tesserae.models.vqgan import VQGAN
 
-_FAR = 1e6  # added to the distance of positions that have another code, so that they come last
 TWINS = 0.05  # distance to the nearest other code, over the median of these: closer ones are doubles
+
+
+def weights_fingerprint(folder: str | Path) -> str:
+    """32 hex digits that change with any weight of the model saved in `folder`."""
+    with (Path(folder) / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 @torch.no_grad()
@@ -62,6 +67,14 @@ def usage_statistics(counts: Tensor) -> dict[str, float]:
             "top_share": float(shares.max()) if len(shares) else 0.0}
 
 
+def extremes(counts: Tensor, count: int) -> tuple[list[int], list[int]]:
+    """The commonest codes, the first first, and the rarest of the others that are used at all, the rarest
+    last."""
+    order = torch.sort(counts, descending=True, stable=True).indices
+    used = order[counts[order] > 0].tolist()
+    return used[:count], used[count:][-count:]
+
+
 def ranking(counts: Tensor):
     """The codes from the commonest to the rarest: a DataFrame rank (from 1), code, count, share."""
     import pandas as pd
@@ -104,11 +117,7 @@ def neighbours(indices: Tensor, codebook_size: int, direction: str, at_once: int
     """
     import pandas as pd
 
-    if direction == "right":
-        first, second = indices[:, :, :-1], indices[:, :, 1:]
-    else:
-        first, second = indices[:, :-1], indices[:, 1:]
-    keys, counts = _count_pairs(first, second, codebook_size, at_once)
+    keys, counts = _count_pairs(*_side_by_side(indices, direction), codebook_size, at_once)
     total = counts.sum()
     if not total:
         return Neighbours(pd.DataFrame(columns=["first", "second", "count", "expected", "pmi"]), 0.0, 0.0)
@@ -134,6 +143,36 @@ def pmi_matrix(found: Neighbours, codes: Sequence[int]) -> np.ndarray:
     return matrix
 
 
+def telling_pairs(found: Neighbours, count: int) -> list[tuple[int, int]]:
+    """The pairs of two different codes that say most, of those that meet more often than by chance."""
+    table = found.pairs
+    table = table[(table["first"] != table["second"]) & (table["pmi"] > 0)].head(count)
+    return list(zip(table["first"].tolist(), table["second"].tolist()))
+
+
+def find_pairs(indices: Tensor, pairs: Sequence[tuple[int, int]], direction: str, count: int) -> Tensor:
+    """Where pairs of codes stand side by side in maps (N,h,w), in pictures as different as there are.
+
+    -> (len(pairs),count,3) int64: picture, row, column of the first code; -1 where there are fewer places.
+    """
+    found = torch.full((len(pairs), count, 3), -1, dtype=torch.int64)
+    first, second = _side_by_side(indices, direction)
+    for number, (a, b) in enumerate(pairs):
+        places = ((first == a) & (second == b)).nonzero()  # (P,3), picture after picture
+        fresh = torch.ones(len(places), dtype=torch.bool)
+        fresh[1:] = places[1:, 0] != places[:-1, 0]
+        places = torch.cat([places[fresh], places[~fresh]])[:count]
+        found[number, :len(places)] = places
+    return found
+
+
+def _side_by_side(indices: Tensor, direction: str) -> tuple[Tensor, Tensor]:
+    """All codes with their neighbours to the "right" or "below"."""
+    if direction == "right":
+        return indices[:, :, :-1], indices[:, :, 1:]
+    return indices[:, :-1], indices[:, 1:]
+
+
 def _count_pairs(first: Tensor, second: Tensor, size: int, at_once: int) -> tuple[np.ndarray, np.ndarray]:
     """Each pair that occurs as first * K + second, sorted, and how often."""
     keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -145,90 +184,6 @@ def _count_pairs(first: Tensor, second: Tensor, size: int, at_once: int) -> tupl
         counts = np.bincount(places, weights=np.concatenate([counts, new_counts.numpy()]),
                              minlength=len(keys)).astype(np.int64)
     return keys, counts
-
-
-# ---------------------------------------------------------------- what a code stands for
-
-
-@dataclass
-class Patches:
-    """The positions that a code fits best, at most one a picture: (codes, count) each.
-
-    picture, row, column: where; chosen: whether the position is really given that code. Positions that are
-    come first, then the nearest others; within both by the distance ||z_hat - z_k||.
-    """
-
-    picture: Tensor
-    row: Tensor
-    column: Tensor
-    distance: Tensor
-    chosen: Tensor
-
-
-@torch.no_grad()
-def nearest_patches(model: VQGAN, pictures: Pictures, indices: Tensor, codes: Sequence[int], count: int,
-                    batch_size: int) -> Patches:
-    """Where real pictures look most like a code, for each of `codes`.
-
-    indices: the maps (N,h,w) of the same pictures. Memory holds one batch and the best so far.
-    """
-    device, width = next(model.parameters()).device, indices.shape[-1]
-    wanted = torch.as_tensor(list(codes), device=device)
-    vectors = model.codebook[wanted].float()  # (C,n_z)
-    best: dict[str, Tensor] = {}
-    for start in range(0, len(pictures), batch_size):
-        chosen = range(start, min(start + batch_size, len(pictures)))
-        z_hat = rearrange(model.latents(to_unit(pictures.batch(chosen).to(device))), "b c h w -> b (h w) c")
-        distances = torch.cdist(vectors, z_hat.float())  # (B,C,hw)
-        maps = rearrange(indices[chosen.start:chosen.stop].to(device), "b h w -> b 1 (h w)")
-        others = maps != wanted[:, None]  # (B,C,hw)
-        order, place = (distances.double() + others * _FAR).min(-1)  # (B,C)
-        distance = distances.gather(-1, place[..., None])[..., 0]
-        picture = torch.tensor(chosen, device=device)[:, None].expand_as(place)
-        part = {"order": order.T, "place": place.T, "distance": distance.T, "picture": picture.T}  # (C,B)
-        best = {name: torch.cat([best[name], value], 1) if best else value for name, value in part.items()}
-        keep = best["order"].sort(dim=1, stable=True).indices[:, :count]
-        best = {name: value.gather(1, keep) for name, value in best.items()}
-    best = {name: value.cpu() for name, value in best.items()}
-    return Patches(best["picture"], best["place"] // width, best["place"] % width, best["distance"],
-                   best["order"] < _FAR)
-
-
-def crop_patches(images: Tensor, rows: Tensor, columns: Tensor, factor: int, around: int = 1) -> Tensor:
-    """Cut the patch of one code and `around` codes on each side from each picture.
-
-    images (B,C,H,W), rows and columns (B,) of codes, factor f -> (B,C,s,s), s = (2 around + 1) f. What lies
-    outside a picture repeats its edge, so the code's own patch is always in the middle.
-    """
-    reach = around * factor
-    padded = torch.nn.functional.pad(images.float(), (reach,) * 4, mode="replicate").to(images.dtype)
-    side = factor + 2 * reach
-    return torch.stack([picture[:, row * factor:row * factor + side, column * factor:column * factor + side]
-                        for picture, row, column in zip(padded, rows.tolist(), columns.tolist())])
-
-
-@torch.no_grad()
-def decode_patches(model: VQGAN, maps: Tensor, edge: int = 1, batch_size: int = 64) -> Tensor:
-    """Small made-up maps (B,s,s) decoded, without the `edge` codes next to their borders, which look
-    different.
-
-    -> (B,3,t,t) in [-1,1], t = (s - 2 edge) f.
-    """
-    device, cut = next(model.parameters()).device, edge * model.config.downsampling
-    decoded = torch.cat([model.decode(part.to(device)).cpu() for part in maps.split(batch_size)])
-    return decoded[:, :, cut:decoded.shape[2] - cut, cut:decoded.shape[3] - cut]
-
-
-def uniform_maps(codes: Sequence[int], side: int = 5) -> Tensor:
-    """Each code alone: (len(codes),side,side) filled with it."""
-    return torch.as_tensor(list(codes))[:, None, None].repeat(1, side, side)
-
-
-def pair_maps(pairs: Sequence[tuple[int, int]], direction: str, side: int = 6) -> Tensor:
-    """Each pair as a map (len(pairs),side,side): one half the first code, the other half the second."""
-    maps = torch.stack([uniform_maps(pair, side) for pair in pairs], 1)  # (2,B,side,side)
-    second = torch.arange(side) >= side // 2
-    return torch.where(second if direction == "right" else second[:, None], maps[1], maps[0])
 
 
 # ---------------------------------------------------------------- the vectors

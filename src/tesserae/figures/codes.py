@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import matplotlib.colors
+import matplotlib.ticker
 import numpy as np
 import torch
 from einops import rearrange
@@ -27,19 +29,25 @@ def usage(shares: Mapping[str, np.ndarray]):
     """
     figure, (ranks, spread) = new_axes(1, 2, 4.8, 3.0)
     size = len(next(iter(shares.values())))
-    edges = np.logspace(-3, 2, 26)
+    relative = {split: np.asarray(share)[np.asarray(share) > 0] * size for split, share in shares.items()}
+    everything = np.concatenate([[0.1, 10], *relative.values()])
+    edges = np.geomspace(everything.min(), everything.max(), 30)
     for number, ((split, share), colour) in enumerate(zip(shares.items(), COLOURS)):
         share = np.sort(np.asarray(share, dtype=float))[::-1]
         used = share[share > 0]
         ranks.plot(np.arange(1, len(used) + 1), used, color=colour, label=split)
-        relative = np.clip(used * size, edges[0], edges[-1])
-        spread.hist(relative, edges, color=colour, alpha=0.55, label=f"{split}: {size - len(used)} never")
+        spread.hist(relative[split], edges, color=colour, histtype="step", linewidth=1.5,
+                    label=f"{split}: {size - len(used)} never used")
+        spread.hist(relative[split], edges, color=colour, histtype="stepfilled", alpha=0.2)
         ranks.axvline(len(used), color=colour, linestyle=":", linewidth=1)
         ranks.annotate(f"{len(used)} used ", (len(used), 0.96 - 0.08 * number), color=colour, ha="right",
                        fontsize=8, xycoords=("data", "axes fraction"))
     ranks.axhline(1 / size, color=GREY, linestyle="--", label="even use, 1/K")
     ranks.set(title="Codes from the commonest to the rarest", xlabel="rank", ylabel="share of positions",
               yscale="log", xlim=(0, size * 1.03))
+    ranks.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    ranks.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_percent))
+    ranks.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     ranks.legend(loc="lower left")
     spread.axvline(1, color=GREY, linestyle="--", label="even use")
     spread.set(title="How often codes are used", xlabel="times even use", ylabel="codes", xscale="log")
@@ -76,11 +84,8 @@ def _framed(row: Tensor, factor: int, scale: int) -> np.ndarray:
     """(P,3,s,s) uint8 -> (P,S,S,3), enlarged, with a frame around the middle code."""
     pixels = resize(to_pixels(row), scale).copy()
     start = (row.shape[-1] - factor) // 2 * scale
-    stop = start + factor * scale
     if start:
-        for edge in (start - 1, stop):
-            pixels[:, edge, start - 1:stop + 1] = _FRAME
-            pixels[:, start - 1:stop + 1, edge] = _FRAME
+        _frame(pixels, start, start, factor * scale, factor * scale)
     return pixels
 
 
@@ -147,10 +152,11 @@ def projection(points: np.ndarray, counts: np.ndarray, explained: float, tiles: 
     used = counts > 0
     panels[0].scatter(*points[~used].T, facecolors="none", edgecolors=GREY, s=16, linewidths=0.8,
                       label=f"{int((~used).sum())} never used")
-    dots = panels[0].scatter(*points[used].T, c=np.log10(counts[used]), cmap="viridis", s=18, label="used")
+    scale = matplotlib.colors.LogNorm(max(1, counts[used].min(initial=counts.max())), max(2, counts.max()))
+    dots = panels[0].scatter(*points[used].T, c=counts[used], cmap="viridis", norm=scale, s=18)
     bar = figure.colorbar(dots, ax=panels[0], shrink=0.8, label="times used")
-    ticks = range(int(np.floor(np.log10(max(1, counts.max())))) + 1)
-    bar.set_ticks(ticks, labels=[f"{10 ** tick:,}" for tick in ticks])
+    bar.ax.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    bar.ax.yaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(10, False, (1.5, 0.6)))
     panels[0].set(title=f"Codes on their two main axes ({explained:.0%} of the variance)",
                   xlabel="first axis", ylabel="second axis")
     if (~used).any():
@@ -173,20 +179,35 @@ def _scatter_tiles(axes, points: np.ndarray, counts: np.ndarray, tiles: np.ndarr
              ylim=(low[1] - reach[1] * 0.04, high[1] + reach[1] * 0.04))
 
 
-def pairs(tiles: Mapping[str, Tensor], titles: Mapping[str, Sequence[str]], columns: int = 10):
-    """The pairs of codes that belong together: {row title: (B,3,s,s)} with a line above each."""
-    if not any(len(each) for each in tiles.values()):
+def pairs(patches: Tensor, titles: Sequence[str], factor: int, direction: str):
+    """Pairs of codes that belong together, one column a pair, in real pictures around them.
+
+    patches (P,E,3,s,s): E places of each pair, the first code in the middle; a frame marks both codes, the
+    second to the "right" or "below". factor: pixels a side of a code.
+    """
+    if not len(patches):
         return message("No two codes stand side by side more often than by chance.")
-    rows, names, above = [], [], []
-    for name, images in tiles.items():
-        images = _bytes(images)[:columns]
-        blank = images.new_full((columns - len(images), *images.shape[1:]), 255)
-        rows.append(torch.cat([images, blank]))
-        names.append(name)
-        above += [*titles[name][:columns], *[""] * len(blank)]
-    images = torch.cat(rows)
-    scale = max(1, round(88 / images.shape[-1]))
-    return image_grid(images, columns, titles=above, row_titles=names, scale=scale)
+    scale, start = max(1, round(80 / patches.shape[-1])), (patches.shape[-1] - factor) // 2
+    pixels = resize(to_pixels(patches.transpose(0, 1).flatten(0, 1)), scale).copy()  # (E P,S,S,3)
+    wide, high = (2, 1) if direction == "right" else (1, 2)
+    _frame(pixels, start * scale, start * scale, high * factor * scale, wide * factor * scale)
+    images = rearrange(pixels, "b h w c -> b c h w")
+    return image_grid(images, len(patches), column_titles=titles, scale=1)
+
+
+def _frame(pixels: np.ndarray, top: int, left: int, height: int, width: int) -> None:
+    """Draw a thin white frame around a part of pictures (B,S,S,3), outside it where there is room."""
+    side = pixels.shape[1] - 1
+    above, below = max(0, top - 1), min(side, top + height)
+    before, behind = max(0, left - 1), min(side, left + width)
+    for y in (above, below):
+        pixels[:, y, before:behind + 1] = _FRAME
+    for x in (before, behind):
+        pixels[:, above:below + 1, x] = _FRAME
+
+
+def _percent(value: float, _: int) -> str:
+    return f"{value * 100:.2g}%"
 
 
 @styled

@@ -131,7 +131,7 @@ def _tile(pixels: np.ndarray, columns: int, gap: int, above: int) -> np.ndarray:
 
 
 def _short(text: str, width: int) -> str:
-    fits = max(4, int(width / 5.2))  # a letter of 8 points is some 5 pixels wide
+    fits = max(4, int(width / 5.8))  # a letter of 8 points is some 6 pixels wide
     return text if len(text) <= fits else text[:fits - 1] + "…"
 
 

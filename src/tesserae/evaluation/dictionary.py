@@ -1,0 +1,144 @@
+"""What single codes stand for: decoded alone, decoded in a picture, and beside the real patches they fit
+best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from tesserae.data.batches import to_unit
+from tesserae.data.pictures import Pictures
+from tesserae.evaluation.codebook import find_pairs
+from tesserae.models.vqgan import VQGAN
+
+_FAR = 1e6  # added to the distance of positions that have another code, so that they come last
+
+
+@dataclass
+class Entries:
+    """Codes in pictures, each with its surroundings of one code on every side: s = 3f.
+
+    alone: in a map of nothing else (C,3,s,s); context: in the picture that fits it best (C,3,s,s), both
+    decoded, in [-1,1]; real: the patches of real pictures that fit best (C,P,3,s,s) uint8; chosen (C,P):
+    whether the encoder gives these patches that code.
+    """
+
+    alone: Tensor
+    context: Tensor
+    real: Tensor
+    chosen: Tensor
+
+
+@torch.no_grad()
+def look_up(model: VQGAN, pictures: Pictures, indices: Tensor, codes: Sequence[int], patches: int,
+            batch_size: int) -> Entries:
+    """The dictionary's entries of some codes; indices (N,h,w) are the maps of `pictures`.
+
+    For the context, the code is put at its best place also where the encoder chose another one there.
+    """
+    f = model.config.downsampling
+    places = nearest_patches(model, pictures, indices, codes, patches, batch_size)
+    picture, row, column = places.picture[:, 0], places.row[:, 0], places.column[:, 0]  # (C,)
+    maps = indices[picture].long()
+    maps[torch.arange(len(maps)), row, column] = torch.as_tensor(list(codes))
+    decoded = decode_patches(model, maps, edge=0, batch_size=batch_size)
+    flat = (each.flatten() for each in (places.picture, places.row, places.column))
+    return Entries(decode_patches(model, uniform_maps(codes), batch_size=batch_size),
+                   crop_patches(decoded, row, column, f),
+                   real_patches(pictures, *flat, f).unflatten(0, places.picture.shape), places.chosen)
+
+
+def real_patches(pictures: Pictures, picture: Tensor, row: Tensor, column: Tensor, factor: int,
+                 around: int = 1) -> Tensor:
+    """Cut the places (B,) of single codes out of the pictures: (B,3,s,s) uint8, see `crop_patches`."""
+    return crop_patches(pictures.batch(picture.tolist()), row, column, factor, around)
+
+
+@dataclass
+class Patches:
+    """The positions that a code fits best, at most one a picture: (codes, count) each.
+
+    picture, row, column: where; chosen: whether the position is really given that code. Positions that are
+    come first, then the nearest others; within both by the distance ||z_hat - z_k||.
+    """
+
+    picture: Tensor
+    row: Tensor
+    column: Tensor
+    distance: Tensor
+    chosen: Tensor
+
+
+def pair_patches(pictures: Pictures, indices: Tensor, pairs: Sequence[tuple[int, int]], direction: str,
+                 count: int, factor: int) -> Tensor:
+    """Real places of pairs of codes, with two codes around the first: (len(pairs),count,3,5f,5f) uint8.
+
+    See `codebook.find_pairs`. Where there are fewer places the rest is white.
+    """
+    places = find_pairs(indices, pairs, direction, count)  # (P,count,3)
+    picture, row, column = places.clamp_min(0).flatten(0, 1).unbind(-1)
+    patches = real_patches(pictures, picture, row, column, factor, around=2).unflatten(0, places.shape[:2])
+    return patches.masked_fill((places[..., 0] < 0)[..., None, None, None], 255)
+
+
+@torch.no_grad()
+def nearest_patches(model: VQGAN, pictures: Pictures, indices: Tensor, codes: Sequence[int], count: int,
+                    batch_size: int) -> Patches:
+    """Where real pictures look most like a code, for each of `codes`.
+
+    indices: the maps (N,h,w) of the same pictures. Memory holds one batch and the best so far.
+    """
+    device, width = next(model.parameters()).device, indices.shape[-1]
+    wanted = torch.as_tensor(list(codes), device=device)
+    vectors = model.codebook[wanted].float()  # (C,n_z)
+    best: dict[str, Tensor] = {}
+    for start in range(0, len(pictures), batch_size):
+        chosen = range(start, min(start + batch_size, len(pictures)))
+        z_hat = rearrange(model.latents(to_unit(pictures.batch(chosen).to(device))), "b c h w -> b (h w) c")
+        distances = torch.cdist(vectors, z_hat.float())  # (B,C,hw)
+        maps = rearrange(indices[chosen.start:chosen.stop].to(device), "b h w -> b 1 (h w)")
+        others = maps != wanted[:, None]  # (B,C,hw)
+        order, place = (distances.double() + others * _FAR).min(-1)  # (B,C)
+        distance = distances.gather(-1, place[..., None])[..., 0]
+        picture = torch.tensor(chosen, device=device)[:, None].expand_as(place)
+        part = {"order": order.T, "place": place.T, "distance": distance.T, "picture": picture.T}  # (C,B)
+        best = {name: torch.cat([best[name], value], 1) if best else value for name, value in part.items()}
+        keep = best["order"].sort(dim=1, stable=True).indices[:, :count]
+        best = {name: value.gather(1, keep) for name, value in best.items()}
+    best = {name: value.cpu() for name, value in best.items()}
+    return Patches(best["picture"], best["place"] // width, best["place"] % width, best["distance"],
+                   best["order"] < _FAR)
+
+
+def crop_patches(images: Tensor, rows: Tensor, columns: Tensor, factor: int, around: int = 1) -> Tensor:
+    """Cut the patch of one code and `around` codes on each side from each picture.
+
+    images (B,C,H,W), rows and columns (B,) of codes, factor f -> (B,C,s,s), s = (2 around + 1) f. What lies
+    outside a picture repeats its edge, so the code's own patch is always in the middle.
+    """
+    reach = around * factor
+    padded = torch.nn.functional.pad(images.float(), (reach,) * 4, mode="replicate").to(images.dtype)
+    side = factor + 2 * reach
+    return torch.stack([picture[:, row * factor:row * factor + side, column * factor:column * factor + side]
+                        for picture, row, column in zip(padded, rows.tolist(), columns.tolist())])
+
+
+@torch.no_grad()
+def decode_patches(model: VQGAN, maps: Tensor, edge: int = 1, batch_size: int = 64) -> Tensor:
+    """Small made-up maps (B,s,s) decoded, without the `edge` codes next to their borders, which look
+    different.
+
+    -> (B,3,t,t) in [-1,1], t = (s - 2 edge) f.
+    """
+    device, cut = next(model.parameters()).device, edge * model.config.downsampling
+    decoded = torch.cat([model.decode(part.to(device)).cpu() for part in maps.split(batch_size)])
+    return decoded[:, :, cut:decoded.shape[2] - cut, cut:decoded.shape[3] - cut]
+
+
+def uniform_maps(codes: Sequence[int], side: int = 5) -> Tensor:
+    """Each code alone: (len(codes),side,side) filled with it."""
+    return torch.as_tensor(list(codes))[:, None, None].repeat(1, side, side)
