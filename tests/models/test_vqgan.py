@@ -1,0 +1,157 @@
+"""The VQGAN: shapes for every f, attention where asked, codes that carry all that the decoder sees."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import tesserae
+from tesserae.errors import TesseraeError
+from tesserae.models.layers import Attention
+from tesserae.models.vqgan import VQGAN, VQGANConfig
+
+torch.set_num_threads(1)
+
+TINY = {"channels": 8, "channel_mult": (1, 2), "res_blocks": 1, "z_channels": 8, "codebook_size": 16,
+        "codebook_dim": 4}
+
+
+def tiny(**changes):
+    torch.manual_seed(0)
+    return VQGAN(VQGANConfig(**{**TINY, **changes})).eval()
+
+
+@pytest.mark.parametrize(("changes", "f"), [
+    ({"channel_mult": (1,)}, 1), ({}, 2), ({"channel_mult": (1, 1, 2, 2)}, 8), ({"patch": 2}, 4),
+    ({"patch": 4, "channel_mult": (1, 2, 2)}, 16), ({"patch": 8, "channel_mult": (1,)}, 8),
+])
+@pytest.mark.parametrize("side", [1, 3])
+def test_shapes_follow_from_f(changes, f, side):
+    model = tiny(**changes)
+    assert model.config.downsampling == f
+    images = torch.rand(2, 3, f * side, 2 * f * side) * 2 - 1
+    indices = model.encode(images)
+    assert indices.shape == (2, side, 2 * side)
+    assert indices.dtype == torch.int64
+    decoded = model.decode(indices)
+    assert decoded.shape == images.shape
+    assert -1 <= decoded.min() <= decoded.max() <= 1
+    assert model(images)[0].shape == images.shape
+
+
+def test_other_channels_in_and_out():
+    model = tiny(in_channels=5, out_channels=7, patch=2)
+    assert model.decode(model.encode(torch.randn(1, 5, 8, 8))).shape == (1, 7, 8, 8)
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "ema", "simvq", "fsq", "lfq", "gumbel"])
+def test_the_decoder_sees_nothing_but_the_codes(quantizer):
+    model = tiny(quantizer=quantizer)
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
+    with torch.no_grad():
+        x_hat, quantized = model(images)
+    assert torch.equal(model.encode(images), quantized.indices)
+    torch.testing.assert_close(model.decode(quantized.indices), x_hat.clamp(-1, 1), rtol=1e-4, atol=1e-4)
+    assert model.codebook.shape == (16, 4)
+
+
+@pytest.mark.parametrize(("attention", "levels", "places"), [
+    (False, (), set()),
+    (True, (), {"encoder.middle", "decoder.middle"}),
+    (True, (1,), {"encoder.middle", "decoder.middle", "encoder.levels.1", "decoder.levels.0"}),
+    (False, (0,), {"encoder.levels.0", "decoder.levels.1"}),  # the decoder starts at the lowest resolution
+])
+def test_attention_only_where_asked(attention, levels, places):
+    model = tiny(attention=attention, attention_levels=levels)
+    found = [name for name, module in model.named_modules() if isinstance(module, Attention)]
+    assert {name.rsplit(".attention", 1)[0] for name in found} == places
+
+
+def test_the_decoder_has_one_block_more_a_level():
+    model = tiny(res_blocks=2, channel_mult=(1, 2, 4))
+    assert [len(level.blocks) for level in model.encoder.levels] == [2, 2, 2]
+    assert [len(level.blocks) for level in model.decoder.levels] == [3, 3, 3]
+
+
+def test_the_paper_s_network_has_its_size():
+    """f=16, K=1024 on 256x256: as many weights as the reference's imagenet_vqgan.yaml, its loss left out."""
+    with torch.device("meta"):
+        model = VQGAN(VQGANConfig(attention_levels=(4,)))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 72_141_699
+    assert model.config.downsampling == 16
+
+
+def test_straight_through_trains_the_encoder():
+    model = tiny().train()
+    x_hat, _ = model(torch.rand(2, 3, 8, 8))
+    x_hat.square().mean().backward()
+    assert model.encoder.conv_in.weight.grad.abs().sum() > 0
+    assert model.quantizer.codebook.grad is None
+
+
+def test_patches_are_pixels_folded_into_channels():
+    """Eight 3x3 convolutions on one level see 17x17 places: with patch 2 these are 34x34 pixels."""
+    model = tiny(patch=2, channel_mult=(1,), attention=False)
+    for layer in model.modules():
+        if isinstance(layer, nn.GroupNorm):  # a norm over the whole picture would tie all places together
+            layer.forward = lambda x: x
+    images = torch.rand(1, 3, 64, 64, requires_grad=True)
+    model.latents(images)[0, :, 16, 16].sum().backward()
+    touched = images.grad.abs().sum((0, 1)).nonzero()
+    assert touched.min(0).values.tolist() == [16, 16]
+    assert touched.max(0).values.tolist() == [49, 49]
+
+
+@pytest.mark.parametrize("size", [(9, 8), (8, 9), (4, 4)])
+def test_pictures_that_f_does_not_divide_are_refused(size):
+    model = tiny(patch=4)
+    with pytest.raises(TesseraeError, match="multiples of 8"):
+        model.encode(torch.rand(1, 3, *size))
+
+
+@pytest.mark.parametrize("index", [-1, 16])
+def test_indices_outside_the_codebook_are_refused(index):
+    with pytest.raises(TesseraeError, match="0 to 15"):
+        tiny().decode(torch.full((1, 2, 2), index))
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "ema", "simvq", "fsq", "lfq", "gumbel"])
+def test_saved_and_loaded(tmp_path, quantizer):
+    model = tiny(quantizer=quantizer, patch=2).train()
+    images = torch.rand(4, 3, 16, 16) * 2 - 1
+    model(images)  # ema starts its codes from these
+    model.eval().save_pretrained(tmp_path / "model")
+    names = sorted(path.name for path in (tmp_path / "model").iterdir())
+    assert names == ["config.json", "model.safetensors"]
+    again = tesserae.VQGAN.from_pretrained(tmp_path / "model")
+    assert again.config == model.config
+    assert not again.training
+    assert torch.equal(again.encode(images), model.encode(images))
+    codes = model.encode(images)
+    assert torch.equal(again.decode(codes), model.decode(codes))
+
+
+def test_folders_that_hold_no_vqgan(tmp_path):
+    with pytest.raises(TesseraeError, match="holds no model"):
+        VQGAN.from_pretrained(tmp_path / "none")
+    model = tiny()
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    values = json.loads(config.read_text())
+    for damaged, word in (("{", "damaged"), (json.dumps({**values, "kind": "LatentTransformer"}), "VQGAN"),
+                          (json.dumps({**values, "colour": 1}), "colour")):
+        config.write_text(damaged)
+        with pytest.raises(TesseraeError, match=word):
+            VQGAN.from_pretrained(tmp_path)
+    config.write_text(json.dumps(values | {"codebook_size": 32}))
+    with pytest.raises(TesseraeError, match="another shape"):
+        VQGAN.from_pretrained(tmp_path)
+    config.write_text(json.dumps(values))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(TesseraeError, match="damaged"):
+        VQGAN.from_pretrained(tmp_path)
+    weights.unlink()
+    with pytest.raises(TesseraeError, match="missing"):
+        VQGAN.from_pretrained(tmp_path)
