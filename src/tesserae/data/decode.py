@@ -71,6 +71,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         raise Rejected(f"its colour mode {picture.mode} cannot be turned to RGB") from None
 
 
+def is_mask(column: str) -> bool:
+    """Whether a paired column holds indices, by its name."""
+    return any(word in column.lower() for word in MASKS)
+
+
 def content_hash(picture: Image.Image) -> str:
     """40 hex digits of the decoded pixels and their size."""
     digest = hashlib.blake2b(f"{picture.width}x{picture.height}".encode(), digest_size=20)
@@ -168,7 +173,7 @@ def _fit_pair(name: str, content: bytes, expected: tuple[int, int], size: int, f
     if pair.size != expected:
         sizes = f"{pair.width} x {pair.height}, the picture {expected[0]} x {expected[1]} pixels"
         raise Rejected(f"{name} is {sizes}")
-    if pair.mode in ("P", "1") or any(word in name.lower() for word in MASKS):
+    if pair.mode in ("P", "1") or is_mask(name):
         return resize(pair, size, fit, Image.Resampling.NEAREST, 0)
     if pair.mode.startswith("I"):
         smooth = Image.fromarray(np.asarray(pair, dtype=np.float32))

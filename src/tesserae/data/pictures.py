@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tesserae.data.decode import is_mask
 from tesserae.errors import TesseraeError
 
+COLUMNS = ("image", "label", "path", "sha")  # all others are paired pictures
 IN_MEMORY = 1 << 30  # bytes of decoded pictures that are held; larger sets are decoded for each batch
 
 
@@ -35,6 +37,7 @@ class Pictures:
         names = dataset.column_names
         if "image" not in names or not len(dataset):
             raise PicturesError("The prepared set holds no pictures: run dvc repro prepare.")
+        self._table = dataset.data
         self._column = dataset.data.column("image")  # struct<bytes, path>, memory-mapped
         self.paths: list[str] = list(dataset["path"]) if "path" in names else [""] * len(dataset)
         self.labels: Tensor | None = None
@@ -73,6 +76,17 @@ class Pictures:
             return self._held[torch.tensor(chosen, dtype=torch.int64)]
         return self._gather(chosen)
 
+    @property
+    def paired(self) -> list[str]:
+        """Names of the paired columns."""
+        return [name for name in self._table.column_names if name not in COLUMNS]
+
+    def look(self, column: str, indices: Sequence[int] | np.ndarray) -> Tensor:
+        """A paired column made visible, (B,3,H,W) uint8: maps of indices in colours, depth in grey."""
+        cells = self._table.column(column)
+        found = [_visible(_opened(cells[int(index)]), column) for index in indices]
+        return torch.from_numpy(np.stack(found).transpose(0, 3, 1, 2).copy())
+
     @cached_property
     def fingerprint(self) -> str:
         """32 hex digits that change with any pixel, label or class name."""
@@ -86,8 +100,7 @@ class Pictures:
         return digest.hexdigest()
 
     def _decode(self, index: int) -> np.ndarray:
-        content = self._column[index]["bytes"].as_buffer()
-        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))  # (H,W,3)
+        return np.asarray(_opened(self._column[index]).convert("RGB"))  # (H,W,3)
 
     def _gather(self, indices: Sequence[int]) -> Tensor:
         images = np.empty((len(indices), 3, self.size, self.size), dtype=np.uint8)
@@ -97,3 +110,18 @@ class Pictures:
 
         list(self._pool.map(place, range(len(indices))))
         return torch.from_numpy(images)
+
+
+def _opened(cell) -> Image.Image:
+    return Image.open(io.BytesIO(cell["bytes"].as_buffer()))
+
+
+def _visible(picture: Image.Image, column: str) -> np.ndarray:
+    """(H,W,3) uint8 to look at."""
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+    elif picture.mode == "L" and is_mask(column):
+        indices = np.asarray(picture).astype(np.float64)[..., None]  # a colour each, far apart from the last
+        turns = indices * 0.618 + np.array([0, 0.33, 0.67])
+        return (127.5 + 110 * np.cos(2 * np.pi * turns)).astype(np.uint8)
+    return np.asarray(picture.convert("RGB"))

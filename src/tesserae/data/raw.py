@@ -24,6 +24,7 @@ SPLITS = {"train": "train", "training": "train", "validation": "validation", "va
 METADATA = ("metadata.jsonl", "metadata.csv")
 PAIRED = "_file_name"
 TABLES = (".parquet", ".arrow")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
@@ -54,6 +55,12 @@ class Raw:
     notes: list[str] = field(default_factory=list)
 
 
+def find_source(source: str, root: str | Path) -> str | Path:
+    """prepare.source as it was meant: a folder, seen from the root, else the name of a dataset on the hub."""
+    place = Path(root) / Path(source).expanduser()
+    return source if HUB_NAME.fullmatch(source) and not place.exists() else place
+
+
 def list_raw(source: str | Path) -> Raw:
     """List a folder of pictures, a folder of tables, or a dataset on the hub. Raises RawError."""
     folder = Path(source)
@@ -61,7 +68,7 @@ def list_raw(source: str | Path) -> Raw:
         return _list_tables(folder) if _holds_tables(folder) else _list_folder(folder)
     if folder.exists():
         raise RawError(f"{source} is a file: set prepare.source to the folder that holds the pictures.")
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) and not folder.parent.is_dir():
+    if HUB_NAME.fullmatch(str(source)) and not folder.parent.is_dir():
         return _list_hub(str(source))
     raise RawError(
         f"{source} does not exist: put pictures there, render landscapes with python -m tesserae.data.scenes,"

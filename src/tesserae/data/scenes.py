@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from tesserae.data.scenes_trees import draw_trees
 from tesserae.data.scenes_view import Canvas, View
 from tesserae.data.scenes_water import draw_water
 from tesserae.data.scenes_world import CLASSES, draw_world
+from tesserae.data.workers import cores, in_order, tell
 from tesserae.errors import TesseraeError
 
 SEGMENT_NAMES = ("sky", "sun_or_moon", "cloud", "mountain", "snow", "water", "forest", "grass", "sand")
@@ -80,7 +80,7 @@ def _developed(colour: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray((x + 0.5).astype(np.uint8).transpose(1, 2, 0))
 
 
-class ScenesError(TesseraeError, OSError):
+class ScenesError(TesseraeError):
     """The landscapes cannot be written there."""
 
 
@@ -88,14 +88,15 @@ def write_scenes(folder: str | Path, count: int, size: int | tuple[int, int], se
                  progress: Callable[[int, int], None] | None = None) -> None:
     """Render scenes 0 .. count - 1 as an imagefolder: it is there in whole, or not at all.
 
-    <class>/scene-00000.png, segmentation/scene-00000.png (palette, SEGMENT_NAMES), depth/scene-00000.png (16 bit)
-    and metadata.jsonl, which pairs them. `progress(done, count)` is called as pictures come. Raises ScenesError
-    when `folder` exists or cannot be written.
+    <class>/scene-00000.png, segmentation/scene-00000.png (palette, SEGMENT_NAMES), depth/scene-00000.png
+    (16 bit) and metadata.jsonl, which pairs them. `progress(done, count)` is called as pictures come.
+    Raises ScenesError when `folder` exists or cannot be written.
     """
     folder = Path(folder)
     if folder.exists():
         raise ScenesError(f"{folder} exists already: remove it to have the landscapes rendered again.")
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    aside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
     try:
         for name in (*CLASSES, "segmentation", "depth"):
             (aside / name).mkdir(parents=True)
@@ -106,10 +107,12 @@ def write_scenes(folder: str | Path, count: int, size: int | tuple[int, int], se
                 progress(len(rows), count)
         for name in CLASSES[count:]:
             (aside / name).rmdir()
-        (aside / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (aside / "metadata.jsonl").write_text(lines, encoding="utf-8")
         aside.rename(folder)
     except OSError as error:
-        raise ScenesError(f"{folder} cannot be written ({error.strerror or error}): free some space there.") from None
+        reason = error.strerror or error
+        raise ScenesError(f"{folder} cannot be written ({reason}): see to the disk and its rights.") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -119,7 +122,7 @@ def _write_scene(folder: Path, size: int | tuple[int, int], seed: int, index: in
     scene = render_scene(seed, index, size)
     name = f"scene-{index:05d}.png"
     Image.fromarray(scene.image).save(folder / scene.label / name)
-    mask = Image.fromarray(scene.segmentation, "P")
+    mask = Image.fromarray(scene.segmentation)
     mask.putpalette([value for colour in SEGMENT_PALETTE for value in colour])
     mask.save(folder / "segmentation" / name)
     Image.fromarray(np.rint(scene.depth * 65535).astype(np.uint16)).save(folder / "depth" / name)
@@ -129,19 +132,19 @@ def _write_scene(folder: Path, size: int | tuple[int, int], seed: int, index: in
 
 def _in_processes(function: Callable, count: int):
     """function(0), ..., function(count - 1), in order, on all cores."""
-    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, count)
+    workers = min(cores(), count)
     if workers < 2 or count <= FEW:
         yield from map(function, range(count))
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(function, range(count), chunksize=4)
+        yield from in_order(pool, function, range(count), 8 * workers)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command: render the landscapes into data/ beside the parameters file, unless the folder is there."""
+    """The command: render the landscapes into data/ beside the parameters file, unless it is there."""
     from tesserae.params import load_params
 
-    parser = argparse.ArgumentParser(prog="python -m tesserae.data.scenes", description="Render the landscapes.")
+    parser = argparse.ArgumentParser("python -m tesserae.data.scenes", description="Render the landscapes.")
     parser.add_argument("--params", default="params.yaml", help="the parameters file (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="the folder to write (default: data, beside that file)")
     options = parser.parse_args(arguments)
@@ -151,17 +154,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         scenes = load_params(options.params).scenes
-        write_scenes(folder, scenes.count, scenes.size, scenes.seed, _say)
+        write_scenes(folder, scenes.count, scenes.size, scenes.seed, tell("landscapes"))
     except TesseraeError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-def _say(done: int, count: int) -> None:
-    step = max(1, count // 10)
-    if done % step == 0 or done == count:
-        print(f"{done} of {count} landscapes", flush=True)
 
 
 if __name__ == "__main__":

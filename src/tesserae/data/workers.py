@@ -33,3 +33,13 @@ def in_order(executor: Executor, function: Callable, items: Iterable, ahead: int
     finally:
         for one in waiting:
             one.cancel()
+
+
+def tell(what: str) -> Callable[[int, int], None]:
+    """A progress function that prints a line at each tenth: "160 of 1,600 pictures"."""
+
+    def progress(done: int, count: int) -> None:
+        if done == count or done * 10 // count > (done - 1) * 10 // count:
+            print(f"{done:,} of {count:,} {what}", flush=True)
+
+    return progress
