@@ -1,0 +1,211 @@
+"""The objective in one walk: every gradient and lambda equal those of plain autograd, in float64."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tesserae.models.discriminator import PatchDiscriminator
+from tesserae.models.vqgan import VQGAN, VQGANConfig
+from tesserae.training.objective import (
+    Weights,
+    adaptive_weight,
+    discriminator_backward,
+    discriminator_loss,
+    generator_backward,
+    generator_loss,
+    reconstruction_loss,
+)
+
+torch.set_num_threads(1)
+
+
+class Features(nn.Module):
+    """A distance in the place of LPIPS, smooth and of any type: (B,3,H,W) twice -> (B,)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1).requires_grad_(False)
+
+    def forward(self, x, y):
+        return (self.conv(x).tanh() - self.conv(y).tanh()).square().mean((1, 2, 3))
+
+
+def parts(patch=1, quantizer="nearest"):
+    torch.manual_seed(0)
+    model = VQGAN(VQGANConfig(channels=8, channel_mult=(1, 2), res_blocks=1, patch=patch, z_channels=8,
+                              codebook_size=16, codebook_dim=4, quantizer=quantizer)).double()
+    if quantizer == "nearest":
+        nn.init.normal_(model.quantizer.codebook, std=0.5)
+    discriminator = PatchDiscriminator(3, 8, 2).double()
+    return model, discriminator, Features().double(), torch.rand(3, 3, 16, 16).double() * 2 - 1
+
+
+def plain(model, discriminator, lpips, x, weights):
+    """Both losses with autograd alone, term by term as the paper writes them."""
+    x_hat, quantized = model(x)
+    difference = x - x_hat
+    pixel = difference.abs().mean() if weights.pixel_loss == "l1" else difference.square().mean()
+    rec = weights.pixel_weight * pixel + weights.perceptual_weight * lpips(x, x_hat).mean()
+    loss = (rec + weights.codebook_weight * quantized.codebook_loss
+            + weights.commitment_weight * quantized.commitment_loss)
+    factor = torch.zeros(())
+    if discriminator is not None:
+        logits = discriminator(x_hat)
+        gan = -logits.mean() if weights.gan_loss == "hinge" else -logits.sigmoid().log().mean()
+        last = model.decoder.conv_out.weight
+        norms = [torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (rec, gan)]
+        factor = weights.gan_weight * (norms[0] / (norms[1] + 1e-6)).clamp(0, 1e4).detach()
+        loss = loss + factor * gan
+    loss.backward()
+    return x_hat.detach(), factor
+
+
+def plain_discriminator(discriminator, x, x_hat, kind):
+    real, fake = discriminator(x), discriminator(x_hat)
+    if kind == "hinge":
+        loss = 0.5 * ((1 - real).clamp_min(0).mean() + (1 + fake).clamp_min(0).mean())
+    else:
+        loss = -0.5 * (real.sigmoid().log().mean() + (1 - fake.sigmoid()).log().mean())
+    loss.backward()
+    return loss
+
+
+def assert_same_gradients(a, b):
+    for (name, mine), other in zip(a.named_parameters(), b.parameters(), strict=True):
+        assert (mine.grad is None) == (other.grad is None), name
+        if mine.grad is not None:
+            # lambda's two norms are taken in float32
+            atol = 1e-6 * other.grad.abs().max().item() + 1e-12
+            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-6, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["hinge", "vanilla"])
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("pixel_loss", ["l1", "l2"])
+def test_every_gradient_and_lambda(kind, patch, pixel_loss):
+    model, discriminator, lpips, x = parts(patch)
+    weights = Weights(pixel_loss=pixel_loss, pixel_weight=0.7, perceptual_weight=1.3, codebook_weight=0.9,
+                      commitment_weight=0.4, gan_loss=kind, gan_weight=0.8)
+    other, other_discriminator = copy.deepcopy(model), copy.deepcopy(discriminator)
+    x_hat, factor = plain(other, other_discriminator, lpips, x, weights)
+    other_discriminator.zero_grad()
+    plain_loss = plain_discriminator(other_discriminator, x, x_hat, kind)
+
+    terms, made = generator_backward(model, x, weights, lpips, discriminator)
+    terms |= discriminator_backward(discriminator, x, made["fake"], kind)
+    torch.testing.assert_close(made["x_hat"], x_hat)
+    assert terms["lambda"].item() == pytest.approx(factor.item(), rel=1e-5)
+    assert terms["lambda"] > 0
+    assert terms["disc"].item() == pytest.approx(plain_loss.item(), rel=1e-9)
+    assert_same_gradients(model, other)
+    assert_same_gradients(discriminator, other_discriminator)
+    assert all(not value.requires_grad for value in terms.values())
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "gumbel"])
+def test_before_the_discriminator_joins(quantizer):
+    model, _, lpips, x = parts(quantizer=quantizer)
+    model.eval()  # else Gumbel noise differs between the two
+    if quantizer != "nearest":
+        model.float()
+        lpips, x = lpips.float(), x.float()
+    other = copy.deepcopy(model)
+    plain(other, None, lpips, x, Weights())
+    terms, made = generator_backward(model, x, Weights(), lpips, None)
+    for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
+    assert "lambda" not in terms
+    assert "fake" not in made
+
+
+def test_generator_step_leaves_the_discriminator_alone():
+    model, discriminator, lpips, x = parts()
+    generator_backward(model, x, Weights(), lpips, discriminator)
+    assert all(parameter.grad is None for parameter in discriminator.parameters())
+    assert not any(parameter.grad is not None for parameter in lpips.parameters())
+
+
+def test_discriminator_step_leaves_the_generator_alone():
+    model, discriminator, lpips, x = parts()
+    _, made = generator_backward(model, x, Weights(), lpips, discriminator)
+    before = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    discriminator_backward(discriminator, x, made["fake"], "hinge")
+    after = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def gradients(weights):
+    model, _, lpips, x = parts()
+    generator_backward(model, x, weights, lpips, None)
+    return model.quantizer.codebook.grad, model.pre_quant.weight.grad
+
+
+def test_beta_multiplies_the_commitment_term():
+    """The known trap: the reference's first quantizer has beta at the other term."""
+    none = {"pixel_weight": 0.0, "perceptual_weight": 0.0}
+    codes, encoder = gradients(Weights(**none, codebook_weight=1.0, commitment_weight=0.25))
+    more_codes, more_encoder = gradients(Weights(**none, codebook_weight=1.0, commitment_weight=0.5))
+    torch.testing.assert_close(more_encoder, 2 * encoder)
+    torch.testing.assert_close(more_codes, codes)
+    double_codes, same_encoder = gradients(Weights(**none, codebook_weight=2.0, commitment_weight=0.25))
+    torch.testing.assert_close(double_codes, 2 * codes)
+    torch.testing.assert_close(same_encoder, encoder)
+
+
+def test_losses_by_hand():
+    real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, 0.0, 3.0])
+    assert generator_loss("hinge", fake).item() == pytest.approx(-1 / 3)
+    # real: 0, 0.5, 2; fake: 0, 1, 4
+    assert discriminator_loss("hinge", real, fake).item() == pytest.approx((2.5 / 3 + 5 / 3) / 2)
+
+    def sigmoid(value):
+        return 1 / (1 + math.exp(-value))
+
+    generated = -sum(math.log(sigmoid(value)) for value in fake.tolist()) / 3
+    assert generator_loss("vanilla", fake).item() == pytest.approx(generated, rel=1e-5)
+    pairs = zip(real.tolist(), fake.tolist(), strict=True)
+    told = -sum(math.log(sigmoid(r)) + math.log(1 - sigmoid(f)) for r, f in pairs) / 6
+    assert discriminator_loss("vanilla", real, fake).item() == pytest.approx(told, rel=1e-5)
+
+
+def test_an_undecided_discriminator():
+    zero = torch.zeros(4)
+    assert discriminator_loss("hinge", zero, zero).item() == 1
+    assert discriminator_loss("vanilla", zero, zero).item() == pytest.approx(math.log(2))
+
+
+def test_lambda_by_hand_and_within_its_bounds():
+    assert adaptive_weight(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])).item() == pytest.approx(2.5)
+    assert adaptive_weight(torch.ones(3), torch.zeros(3)).item() == 1e4
+    assert adaptive_weight(torch.zeros(3), torch.ones(3)).item() == 0
+    assert adaptive_weight(torch.zeros(3), torch.zeros(3)).item() == 0
+
+
+@pytest.mark.parametrize(("pixel_loss", "value"), [("l1", 0.5), ("l2", 0.25)])
+def test_pixel_losses(pixel_loss, value):
+    x = torch.zeros(2, 3, 4, 4)
+    found = reconstruction_loss(x, x + 0.5, Weights(pixel_loss=pixel_loss, pixel_weight=3.0), None)
+    assert found["pixel"].item() == pytest.approx(value)
+    assert found["rec"].item() == pytest.approx(3 * value)
+    assert "perceptual" not in found
+
+
+def test_mixed_precision_stays_near_full_precision():
+    model, discriminator, lpips, x = parts()
+    for part in (model, discriminator, lpips):
+        part.float()
+    x = x.float()
+    other, other_discriminator = copy.deepcopy(model), copy.deepcopy(discriminator)
+    terms, _ = generator_backward(model, x, Weights(), lpips, discriminator)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, made = generator_backward(other, x, Weights(), lpips, other_discriminator)
+        discriminator_backward(other_discriminator, x, made["fake"], "hinge")
+    assert mixed["rec"].item() == pytest.approx(terms["rec"].item(), rel=0.02)
+    assert mixed["lambda"].item() == pytest.approx(terms["lambda"].item(), rel=0.1)
+    for network in (other, other_discriminator):
+        for parameter in network.parameters():
+            assert parameter.grad.dtype == torch.float32
+            assert torch.isfinite(parameter.grad).all()
