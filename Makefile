@@ -29,7 +29,7 @@ test: setup  ## the tests
 lint: setup  ## style, the direction of imports, notebooks without outputs
 	ruff check .
 	lint-imports
-	$(PYTHON) -m pytest tests/pipeline/test_tidy.py
+	$(PYTHON) -m pytest -k notebooks tests/pipeline/test_project_files.py
 
 lab: setup  ## the notebooks in JupyterLab
 	jupyter lab --ip 127.0.0.1 notebooks

@@ -54,7 +54,6 @@ def test_every_stage_depends_on_its_own_block_and_its_notebook():
         assert stage["cmd"] == f"python -m tesserae.pipeline {path}{target}"
         assert path in stage["deps"]
         assert (name if name == "prepare" else f"{name}.${{key}}") in stage["params"]
-        assert "seed" in stage["params"]
         assert any(out.startswith("reports/notebooks/") for out in stage["outs"])
 
 

@@ -17,8 +17,9 @@ TINY = {
     "prepare": {"image_size": 32, "min_side": 16, "holdout": 0.3},
     "vqgan.image": {
         "channels": 32, "channel_mult": [1, 1], "patch": 4, "z_channels": 32, "codebook_size": 16,
-        "codebook_dim": 8, "disc_start": 2, "disc_channels": 8, "disc_layers": 1, "steps": 4, "batch_size": 4, "warmup": 0,
-        "log_every": 2, "sample_every": 4, "eval_every": 4, "eval_images": 4, "checkpoint_every": 4,
+        "codebook_dim": 8, "disc_start": 2, "disc_channels": 8, "disc_layers": 1, "steps": 4, "batch_size": 4,
+        "warmup": 0, "log_every": 2, "sample_every": 4, "eval_every": 4, "eval_images": 4,
+        "checkpoint_every": 4,
     },
     "codebook.image": {"batch_size": 16, "dictionary": 4, "patches": 2, "views": 4},
     "transformer.class": {
