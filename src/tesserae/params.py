@@ -152,8 +152,8 @@ class SampleParams(_Block):
     top_p: Annotated[float, Field(gt=0, le=1)]
     per_class: Positive
     measured: Annotated[int, Field(ge=2, le=1_000_000)]
-    completions: Count
-    neighbours: Annotated[int, Field(ge=0, le=16)]
+    completions: Positive
+    neighbours: Annotated[int, Field(ge=1, le=16)]
     seed: Count
 
 
