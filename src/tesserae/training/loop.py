@@ -117,6 +117,9 @@ def train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: C
     longer a number, KeyboardInterrupt after SIGINT or SIGTERM, with a checkpoint written first.
     """
     progress = _resume(task, block, folder, accelerator, say)
+    if progress.history and accelerator.is_main_process:  # the pipeline removes a stage's outputs before it runs
+        write_table(reports / "history.csv", progress.history)
+        write_table(reports / "timings.csv", progress.timings)
     started, began_at, spoken = time.monotonic(), progress.step, time.monotonic()
     before = progress.seconds
 
