@@ -13,6 +13,7 @@ from tesserae.data.raw import Entry
 
 LARGEST = 120_000_000  # pixels; more is taken for a decompression bomb
 ENOUGH = 1024  # pixels: JPEGs whose short side is a multiple of it are decoded at a fraction of their size
+HEADS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")  # of common formats
 MASKS = ("segmentation", "mask", "label", "instance", "semantic")  # columns of indices: never interpolated
 _SRGB = ImageCms.createProfile("sRGB")
 
@@ -107,11 +108,11 @@ def _open(content: bytes, min_side: int) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
-        raise Rejected("not a picture") from None
+        raise Rejected("broken at its head" if content.startswith(HEADS) else "not a picture") from None
     except Image.DecompressionBombError:
         raise Rejected("a decompression bomb: far too many pixels") from None
     except Exception as error:  # a plugin that stumbles over a broken header
-        raise Rejected(f"broken: {_one_line(error)}") from None
+        raise Rejected(_fault(error)) from None
     width, height = picture.size
     if width * height > LARGEST:
         raise Rejected(f"a decompression bomb: {width} x {height} pixels")
@@ -126,8 +127,7 @@ def _loaded(picture: Image.Image) -> Image.Image:
     except Image.DecompressionBombError:
         raise Rejected("a decompression bomb: far too many pixels") from None
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        reason = _one_line(error)
-        raise Rejected("truncated" if "truncated" in reason.lower() else f"broken: {reason}") from None
+        raise Rejected(_fault(error)) from None
     return picture
 
 
@@ -192,5 +192,6 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _fault(error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return "truncated" if "truncated" in reason.lower() else f"broken: {reason}"
