@@ -26,7 +26,7 @@ TINY = {
         "n_layer": 1, "n_head": 2, "n_embd": 32, "steps": 4, "batch_size": 4, "warmup": 0,
         "log_every": 2, "sample_every": 4, "eval_every": 4, "checkpoint_every": 4,
     },
-    "sample.class": {"top_k": 0, "per_class": 1, "completions": 1, "neighbours": 1},
+    "sample.class": {"top_k": 0, "per_class": 1, "measured": 12, "completions": 1, "neighbours": 1},
 }  # fmt: skip
 pytestmark = pytest.mark.slow
 
