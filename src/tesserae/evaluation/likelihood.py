@@ -46,6 +46,31 @@ def likelihood(model: LatentTransformer, prefix: Tensor, indices: Tensor, batch_
     return Likelihood(torch.cat(nll).view(indices.shape), torch.cat(hit).view(indices.shape))
 
 
+def maps_likelihood(model: LatentTransformer, maps: CodeMaps, conditional: bool,
+                        count: int | None = None, batch_size: int = 64) -> Likelihood:
+    """`likelihood` of the first `count` maps (None: all) as they are, under their classes if conditional."""
+    labels = maps.labels[:count] if conditional else None
+    indices = maps.indices[:count, 0].long()
+    return likelihood(model, class_prefix(labels, len(indices)), indices, batch_size)
+
+
+def by_class(model: LatentTransformer, maps: CodeMaps, batch_size: int = 64) -> dict[str, list[float]]:
+    """Mean nats a code for the maps of each class: {"right class": [...], "wrong class": [...]}.
+
+    Under a wrong class each map is told another one. NaN where a class has no map; with one class alone there
+    is no wrong one.
+    """
+    classes, indices = len(maps.class_names), maps.indices[:, 0].long()
+    told = {"right class": maps.labels}
+    if classes > 1:
+        told["wrong class"] = wrong_labels(maps.labels, classes)
+    means = {}
+    for name, labels in told.items():
+        nll = likelihood(model, class_prefix(labels, len(maps)), indices, batch_size).nll.mean((1, 2))  # (N,)
+        means[name] = [float(nll[maps.labels == label].mean()) for label in range(classes)]
+    return means
+
+
 def evaluate_codes(model: LatentTransformer, maps: CodeMaps, count: int, conditional: bool,
                    batch_size: int = 64) -> dict[str, float]:
     """Measures of the first `count` maps as they are, without mirroring.
@@ -53,11 +78,10 @@ def evaluate_codes(model: LatentTransformer, maps: CodeMaps, count: int, conditi
     `nll`, `bits`, `accuracy`; with classes also `nll_wrong_class`, the same maps under another class each,
     and `class_gain`, the nats a token that knowing the right one saves.
     """
-    indices = maps.indices[:count, 0].long()
-    labels = maps.labels[:count] if conditional else None
-    measures = likelihood(model, class_prefix(labels, len(indices)), indices, batch_size).summary()
-    if labels is not None and len(maps.class_names) > 1:
-        wrong = wrong_labels(labels, len(maps.class_names))
+    measures = maps_likelihood(model, maps, conditional, count, batch_size).summary()
+    if conditional and len(maps.class_names) > 1:
+        indices = maps.indices[:count, 0].long()
+        wrong = wrong_labels(maps.labels[:count], len(maps.class_names))
         other = likelihood(model, class_prefix(wrong, len(indices)), indices, batch_size).summary()
         measures |= {"nll_wrong_class": other["nll"], "class_gain": other["nll"] - measures["nll"]}
     return measures

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tesserae.models.perceptual import LPIPS
 
-COMPARED_AT = 64  # pixels a side that larger pictures are brought to: copies show there, vectors stay short
+COMPARED_AT = 64  # pixels of the longer side: copies show there, AlexNet can read it, vectors stay short
 USUAL = 0.05  # a held-out picture as near to training as this share of them counts as suspiciously near
 
 Embed = Callable[[Tensor], Tensor]  # images (B,3,H,W) in [-1,1] -> vectors (B,D)
@@ -32,7 +32,7 @@ def lpips_vectors(lpips: LPIPS) -> Embed:
     @torch.no_grad()
     def embed(images: Tensor) -> Tensor:
         parts = []
-        for x, head in zip(lpips.backbone(_small(images)), lpips.heads):  # (B,C,h,w), (C,)
+        for x, head in zip(lpips.backbone(_at_one_size(images)), lpips.heads):  # (B,C,h,w), (C,)
             unit = x.float() / (torch.linalg.vector_norm(x.float(), dim=1, keepdim=True) + 1e-10)
             weight = head.float().clamp_min(0).sqrt()[:, None, None] / (x.shape[2] * x.shape[3]) ** 0.5
             parts.append(rearrange(unit * weight, "b c h w -> b (c h w)"))
@@ -43,7 +43,7 @@ def lpips_vectors(lpips: LPIPS) -> Embed:
 
 def pixel_vectors(images: Tensor) -> Tensor:
     """Vectors whose squared distance is the mean squared difference of pixels in [-1,1]."""
-    flat = rearrange(_small(images), "b c h w -> b (c h w)").float()
+    flat = rearrange(_at_one_size(images), "b c h w -> b (c h w)").float()
     return flat / flat.shape[1] ** 0.5
 
 
@@ -87,9 +87,9 @@ def code_overlap(maps: Tensor, bank: Tensor, at_once: int = 1 << 26) -> Tensor:
     return torch.cat(shares)
 
 
-def _small(images: Tensor) -> Tensor:
-    if max(images.shape[-2:]) <= COMPARED_AT:
-        return images
+def _at_one_size(images: Tensor) -> Tensor:
     scale = COMPARED_AT / max(images.shape[-2:])
+    if scale == 1:
+        return images
     size = [max(1, round(side * scale)) for side in images.shape[-2:]]
     return F.interpolate(images.float(), size=size, mode="bilinear", antialias=True, align_corners=False)

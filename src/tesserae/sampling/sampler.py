@@ -51,6 +51,13 @@ def sample(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], tem
     return rearrange(codes, "b (h w) -> b h w", h=shape[0])
 
 
+def upper_half(indices: Tensor) -> Tensor:
+    """The mask of the upper half of code maps, for `given`: (B,h,w) -> (B,h,w) bool."""
+    mask = torch.zeros_like(indices, dtype=torch.bool)
+    mask[:, :indices.shape[1] // 2] = True
+    return mask
+
+
 def uniforms(seed: int, samples: range, positions: int) -> Tensor:
     """Uniform numbers in [0,1), (len(samples),positions) float32: a counter-based stream for each sample.
 

@@ -1,0 +1,131 @@
+"""Notebooks 04 and 05, run as the pipeline runs them, on a tiny set: what they write, and what is in it."""
+
+import hashlib
+import io
+import json
+import shutil
+
+import datasets
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+from tesserae import tracking
+from tesserae.data.batches import to_unit
+from tesserae.data.codes import save_codes
+from tesserae.data.pictures import Pictures
+from tesserae.models.vqgan import VQGAN, VQGANConfig
+from tesserae.pipeline import PipelineError, run_stage
+
+NAMES, COUNTS = ["dim", "light"], {"train": 24, "validation": 10}
+SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "steps": 8, "batch_size": 8, "warmup": 2, "log_every": 2,
+         "sample_every": 4, "eval_every": 4, "eval_images": 8, "checkpoint_every": 4}
+FEW = {"per_class": 2, "measured": 6, "completions": 2, "neighbours": 2, "top_k": 8}
+
+
+def prepared_set(folder):
+    """Bright and dark noise, 16 pixels a side."""
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=NAMES),
+                                 path=datasets.Value("string"), sha=datasets.Value("string"))
+    generator, splits = np.random.default_rng(0), {}
+    for split, count in COUNTS.items():
+        rows = []
+        for number in range(count):
+            pixels = generator.integers(0, 128, (16, 16, 3)) + 120 * (number % 2)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+            rows.append({"image": {"bytes": buffer.getvalue(), "path": None}, "label": number % 2,
+                         "path": f"{number}.png", "sha": hashlib.sha256(buffer.getvalue()).hexdigest()})
+        splits[split] = datasets.Dataset.from_list(rows, features=features)
+    datasets.DatasetDict(splits).save_to_disk(str(folder))
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory, request):
+    """A root with everything that comes before stage 2, and both notebooks run in it."""
+    root, repository = tmp_path_factory.mktemp("a house"), request.config.rootpath
+    shutil.copytree(repository / "notebooks", root / "notebooks")
+    shutil.copytree(repository / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg*"))
+    (root / "dvc.yaml").touch()
+    yaml = YAML(typ="safe", pure=True)
+    params = yaml.load((repository / "params.yaml").read_text())
+    params |= {"precision": "fp32", "threads": 1}
+    params["transformer"]["class"] |= SMALL
+    params["sample"]["class"] |= FEW
+    yaml.dump(params, root / "params.yaml")
+    prepared_set(root / "prepared")
+    torch.manual_seed(0)
+    vqgan = VQGAN(VQGANConfig(channels=32, channel_mult=(1, 1), res_blocks=1, patch=2, attention=False,
+                              z_channels=32, codebook_size=16, codebook_dim=4)).eval()
+    torch.nn.init.normal_(vqgan.quantizer.codebook)
+    vqgan.save_pretrained(root / "models/vqgan-image")
+    for split in COUNTS:
+        pictures = Pictures.load(root / "prepared", split)
+        indices = vqgan.encode(to_unit(pictures.batch(range(len(pictures)))))[:, None]  # one view
+        save_codes(root / "codes/image", split, indices, pictures.labels, pictures.class_names, 16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(tracking.RUN_VARIABLE, raising=False)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name in ("04_train_transformer", "05_sample"):
+            run_stage(root / "notebooks" / f"{name}.ipynb", "class")
+    return root
+
+
+def figures_of(folder):
+    return {path.stem for path in folder.glob("*.png")}
+
+
+def test_training_leaves_its_report(house):
+    report = house / "reports/transformer-class"
+    assert figures_of(report) == {"curves", "positions", "classes", "samples_by_step"}
+    history = pd.read_csv(report / "history.csv")
+    assert history["step"].iloc[-1] == 8
+    assert {"nll", "val_nll", "val_nll_wrong_class", "lr"} <= set(history)
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert metrics["val_nll"] == pytest.approx(history["val_nll"].min(), rel=1e-4)
+    assert (house / "models/transformer-class/model.safetensors").exists()
+
+
+def test_sampling_leaves_its_report(house):
+    report = house / "reports/sample-class"
+    assert figures_of(report) == {"samples", "temperature", "top_k", "completions", "neighbours", "distances"}
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert {"near_share", "code_overlap", "class_agreement", "class_agreement_held_out"} <= set(metrics)
+    assert any(name.endswith("_reconstructions") for name in metrics)
+    assert not any("second" in name for name in metrics)
+    timings = json.loads((report / "timings.json").read_text())
+    assert timings["same_codes"] is True
+    assert timings["images_per_second_cached"] > 0
+
+
+def test_samples_are_files(house):
+    folder = house / "samples/class"
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+    assert files == [f"{name}/{number:04d}.png" for name in NAMES for number in range(2)]
+    with Image.open(folder / files[0]) as picture:
+        assert (picture.mode, picture.size) == ("RGB", (16, 16))
+
+
+def test_figures_are_small(house):
+    for path in (house / "reports").rglob("*.png"):
+        assert path.stat().st_size < 300_000
+
+
+def test_the_executed_copies_show_their_figures(house):
+    for stage, least in (("transformer-class", 4), ("sample-class", 6)):
+        notebook = nbformat.read(house / f"reports/notebooks/{stage}.ipynb", 4)
+        shown = [output for cell in notebook.cells for output in cell.get("outputs", ())
+                 if "image/png" in output.get("data", {})]
+        assert len(shown) == least
+
+
+def test_without_codes_one_sentence_says_so(house):
+    codes = house / "codes/image/train.safetensors"
+    aside = codes.rename(codes.with_name("aside"))
+    with pytest.raises(PipelineError, match=r"safetensors does not exist: run dvc repro codebook first\.$"):
+        run_stage(house / "notebooks/04_train_transformer.ipynb", "class")
+    aside.rename(codes)
