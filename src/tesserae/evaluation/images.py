@@ -19,15 +19,16 @@ from tesserae.models.vqgan import VQGAN
 
 _INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # the file that published FIDs are measured with
 _SSIM_WINDOW = 11  # pixels a side; smaller pictures have no SSIM
+Distance = Callable[[Tensor, Tensor], Tensor]  # (B,3,H,W) twice -> (B,)
 
 
 @torch.no_grad()
 def reconstruction_metrics(model: VQGAN, pictures: Pictures, indices: Sequence[int], batch_size: int,
-                           lpips: LPIPS | None = None) -> dict[str, float]:
+                           lpips: Distance | None = None) -> dict[str, float]:
     """Measures of decode(encode(x)) over the pictures `indices`, each a mean over pictures.
 
-    psnr in dB and ssim in [-1,1] of pixels in [0,1]; l1: |x - x_hat| of pixels in [-1,1]; lpips where a
-    network is given; usage and perplexity of the codebook on these pictures. The model should be in eval
+    psnr in dB and ssim in [-1,1] of pixels in [0,1]; l1: |x - x_hat| of pixels in [-1,1]; lpips where an
+    LPIPS is given; usage and perplexity of the codebook on these pictures. The model should be in eval
     mode; nothing here is random.
     """
     device = next(model.parameters()).device
@@ -44,16 +45,25 @@ def reconstruction_metrics(model: VQGAN, pictures: Pictures, indices: Sequence[i
     return means | {name: statistics[name] for name in ("usage", "perplexity")}
 
 
-def picture_metrics(made: Tensor, real: Tensor, lpips: LPIPS | None = None) -> dict[str, Tensor]:
+def picture_metrics(made: Tensor, real: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:
     """psnr, ssim, l1 and, with a network, lpips of each picture: (B,3,H,W) in [-1,1] twice -> (B,) each."""
     x, y = (images.float().add(1).div(2).clamp(0, 1) for images in (real, made))
     psnr = peak_signal_noise_ratio(y, x, data_range=1.0, reduction="none", dim=(1, 2, 3))
-    if min(x.shape[-2:]) >= _SSIM_WINDOW:
-        ssim = structural_similarity_index_measure(y, x, data_range=1.0, reduction="none")
-    else:
-        ssim = torch.full((len(x),), float("nan"))
-    measures = {"psnr": psnr, "ssim": ssim.reshape(-1), "l1": (made - real).abs().mean((1, 2, 3))}
+    measures = {"psnr": psnr, "ssim": _ssim(y, x), "l1": (made - real).abs().mean((1, 2, 3))}
     return measures if lpips is None else {**measures, "lpips": lpips(real, made)}
+
+
+def _ssim(y: Tensor, x: Tensor) -> Tensor:
+    """SSIM of pixels in [0,1], (B,C,H,W) twice -> (B,), over the windows that lie whole in the picture.
+
+    That is Wang et al.'s and scikit-image's; torchmetrics' own mean takes in windows over a mirrored border.
+    """
+    reach = _SSIM_WINDOW // 2
+    if min(x.shape[-2:]) < _SSIM_WINDOW:
+        return torch.full((len(x),), float("nan"))
+    _, every = structural_similarity_index_measure(y, x, data_range=1.0, reduction="none",
+                                                   return_full_image=True)  # (B,C,H,W)
+    return every[..., reach:-reach, reach:-reach].mean((1, 2, 3))
 
 
 def frechet_distance(features_a: Tensor | np.ndarray, features_b: Tensor | np.ndarray) -> float:

@@ -1,0 +1,86 @@
+"""What codes stand for: patches against a search by hand."""
+
+import pytest
+import torch
+
+from tesserae.data.batches import to_unit
+from tesserae.evaluation import codebook, dictionary
+
+
+@pytest.fixture(scope="module")
+def maps(vqgan, pictures):
+    return codebook.encode_set(vqgan, pictures, 32)[:, 0]
+
+
+@pytest.mark.parametrize("batch_size", [4, 32])
+def test_nearest_patches_agree_with_a_search_by_hand(vqgan, pictures, maps, batch_size):
+    codes = [int(maps[0, 0, 0]), int(maps[5, 2, 3])]
+    found = dictionary.nearest_patches(vqgan, pictures, maps, codes, 3, batch_size)
+    with torch.no_grad():
+        z_hat = vqgan.latents(to_unit(pictures.batch(range(21))))  # (N,n_z,h,w)
+    for number, code in enumerate(codes):
+        distance = (z_hat - vqgan.codebook[code].detach()[None, :, None, None]).norm(dim=1)  # (N,h,w)
+        order = (distance + 1000 * (maps != code)).flatten(1).min(1).values.sort()
+        assert found.picture[number].tolist() == order.indices[:3].tolist()
+        for picture, row, column, length, chosen in zip(*(each[number] for each in vars(found).values())):
+            assert length == pytest.approx(float(distance[picture, row, column]), rel=1e-4)
+            assert bool(chosen) == (int(maps[picture, row, column]) == code)
+
+
+def test_a_dead_code_still_has_its_nearest_patches(vqgan, pictures, maps):
+    dead = next(code for code in range(24) if code not in maps) if len(maps.unique()) < 24 else None
+    relabelled = maps if dead is not None else torch.where(maps == 0, 1, maps)
+    found = dictionary.nearest_patches(vqgan, pictures, relabelled, [dead or 0], 2, 8)
+    assert not found.chosen.any()
+    assert found.distance.isfinite().all()
+
+
+def test_crops_have_the_code_in_the_middle_and_repeat_the_edge():
+    image = torch.arange(3 * 32 * 32).reshape(1, 3, 32, 32).float()
+    rows, columns = torch.tensor([0, 1, 3]), torch.tensor([0, 2, 3])
+    crops = dictionary.crop_patches(image.expand(3, -1, -1, -1), rows, columns, 8)
+    assert crops.shape == (3, 3, 24, 24)
+    for crop, row, column in zip(crops, rows * 8, columns * 8):
+        assert torch.equal(crop[:, 8:16, 8:16], image[0, :, row:row + 8, column:column + 8])
+    assert torch.equal(crops[1], image[0, :, 0:24, 8:32])
+    assert (crops[0][:, :8, 8] == image[0, :, :1, 0]).all()
+
+
+def test_decoded_maps_lose_their_edge(vqgan):
+    maps = dictionary.uniform_maps([2, 5], side=5)
+    whole = dictionary.decode_patches(vqgan, maps, edge=0)
+    assert whole.shape == (2, 3, 40, 40)
+    assert torch.equal(dictionary.decode_patches(vqgan, maps, edge=1), whole[:, :, 8:32, 8:32])
+    assert not torch.equal(whole[0], whole[1])
+
+
+def test_an_entry_puts_together_the_same_place_decoded_and_real(vqgan, pictures, maps):
+    code = int(maps[3, 1, 1])
+    entries = dictionary.look_up(vqgan, pictures, maps, [code], 4, 8)
+    assert entries.alone.shape == entries.context.shape == (1, 3, 24, 24)
+    assert entries.real.shape == (1, 4, 3, 24, 24)
+    assert entries.chosen[0, 0]
+    place = dictionary.nearest_patches(vqgan, pictures, maps, [code], 1, 8)
+    where = [int(each[0, 0]) for each in (place.picture, place.row, place.column)]
+    top, left = where[1] * 8, where[2] * 8
+    decoded = vqgan.decode(maps[where[0]][None].long())[0, :, top:top + 8, left:left + 8]
+    assert torch.allclose(entries.context[0][:, 8:16, 8:16], decoded, atol=1e-5)
+    real = pictures.batch([where[0]])[0, :, top:top + 8, left:left + 8]
+    assert torch.equal(entries.real[0, 0][:, 8:16, 8:16], real)
+
+
+def test_the_context_holds_the_code_where_the_encoder_chose_another(vqgan, pictures, maps):
+    absent = torch.where(maps == 7, 8, maps)
+    with_code = dictionary.look_up(vqgan, pictures, absent, [7], 1, 8).context
+    place = dictionary.nearest_patches(vqgan, pictures, absent, [7], 1, 8)
+    plain = absent[place.picture[:, 0]].long()
+    assert not torch.equal(with_code[0][:, 8:16, 8:16], dictionary.crop_patches(
+        vqgan.decode(plain), place.row[:, 0], place.column[:, 0], 8)[0][:, 8:16, 8:16])
+
+
+def test_pairs_that_are_missing_stay_white(pictures, maps):
+    first, second = int(maps[0, 0, 0]), int(maps[0, 0, 1])
+    patches = dictionary.pair_patches(pictures, maps, [(first, second)], "right", 400, 8)
+    assert patches.shape == (1, 400, 3, 40, 40)
+    assert torch.equal(patches[0, 0][:, 16:24, 16:32], pictures.batch([0])[0, :, 0:8, 0:16])
+    assert (patches[0, -1] == 255).all()
