@@ -35,7 +35,7 @@ lab: setup  ## the notebooks in JupyterLab
 	jupyter lab --ip 127.0.0.1 notebooks
 
 ui: setup  ## every run, to compare, at http://127.0.0.1:5000
-	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT)
+	mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT)
 
 bench: setup  ## speed and memory
 	$(PYTHON) -m benchmarks

@@ -150,6 +150,16 @@ def test_the_run_ends_as_the_stage_did(root, monkeypatch):
     assert Stage.open("prepare").run.id is None, "only the first process reports"
 
 
+def test_the_model_goes_to_the_run(root, monkeypatch):
+    monkeypatch.delenv(tracking.RUN_VARIABLE)
+    with Stage.open("vqgan", "image") as stage:
+        folder = stage.path("models", "vqgan-image", "model.safetensors").parent
+        for name in ("model.safetensors", "config.json"):
+            (folder / name).write_text(name)
+    kept = {path.name for path in (root / "mlruns").glob("*/artifacts/model/*")}
+    assert kept == {"model.safetensors", "config.json"}
+
+
 def test_find_root_takes_the_nearest(tmp_path):
     inner = tmp_path / "a/b/c"
     inner.mkdir(parents=True)

@@ -15,6 +15,7 @@ from tesserae.errors import TesseraeError
 from tesserae.params import Params, load_params
 
 KINDS = ("prepare", "vqgan", "codebook", "transformer", "sample")
+MODELS = ("vqgan", "transformer")  # these leave models/<stage>
 MARKER = "dvc.yaml"  # the file that marks the root
 FIGURE_BYTES = 300_000  # figures are kept in git, so they stay small
 
@@ -104,7 +105,11 @@ class Stage:
         self.run.metrics(values)
 
     def close(self, status: str = "FINISHED") -> None:
-        """End the run if this opening started it; else only send what waits."""
+        """Record the model where the stage makes one; end the run where this opening started it."""
+        if status == "FINISHED" and self.kind in MODELS:
+            folder = self.root / "models" / self.name
+            for path in filter(Path.is_file, (folder / "model.safetensors", folder / "config.json")):
+                self.run.artifact(path, "model")
         if self._joined:
             self.run.flush()
         else:

@@ -26,7 +26,8 @@ from typing import Any
 EXPERIMENT = "tesserae"
 RUN_VARIABLE = "TESSERAE_RUN_ID"  # set by pipeline.py: the notebook's kernel joins that run
 FLUSH_SECONDS = 2.0  # metrics are gathered this long
-PATIENCE_SECONDS = 30.0  # pause after a failure, and the longest wait at the end
+PATIENCE_SECONDS = 30.0  # pause after a failure
+LONGEST_SECONDS = 600.0  # wait at the end, while the store answers: a model may be large
 KEEP = 50_000  # metrics kept while the server is away
 BATCH = 500  # metrics a request; MLflow takes 1000 at most
 TRIES = 4  # at a SQLite file that another process holds
@@ -182,7 +183,7 @@ class Run:
         self._put(lambda: self._client.set_terminated(self.id, status))
         self.flush()
 
-    def flush(self, seconds: float = PATIENCE_SECONDS) -> None:
+    def flush(self, seconds: float = LONGEST_SECONDS) -> None:
         """Wait until everything is sent, or the store has failed, or the time is up."""
         end = time.monotonic() + seconds
         with self._wake:

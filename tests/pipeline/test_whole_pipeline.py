@@ -118,10 +118,7 @@ def test_a_change_runs_what_it_touches(repository, block, key, value, first):
         text = repository.run("dvc", "repro", "--dry")
     finally:
         repository.set_params(before)
-    touched = stages_run(text)
-    assert touched[:1] == ([first] if first else [])
-    if first:
-        assert "sample@class" in touched
+    assert stages_run(text) == ([first] if first else [])  # what follows depends on what comes out of it
 
 
 def test_the_tables_and_plots_of_dvc_work(repository):
