@@ -19,6 +19,7 @@ Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Dropout = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)]  # of stages, so of files
 
 
@@ -79,9 +80,12 @@ class VQGANParams(_Block):
     # training
     steps: Positive
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    optimiser: Literal["adam", "muon"]
     lr: Rate
+    muon_lr: Rate
+    betas: Betas
     disc_lr: Rate
-    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+    disc_betas: Betas
     warmup: Count
     cooldown: Share
     grad_clip: Weight
@@ -124,7 +128,7 @@ class TransformerParams(_Block):
     steps: Positive
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
     lr: Rate
-    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+    betas: Betas
     weight_decay: Weight
     warmup: Count
     cooldown: Share

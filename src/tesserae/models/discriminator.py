@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
@@ -16,7 +18,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         widths = [channels * min(2**n, 8) for n in range(layers + 1)]
         blocks = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
-        for n, (width, out_width) in enumerate(zip(widths, widths[1:]), start=1):
+        for n, (width, out_width) in enumerate(pairwise(widths), start=1):
             stride = 2 if n < layers else 1
             blocks += [nn.Conv2d(width, out_width, 4, stride=stride, padding=1, bias=False),
                        nn.BatchNorm2d(out_width), nn.LeakyReLU(0.2, inplace=True)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -74,7 +76,7 @@ class Level(nn.Module):
     def __init__(self, width: int, out_width: int, blocks: int, attention: bool, dropout: float) -> None:
         super().__init__()
         widths = [width] + [out_width] * blocks
-        self.blocks = nn.ModuleList(ResidualBlock(i, o, dropout) for i, o in zip(widths, widths[1:]))
+        self.blocks = nn.ModuleList(ResidualBlock(i, o, dropout) for i, o in pairwise(widths))
         self.attention = nn.ModuleList(Attention(out_width) if attention else nn.Identity() for _ in range(blocks))
 
     def forward(self, x: Tensor) -> Tensor:

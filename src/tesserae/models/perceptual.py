@@ -177,8 +177,8 @@ def imagenet_convolutions(net: str) -> list[tuple[Tensor, Tensor]]:
 class _ArraysOnly(pickle.Unpickler):
     """Admits NumPy arrays and nothing else, so that the file can bring no code."""
 
-    ALLOWED = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"),
-               ("numpy._core.multiarray", "_reconstruct")}
+    ALLOWED = frozenset({("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+                         ("numpy", "ndarray"), ("numpy", "dtype")})
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.ALLOWED:

@@ -81,7 +81,7 @@ def save_checkpoint(folder: Path, step: int, state: dict, keep: int = 2) -> None
     except Exception as error:
         for part in parts:
             part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left" in str(error):
+        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error):
             raise TesseraeError(f"the disk is full: no checkpoint of step {step} could be written to {folder}; "
                                 "free some space and run again, it goes on from the last one.") from None
         raise

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
 from tesserae.errors import TesseraeError
@@ -77,10 +78,9 @@ def make_accelerator(precision: str, threads: int = 0) -> Accelerator:
     """Accelerate's view of devices and processes; `precision` and `threads` as in params.yaml."""
     if threads:
         torch.set_num_threads(threads)
-    accelerator = Accelerator()
-    bf16 = precision == "bf16" or (precision == "auto" and bf16_is_fast(accelerator.device))
-    accelerator.state._mixed_precision = "bf16" if bf16 else "no"
-    return accelerator
+    bf16 = precision == "bf16" or (precision == "auto" and bf16_is_fast(PartialState().device))
+    AcceleratorState._reset_state()  # all accelerators of a process share one: a second run may want another
+    return Accelerator(mixed_precision="bf16" if bf16 else "no")
 
 
 def step_seed(seed: int, step: int, stream: int = 0) -> int:
@@ -120,6 +120,8 @@ def train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: C
     if progress.history and accelerator.is_main_process:  # the pipeline removes a stage's outputs before it runs
         write_table(reports / "history.csv", progress.history)
         write_table(reports / "timings.csv", progress.timings)
+        for row in progress.history:  # the new run's curves begin at the beginning, too
+            log({name: value for name, value in row.items() if name != "step"}, row["step"])
     started, began_at, spoken = time.monotonic(), progress.step, time.monotonic()
     before = progress.seconds
 

@@ -37,6 +37,7 @@ from tesserae.training.loop import (
     train,
 )
 from tesserae.training.objective import Weights, discriminator_backward, generator_backward
+from tesserae.training.optimisers import make_optimiser, set_share, with_full_rates
 
 FIRST_PICTURES = 256  # pictures whose encodings the codebook starts from
 SHOWN = 8  # pictures in the grids by step
@@ -82,20 +83,18 @@ class VQGANTask:
         fast = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         self.lpips = LPIPS.load("vgg", fast).to(device) if block.perceptual_weight else None
         self.measure = LPIPS.load("vgg").to(device)
-        betas = tuple(block.betas)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=block.lr, betas=betas, fused=True)
-        self.disc_optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=block.disc_lr, betas=betas,
-                                               fused=True)
+        self.optimiser = make_optimiser(self.model, block.optimiser, block.lr, block.muon_lr, tuple(block.betas))
+        self.disc_optimiser = with_full_rates(torch.optim.Adam(
+            self.discriminator.parameters(), lr=block.disc_lr, betas=tuple(block.disc_betas), fused=True))
         self.counts = torch.zeros(block.codebook_size, device=device)  # codes chosen since the last log
         self.processes = accelerator.num_processes
         self.per_step = block.batch_size * self.processes
 
     def set_rate(self, share: float) -> None:
-        """Both learning rates as a share of the full ones."""
+        """All learning rates as a share of the full ones."""
         self.share = share
-        for optimiser, rate in ((self.optimiser, self.block.lr), (self.disc_optimiser, self.block.disc_lr)):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * share
+        for optimiser in (self.optimiser, self.disc_optimiser):
+            set_share(optimiser, share)
 
     def batch(self, step: int) -> Tensor:
         """The images of a step, (B,3,H,W) float32 in [-1,1]: a function of (seed, step, process)."""

@@ -1,0 +1,81 @@
+"""Stage 1's optimisers: Adam, as the paper, or Muon for the convolutions inside and Adam for the rest.
+
+Muon (Jordan et al., 2024; `torch.optim.Muon`) replaces each matrix's averaged gradient by the nearest
+orthogonal matrix, so that all directions of a layer learn at the same pace. A convolution's weight counts as the
+matrix (out, in * k * k).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tesserae.models.vqgan import VQGAN
+
+
+def hidden_convolutions(model: VQGAN) -> list[Tensor]:
+    """Weights of the convolutions inside E and G: not those that meet pixels, and not the 1x1 around the codebook."""
+    ends = {id(model.encoder.conv_in.weight), id(model.decoder.conv_out.weight)}
+    return [module.weight for part in (model.encoder, model.decoder) for module in part.modules()
+            if isinstance(module, nn.Conv2d) and id(module.weight) not in ends]
+
+
+class MuonAndAdam:
+    """Two optimisers as one: Muon on `hidden` weights of any shape (O,...), Adam on `others`.
+
+    Both rates are of Adam's size: Muon's steps are scaled to the root mean square of Adam's.
+    """
+
+    def __init__(self, hidden: list[Tensor], others: list[Tensor], muon_lr: float, lr: float,
+                 betas: tuple[float, float]) -> None:
+        self.hidden = hidden
+        self.matrices = [weight.detach().flatten(1) for weight in hidden]  # views: a step moves the weights
+        self.muon = torch.optim.Muon(self.matrices, lr=muon_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        self.adam = torch.optim.Adam(others, lr=lr, betas=betas, fused=True)
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return [*self.muon.param_groups, *self.adam.param_groups]
+
+    def zero_grad(self) -> None:
+        self.adam.zero_grad()
+        for weight in self.hidden:
+            weight.grad = None
+
+    def step(self) -> None:
+        for weight, matrix in zip(self.hidden, self.matrices):
+            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
+        self.muon.step()
+        self.adam.step()
+
+    def state_dict(self) -> dict:
+        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])
+
+
+def make_optimiser(model: VQGAN, kind: str, lr: float, muon_lr: float, betas: tuple[float, float]):
+    """The optimiser of E, G and Z; `kind` is "adam" or "muon". Its groups remember their full rate."""
+    if kind == "adam":
+        optimiser = torch.optim.Adam(model.parameters(), lr=lr, betas=betas, fused=True)
+    else:
+        hidden = hidden_convolutions(model)
+        chosen = {id(weight) for weight in hidden}
+        others = [weight for weight in model.parameters() if id(weight) not in chosen]
+        optimiser = MuonAndAdam(hidden, others, muon_lr, lr, betas)
+    return with_full_rates(optimiser)
+
+
+def with_full_rates(optimiser):
+    """Let every group remember its rate as the full one, for `set_share`."""
+    for group in optimiser.param_groups:
+        group["full_lr"] = group["lr"]
+    return optimiser
+
+
+def set_share(optimiser, share: float) -> None:
+    """Set every group's rate to `share` of its full one."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["full_lr"] * share
