@@ -67,13 +67,19 @@ def render_scene(seed: int, index: int, size: int | tuple[int, int]) -> Scene:
     draw_water(world, noise, view, canvas)
     depth = np.clip(np.log(canvas.distance / NEAR) / np.log(FAR / NEAR), 0, 0.98)
     depth[np.isinf(canvas.distance)] = 1
-    return Scene(_developed(canvas.colour * world.light.exposure), canvas.segment[::SAMPLES, ::SAMPLES],
+    return Scene(_developed(canvas.colour, world.light.hour == "night"), canvas.segment[::SAMPLES, ::SAMPLES],
                  depth[::SAMPLES, ::SAMPLES].astype(np.float32), label)
 
 
-def _developed(colour: np.ndarray) -> np.ndarray:
-    """Linear light (3,H,W) -> bytes (H/2,W/2,3): a film's curve, then the mean of each pixel's samples."""
-    x = np.maximum(colour, 0)
+def _developed(colour: np.ndarray, dark: bool) -> np.ndarray:
+    """Linear light (3,H,W) -> bytes (H/2,W/2,3): a film's curve, then the mean of each pixel's samples.
+
+    By night eyes see little colour, and that little is blue.
+    """
+    grey = 0.25 * colour[0] + 0.6 * colour[1] + 0.15 * colour[2]
+    keep = 0.5 if dark else 1.18
+    tint = np.array([0.75, 0.95, 1.35] if dark else [1, 1, 1], np.float32)[:, None, None]
+    x = np.maximum(grey * tint + (colour - grey * tint) * keep, 0)
     x = x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14)
     x = np.clip(x, 0, 1) ** (1 / 2.2)
     x = (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) * (255 / 4)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from tesserae.data.scenes_noise import Noise, fade, fbm, smoothstep
-from tesserae.data.scenes_relief import relief, undergrowth
+from tesserae.data.scenes_relief import relief
 from tesserae.data.scenes_sky import clear_sky
 from tesserae.data.scenes_view import FOREST, GRASS, MOUNTAIN, SAND, SNOW, WATER, Canvas, View, blend
 from tesserae.data.scenes_world import World
 
-FLOWERS = ((0.9, 0.85, 0.75), (0.85, 0.65, 0.05), (0.75, 0.15, 0.10), (0.45, 0.20, 0.65))
+FLOWERS = ((0.85, 0.82, 0.75), (0.80, 0.58, 0.04), (0.70, 0.10, 0.06), (0.40, 0.18, 0.60))
 
 
 def draw_ground(world: World, noise: Noise, view: View, canvas: Canvas) -> None:
@@ -18,25 +18,24 @@ def draw_ground(world: World, noise: Noise, view: View, canvas: Canvas) -> None:
     rows, columns = np.nonzero(np.isfinite(canvas.distance))
     z = canvas.distance[rows, columns]
     x = view.across[columns] * z
-    y, dx, dz = relief(world, noise, x, z, 10, view.pixel)
-    wet = y < 0 if world.shore else np.zeros(len(z), bool)
+    y, dx, dz = relief(world, noise, x, z, 9, view.pixel)
     pixels = 1 / (view.pixel * z)
-    albedo, segment, dx, dz = _cover(world, noise, x, y, z, dx, dz, pixels)
-    colour = _lit(world, albedo, dx, dz)
-    colour = hazed(world, colour, z, haze_colour(world, view)[:, columns])
+    cover = _desert if world.biome == "desert" else _green
+    albedo, segment, dx, dz = cover(world, noise, x, y, z, dx, dz, pixels)
+    colour = hazed(world, _lit(world, albedo, dx, dz), z, haze_colour(world, view)[:, columns])
     canvas.colour[:, rows, columns] = colour
-    canvas.segment[rows, columns] = np.where(wet, WATER, segment)
+    canvas.segment[rows, columns] = np.where(y < 0, WATER, segment) if world.shore else segment
 
 
 def haze_colour(world: World, view: View) -> np.ndarray:
     """What distance turns into, (3,W): the sky just above the horizon."""
-    return clear_sky(world, view.across, np.array([0.03], np.float32))[:, 0] * 0.92
+    sky = clear_sky(world, view.across, np.array([0.04], np.float32))[:, 0]
+    return sky * (0.62 if world.light.hour == "sunset" else 0.88)
 
 
 def hazed(world: World, colour: np.ndarray, z: np.ndarray, haze: np.ndarray) -> np.ndarray:
     """Aerial perspective: colour (3,...) at distance z (...) drowns in haze (3,...)."""
-    share = 1 - np.exp(-np.maximum(z - 0.5, 0) / world.haze)
-    return blend(colour, haze, share)
+    return blend(colour, haze, 1 - np.exp(-np.maximum(z - 0.5, 0) / world.haze))
 
 
 def _lit(world: World, albedo: np.ndarray, dx: np.ndarray, dz: np.ndarray) -> np.ndarray:
@@ -44,91 +43,100 @@ def _lit(world: World, albedo: np.ndarray, dx: np.ndarray, dz: np.ndarray) -> np
     right, above, ahead = world.light.direction
     length = 1 / np.sqrt(1 + dx * dx + dz * dz)
     facing = np.clip((above - right * dx - ahead * dz) * length, 0, 1)
-    open_sky = 0.45 + 0.55 * length
+    open_sky = 0.4 + 0.6 * length
     sun, ambient = (np.asarray(c, np.float32)[:, None] for c in (world.light.sun, world.light.ambient))
     return albedo * (sun * facing + ambient * open_sky)
 
 
-def _cover(world: World, noise: Noise, x, y, z, dx, dz, pixels):
-    """(albedo (3,n), segment (n,), dx, dz): which ground it is, with its small relief added to the slopes."""
-    patches = undergrowth(noise, x, z, pixels)
+def _green(world: World, noise: Noise, x, y, z, dx, dz, pixels):
+    """(albedo (3,n), segment (n,), dx, dz): meadow, wood, rock, snow and shore, with their small relief."""
+    patches = 0.5 + 0.5 * fbm(noise, x * 1.3 + 40, z * 1.3 + 80, 5, 0.55, pixels / 1.3)
     flat = 1 / np.sqrt(1 + dx * dx + dz * dz)
-    if world.biome == "desert":
-        return _desert(world, noise, x, y, z, dx, dz, pixels, patches, flat)
-    rock = _rgb(world.rock) * (0.6 + 0.8 * patches)
-    grass = _grass(world, noise, x, z, pixels, patches)
-    bump, bx, bz = _canopy(noise, x, z, pixels)
-    wood = _rgb((0.030, 0.060, 0.020)) * (0.6 + 0.8 * bump)
     wild = noise(x * 0.6 + 11, z * 0.6 + 5)
-    timber = smoothstep(0.05, 0.25, y + 0.15 * wild + 0.02 * z - 0.1) \
-        * (1 - smoothstep(0.6, 0.95, (y + 0.25 * (patches - 0.5)) / min(world.snow_line, 1.4)))
-    timber = timber * smoothstep(0.55, 0.75, flat + 0.15 * wild)
-    timber = timber * smoothstep(2.0, 3.5, z)
-    green = smoothstep(0.62, 0.8, flat + 0.1 * (patches - 0.5)) * (1 - smoothstep(0.7, 1.1, y / world.snow_line))
-    line = world.snow_line + 0.5 * (patches - 0.5) + 0.25 * wild
-    white = smoothstep(-0.12, 0.25, y - line) * smoothstep(0.48, 0.66, flat + 0.2 * (patches - 0.5))
-    sandy = np.zeros_like(y)
-    if world.biome == "coast":
-        sandy = (1 - smoothstep(0.05, 0.14, y + 0.1 * (patches - 0.5))) * (z < 1.6) + \
-            (1 - smoothstep(0.02, 0.06, y)) * (z >= 1.6)
-    elif world.shore:
-        sandy = 1 - smoothstep(0.004, 0.03, y + 0.02 * (patches - 0.5))
-    albedo = blend(rock, grass, green)
-    albedo = blend(albedo, wood, timber)
+    line = world.snow_line + 0.6 * (patches - 0.5) + 0.3 * wild
+    trees = min(0.72 * world.snow_line, 1.2)
+    timber = smoothstep(1.6, 2.6, z) * smoothstep(0.05, 0.2, y + 0.15 * wild + 0.03 * z - 0.1)
+    timber = timber * (1 - smoothstep(0.75, 1.05, (y + 0.5 * (patches - 0.5)) / trees))
+    timber = timber * smoothstep(0.5, 0.7, flat + 0.15 * wild)
+    green = smoothstep(0.60, 0.78, flat + 0.15 * (patches - 0.5)) * (1 - smoothstep(0.85, 1.2, y / trees))
+    white = smoothstep(-0.1, 0.3, y - line) * smoothstep(0.40, 0.60, flat + 0.25 * (patches - 0.5))
+    sandy = _shore(world, y, z, patches)
+    crowns, bx, bz = _canopy(noise, x, z, pixels)
+    albedo = _rgb(world.rock) * (0.55 + 0.9 * patches)
+    albedo = blend(albedo, _grass(world, noise, x, z, pixels, patches), green)
+    albedo = blend(albedo, _rgb((0.028, 0.052, 0.018)) * (0.5 + crowns), timber)
     damp = np.clip(1 - y / 0.03, 0, 1) if world.shore else 0
-    albedo = blend(albedo, _rgb(world.sand) * (0.85 + 0.3 * patches) * (1 - 0.45 * damp), sandy)
-    albedo = blend(albedo, _rgb((0.86, 0.89, 0.95)), white)
+    grains = 0.85 + 0.3 * patches + 0.12 * noise(x * 70, z * 25) * fade(pixels / 70)
+    albedo = blend(albedo, _rgb(world.sand) * grains * (1 - 0.5 * damp), sandy)
+    albedo = blend(albedo, _rgb((0.84, 0.88, 0.95)), white)
     segment = np.full(len(z), MOUNTAIN, np.uint8)
     for name, share in ((GRASS, green), (FOREST, timber), (SAND, sandy), (SNOW, white)):
         segment[share > 0.5] = name
     rough = timber * (1 - white) * (1 - sandy)
-    calm = 1 - 0.5 * white
+    calm = 1 - 0.35 * white
     return albedo, segment, (dx + rough * bx) * calm, (dz + rough * bz) * calm
 
 
-def _desert(world: World, noise: Noise, x, y, z, dx, dz, pixels, patches, flat):
-    stone = smoothstep(0.0, 0.12, y - world.hills * 1.15) * (z > world.range_near - 0.5) if world.peaks else 0 * z
-    bands = 0.5 + 0.5 * np.sin(y * 38 + 3 * patches)
-    rock = _rgb(world.rock) * (0.65 + 0.45 * bands + 0.3 * (patches - 0.5))
-    turn = world.valley * 1.2 + 0.5
-    along = (np.cos(turn) * z + np.sin(turn) * x) * 30 + 5 * noise(x * 3, z * 3)
-    ripples = np.cos(along) * fade(pixels / 14) * smoothstep(0.8, 0.95, flat)
-    sand = _rgb(world.sand) * (0.9 + 0.2 * patches)
+def _shore(world: World, y, z, patches):
+    """Where sand lies at the water, (n,)."""
+    if world.biome == "coast":
+        beach = 1 - smoothstep(0.09, 0.15, y + 0.1 * (patches - 0.5))
+        strip = 1 - smoothstep(0.02, 0.05, y)
+        return np.where(z < 1.4, beach, strip)
+    if world.shore:
+        return 1 - smoothstep(0.002, 0.014, y + 0.02 * (patches - 0.5))
+    return np.zeros_like(y)
+
+
+def _desert(world: World, noise: Noise, x, y, z, dx, dz, pixels):
+    """The same for sand and table mountains."""
+    patches = 0.5 + 0.5 * fbm(noise, x * 0.9 + 40, z * 0.9 + 80, 4, 0.5, pixels / 0.9)
+    flat = 1 / np.sqrt(1 + dx * dx + dz * dz)
+    stone = np.zeros_like(z)
+    if world.peaks:
+        stone = smoothstep(0.15, 0.3, y - world.hills * 0.9 + 0.3 * (patches - 0.5)) * (z > world.range_near - 0.3)
+    bands = noise(y * 16 + 0.8 * patches, np.full_like(y, 3.5)) + 0.6 * noise(y * 41, np.full_like(y, 9.5))
+    rock = _rgb(world.rock) * (0.95 + 0.35 * bands + 0.5 * (patches - 0.5))
+    turn = world.valley * 1.6 + 0.9
+    along = (np.cos(turn) * z + np.sin(turn) * x) * 34 + 4 * noise(x * 2, z * 2) + 2 * noise(x * 6, z * 6)
+    ripples = 0.13 * np.cos(along) * fade(pixels / 18) * smoothstep(0.7, 0.9, flat)
+    grains = 0.9 + 0.2 * patches + 0.08 * noise(x * 90, z * 40) * fade(pixels / 90)
     segment = np.where(stone > 0.5, MOUNTAIN, SAND).astype(np.uint8)
-    return blend(sand, rock, stone), segment, dx + 0.10 * ripples * np.sin(turn), dz + 0.10 * ripples * np.cos(turn)
+    albedo = blend(_rgb(world.sand) * grains, rock, stone)
+    return albedo, segment, dx + ripples * np.sin(turn), dz + ripples * np.cos(turn)
 
 
 def _grass(world: World, noise: Noise, x, z, pixels, patches):
-    blades = noise(x * 60, z * 14) * fade(pixels / 30) + 0.7 * noise(x * 21 + 5, z * 7) * fade(pixels / 10)
-    tone = np.clip(0.55 + 0.75 * patches + 0.25 * blades, 0.15, 2)
+    """Meadow: patches, blades that stand upright in the picture, flowers."""
+    blades = fbm(noise, x * 22, z * 3.5, 5, 0.8, pixels / 22)
+    tone = np.clip(0.45 + 0.9 * patches + 0.22 * blades, 0.12, 2)
     albedo = _rgb(world.grass) * tone
-    dry = smoothstep(0.5, 0.9, patches)
-    albedo = blend(albedo, _rgb((0.24, 0.20, 0.07)) * tone, 0.5 * dry)
-    if world.flowers > 0.15:
-        albedo = _flowers(world, noise, albedo, x, z, pixels)
-    return albedo
+    albedo = blend(albedo, _rgb((0.22, 0.19, 0.06)) * tone, 0.55 * smoothstep(0.5, 0.9, patches))
+    return _flowers(world, noise, albedo, x, z, pixels) if world.flowers > 0.1 else albedo
 
 
 def _flowers(world: World, noise: Noise, albedo, x, z, pixels):
-    """Dots of a few colours in drifts: at most one in each cell of the ground."""
-    size = 0.016
-    cx, cz = np.floor(x / size), np.floor(z / (3 * size))
+    """Dots of two colours in drifts, one at most in a cell; cells grow with distance, so dots stay small."""
+    size = 0.011 * 2.0 ** np.floor(np.log2(np.maximum(z, 0.05)))
+    u, w = x / size, z / (4 * size)
+    cx, cz = np.floor(u), np.floor(w)
     chance, which = noise(cx * 0.731 + 0.5, cz * 0.917 + 0.5), noise(cx * 0.577 + 90.5, cz * 0.611 + 0.5)
+    ax, az = noise(cx * 0.443 + 20.5, cz * 0.771 + 0.5), noise(cx * 0.857 + 50.5, cz * 0.357 + 0.5)
     drift = fbm(noise, x * 1.1 + 60, z * 1.1 + 10, 3)
-    away = np.hypot(x / size - cx - 0.5, z / (3 * size) - cz - 0.5)
-    there = smoothstep(0.05, 0.3, chance + drift * 0.8 + world.flowers * 0.6 - 0.75)
-    petals = there * np.clip((0.42 - away) * size * pixels * 0.8 + 0.4, 0, 1) * fade(size * pixels * 1.6)
+    away = np.hypot(u - cx - 0.5 - 0.3 * ax, w - cz - 0.5 - 0.3 * az)
+    there = smoothstep(0.05, 0.25, chance + 0.9 * drift + 0.7 * world.flowers - 0.75)
+    petals = there * np.clip((0.24 - away) * size * pixels + 0.4, 0, 1) * fade(size * pixels) * (z < 6)
     first = int(world.places[9, 0]) % 4
-    colours = np.array([FLOWERS[first], FLOWERS[(first + 1) % 4]], np.float32).T[:, (which > 0.1).astype(int)]
-    return blend(albedo, colours, petals)
+    colours = np.array([FLOWERS[first], FLOWERS[(first + 1) % 4]], np.float32).T[:, (which > 0.2).astype(int)]
+    return blend(albedo, colours * (0.8 + 0.3 * ax), petals)
 
 
 def _canopy(noise: Noise, x, z, pixels):
     """Crowns seen from afar: (brightness in [0, 1], slopes)."""
-    a, ax, az = noise.gradient(x * 9 + 3, z * 9 + 8)
-    b, bx, bz = noise.gradient(x * 23, z * 23)
-    fa, fb = fade(pixels / 9), fade(pixels / 23)
-    return 0.5 + 0.3 * a * fa + 0.2 * b * fb, 0.5 * ax * fa + 0.5 * bx * fb, 0.5 * az * fa + 0.5 * bz * fb
+    a, ax, az = noise.gradient(x * 8 + 3, z * 5 + 8)
+    b, bx, bz = noise.gradient(x * 20, z * 12)
+    fa, fb = 0.7 * fade(pixels / 8), 0.7 * fade(pixels / 20)
+    return 0.5 + 0.4 * a * fa + 0.3 * b * fb, ax * fa + bx * fb, az * fa + bz * fb
 
 
 def _rgb(colour) -> np.ndarray:

@@ -9,10 +9,10 @@ _COS, _SIN = 0.8, 0.6  # each octave is turned by 37 degrees, so that no lattice
 
 
 class Noise:
-    """One random lattice; equal generators give equal noise."""
+    """One random lattice, (256,256) in [-1, 1]; equal generators give equal noise."""
 
     def __init__(self, generator: np.random.Generator) -> None:
-        values = generator.random((SIDE, SIDE), dtype=np.float32) * 2 - 1
+        self.lattice = values = generator.random((SIDE, SIDE), dtype=np.float32) * 2 - 1
         right, below = np.roll(values, -1, 1), np.roll(values, -1, 0)
         across = np.roll(below, -1, 1)
         # v = k0 + k1 u + k2 w + k3 u w inside a cell
@@ -50,7 +50,7 @@ def turned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fade(cell_pixels: np.ndarray | float) -> np.ndarray | float:
-    """How much of an octave remains when one of its cells spans that many pixels: none below 1, all above 3."""
+    """What remains of an octave whose cells span that many pixels: nothing below 1, all above 3."""
     return np.clip((cell_pixels - 1) * 0.5, 0, 1)
 
 
@@ -93,6 +93,49 @@ def fbm_gradient(noise: Noise, x: np.ndarray, y: np.ndarray, octaves: int, gain:
             2 * (_COS * c - _SIN * a), 2 * (_COS * d - _SIN * b)
         amplitude *= gain
     return total, dx, dy
+
+
+def ridged_gradient(noise: Noise, x: np.ndarray, y: np.ndarray, octaves: int,
+                    pixels: np.ndarray | float = np.inf):
+    """Ridged multifractal (Musgrave), about [0, 1], and its derivatives: crests where the noise crosses zero.
+
+    Each octave is carried by the one before, so that crests branch and valleys stay smooth.
+    """
+    total = np.zeros(np.broadcast(x, y).shape, np.float32)
+    dx, dy = np.zeros_like(total), np.zeros_like(total)
+    carried: np.ndarray | float = 1.0
+    amplitude, a, b, c, d = 0.56, 1.0, 0.0, 0.0, 1.0
+    for octave in range(octaves):
+        weight = fade(pixels / 2**octave) * amplitude * carried
+        if np.max(weight) == 0:
+            break
+        value, gx, gy = noise.gradient(x, y)
+        crest = 1 - np.abs(value)
+        signal = crest * crest
+        bend = -2 * weight * crest * np.sign(value)
+        total += weight * signal
+        dx += bend * (a * gx + c * gy)
+        dy += bend * (b * gx + d * gy)
+        carried = np.clip(1.5 * signal - 0.2, 0, 1)
+        x, y = turned(x, y)
+        a, b, c, d = 2 * (_COS * a + _SIN * c), 2 * (_COS * b + _SIN * d), \
+            2 * (_COS * c - _SIN * a), 2 * (_COS * d - _SIN * b)
+        amplitude *= 0.5
+    return total, dx, dy
+
+
+def billow(noise: Noise, x: np.ndarray, y: np.ndarray, octaves: int, gain: float = 0.5,
+           pixels: np.ndarray | float = np.inf) -> np.ndarray:
+    """Sums of |noise|, about [-1, 1]: round lumps with creases between them."""
+    total, amplitude = np.zeros(np.broadcast(x, y).shape, np.float32), 1.0
+    for octave in range(octaves):
+        weight = fade(pixels / 2**octave)
+        if np.max(weight) == 0:
+            break
+        total += (amplitude * weight) * (np.abs(noise(x, y)) * 3 - 1)
+        x, y = turned(x, y)
+        amplitude *= gain
+    return total
 
 
 def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:

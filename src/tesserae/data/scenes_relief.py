@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from tesserae.data.scenes_noise import Noise, fbm, fbm_gradient, smoothstep
+from tesserae.data.scenes_noise import Noise, fbm_gradient, ridged_gradient, smoothstep
 from tesserae.data.scenes_view import View
 from tesserae.data.scenes_world import World
 
 NEAR, FAR = 0.18, 60.0  # distances between which ground is looked for
-WATER_LEVEL = 0.0
 
 
 def relief(world: World, noise: Noise, x: np.ndarray, z: np.ndarray, octaves: int,
            pixel: float | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Height of the ground and its slopes, (h, dh/dx, dh/dz), at points of any one shape.
+    """Height of the ground and its slopes, (h, dh/dx, dh/dz), at points of any one shape; water lies at 0.
 
     `pixel`: the slope a pixel spans, where octaves that are too fine for it shall fade.
     """
@@ -27,16 +26,19 @@ def first_hits(world: World, noise: Noise, view: View) -> np.ndarray:
     """Distance z of the first ground that each pixel sees, (H,W); infinite where it sees none.
 
     Each column of the picture is a ray over the ground, sampled at growing distances; what a pixel sees is the
-    first sample whose running maximum of slope reaches it.
+    first sample whose running maximum of slope reaches it. Columns between two rays lie between these.
     """
     height, width = len(view.up), len(view.across)
-    count = int(np.clip(0.9 * height, 96, 1400))
+    count = int(np.clip((1.5 if world.biome == "desert" else 0.9) * height, 128, 1600))
     z = np.geomspace(NEAR, FAR, count, dtype=np.float32)
-    x = z[:, None] * view.across  # (N,W)
+    rays = view.across[np.r_[0:width:2, width - 1]]
+    x = z[:, None] * rays  # (N,R)
     y = relief(world, noise, x, np.broadcast_to(z[:, None], x.shape), 7, view.pixel)[0]
     if world.shore:
-        y = np.maximum(y, WATER_LEVEL)
-    slope = np.ascontiguousarray(((y - world.camera) / z[:, None]).T)  # (W,N)
+        y = np.maximum(y, 0)
+    known = ((y - world.camera) / z[:, None]).T  # (R,N)
+    slope = np.repeat(known[:-1], 2, axis=0)[:width]
+    slope[1::2] = 0.5 * (known[:-1] + known[1:])[: len(slope[1::2])]
     highest = np.maximum.accumulate(slope, axis=1)
     hits = np.empty((width, height), np.int64)
     for one in range(width):
@@ -49,26 +51,26 @@ def first_hits(world: World, noise: Noise, view: View) -> np.ndarray:
     share = np.clip((view.up - low) / np.maximum(high - low, 1e-9), 0, 1)
     found = z[before] + (z[after] - z[before]) * share
     found[missed] = np.inf
-    if world.shore:  # the level reaches the horizon
+    if world.shore:  # the water reaches the horizon
         flat = np.where(view.up < -1e-6, -world.camera / np.minimum(view.up, -1e-6), np.inf)
         found = np.minimum(found, flat.astype(np.float32))
     return np.ascontiguousarray(found.T)
 
 
 def _alps(world: World, noise: Noise, x, z, octaves: int, pixels):
-    """Meadows that rise to a range: eroded noise on crests, with a gap where the valley opens."""
+    """Meadows that rise to a range."""
     h, dx, dz = _swell(world, noise, x, z, world.hills, pixels)
     r, rx, rz = _range(world, noise, x, z, octaves, pixels)
     return h + r, dx + rx, dz + rz
 
 
 def _lake(world: World, noise: Noise, x, z, octaves: int, pixels):
-    """A far shore, hills behind it."""
+    """A far shore, a range behind it."""
     h, dx, dz = _swell(world, noise, x, z, world.hills, pixels)
     (ox, oz) = world.places[5]
     shore = world.shore * (1 + 0.35 * noise(x * 0.35 + ox, np.full_like(x, oz)))
-    rise = np.clip((z - shore) * 0.12, -0.2, 0.25)
-    slope = np.where(np.abs(rise - 0.025) < 0.225, 0.12, 0).astype(np.float32)
+    rise = np.clip((z - shore) * 0.16, -0.2, 0.25)
+    slope = np.where(np.abs(rise - 0.025) < 0.225, 0.16, 0).astype(np.float32)
     r, rx, rz = _range(world, noise, x, z, octaves, pixels)
     land = smoothstep(0, 0.2, rise)
     return h * 0.6 + rise + r * land, dx * 0.6 + rx * land, dz * 0.6 + slope + rz * land
@@ -78,33 +80,34 @@ def _coast(world: World, noise: Noise, x, z, octaves: int, pixels):
     """A beach that falls to the sea, and a headland on one side."""
     h, dx, dz = _swell(world, noise, x, z, 0.02, pixels)
     ox, oz = world.places[5]
-    edge = -world.shore * (1 + 0.25 * noise(x * 0.9 + ox, np.full_like(x, oz))) + 0.25 * x
+    edge = world.shore * (1 + 0.25 * noise(x * 0.9 + ox, np.full_like(x, oz))) + 0.25 * x
     fall = np.maximum((edge - z) * 0.16, -0.5)
     slope = np.where(fall > -0.5, -0.16, 0).astype(np.float32)
     r, rx, rz = _range(world, noise, x, z, octaves, pixels)
-    side = np.sign(world.valley) if world.valley else 1.0
-    out = smoothstep(0.12, 0.75, -side * x / z + 0.12 * noise(z * 0.5 + ox, x * 0.1)) * smoothstep(1.5, 2.6, z)
-    headland = (r + 0.5) * out
-    return h + fall + headland, dx + rx * out, dz + slope + rz * out
+    side = 1.0 if world.valley > 0 else -1.0
+    rim = -side * x / z + 0.10 * noise(z * 0.5 + ox, x * 0.4) + 0.4 * world.valley * side
+    out = smoothstep(0.10, 0.40, rim) * smoothstep(1.4, 2.2, z)
+    headland = (0.42 * world.peaks * 0.5 + 0.55 * r + 0.5) * out
+    return h + fall + headland, dx + 0.55 * rx * out - side * 1.2 * out * (1 - out), dz + slope + 0.55 * rz * out
 
 
 def _dunes(world: World, noise: Noise, x, z, octaves: int, pixels):
     """Crests with a long windward and a short lee side, table mountains behind them."""
     ox, oz = world.places[6]
-    turn = world.valley * 1.2 + 0.5
+    turn = world.valley * 1.6 + (0.75 if world.valley > 0 else -0.75)
     c, s = np.cos(turn), np.sin(turn)
-    w, wx, wz = fbm_gradient(noise, x * 0.5 + ox, z * 0.5 + oz, 2, 0.4)
-    phase = 0.8 * (c * z + s * x) + 1.1 * w + oz
-    px, pz = 0.8 * s + 0.55 * wx, 0.8 * c + 0.55 * wz
+    w, wx, wz = fbm_gradient(noise, x * 0.35 + ox, z * 0.35 + oz, 2, 0.3)
+    phase = 0.5 * (c * z + s * x) + 1.0 * w + oz
+    px, pz = 0.5 * s + 0.35 * wx, 0.5 * c + 0.35 * wz
     t = phase - np.floor(phase)
-    windward = t < 0.72
-    rise = np.where(windward, t / 0.72, (1 - t) / 0.28).astype(np.float32)
-    steep = np.where(windward, 1 / 0.72, -1 / 0.28).astype(np.float32)
-    profile, bend = rise * rise * (1.6 - 0.6 * rise), steep * rise * (3.2 - 1.8 * rise)
-    size = world.hills * (0.55 + 0.45 * noise(x * 0.3 + 7, z * 0.3 + 3)) * smoothstep(0.1, 1.6, z)
+    windward = t < 0.7
+    rise = np.where(windward, t / 0.7, (1 - t) / 0.3).astype(np.float32)
+    steep = np.where(windward, 1 / 0.7, -1 / 0.3).astype(np.float32)
+    profile, bend = rise * rise * (1.7 - 0.7 * rise), steep * rise * (3.4 - 2.1 * rise)
+    size = world.hills * (0.6 + 0.5 * noise(x * 0.3 + 7, z * 0.3 + 3)) * smoothstep(0.2, 2.2, z)
     h, dx, dz = size * profile, size * bend * px, size * bend * pz
-    u, ux, uz = fbm_gradient(noise, x * 2 + ox, z * 2, 3, 0.45, pixels=pixels * 0.5)
-    h, dx, dz = h + 0.02 * u, dx + 0.04 * ux, dz + 0.04 * uz
+    u, ux, uz = fbm_gradient(noise, x * 1.3 + ox, z * 1.3, 3, 0.4, pixels=pixels * 0.7)
+    h, dx, dz = h + 0.02 * u, dx + 0.026 * ux, dz + 0.026 * uz
     if world.peaks:
         m, mx, mz = _tables(world, noise, x, z, octaves, pixels)
         h, dx, dz = h + m, dx + mx, dz + mz
@@ -112,14 +115,15 @@ def _dunes(world: World, noise: Noise, x, z, octaves: int, pixels):
 
 
 def _tables(world: World, noise: Noise, x, z, octaves: int, pixels):
+    """Flat tops, cliffs, and slopes of rubble below them."""
     ox, oz = world.places[7]
-    f = world.peak_scale * 1.4
-    n, nx, nz = fbm_gradient(noise, x * f + ox, z * f + oz, octaves, 0.45, pixels=pixels / f)
-    t = np.clip((n - 0.12) / 0.22, 0, 1)
+    f = world.peak_scale * 1.6
+    n, nx, nz = fbm_gradient(noise, x * f + ox, z * f + oz, octaves, 0.46, pixels=pixels / f)
+    t = np.clip((n - 0.14) / 0.14, 0, 1)
     there = smoothstep(world.range_near, world.range_far, z) * world.peaks
-    cliff = there * 6 * t * (1 - t) / 0.22 * f
-    talus = there * 0.25 * np.clip(n + 0.25, 0, 0.37) / 0.37
-    return there * t * t * (3 - 2 * t) + talus, cliff * nx, cliff * nz
+    rubble = np.clip((n + 0.12) / 0.26, 0, 1)
+    cliff = there * (6 * t * (1 - t) / 0.14 + 0.5 * 2 * rubble / 0.26 * (rubble < 1)) * f
+    return there * (t * t * (3 - 2 * t) + 0.5 * rubble * rubble), cliff * nx, cliff * nz
 
 
 def _swell(world: World, noise: Noise, x, z, size: float, pixels):
@@ -131,20 +135,12 @@ def _swell(world: World, noise: Noise, x, z, size: float, pixels):
 
 
 def _range(world: World, noise: Noise, x, z, octaves: int, pixels):
-    """The mountains: crests 1 - |n|, carried by eroded noise, that begin at range_near."""
-    (ox, oz), (qx, qz) = world.places[4], world.places[8]
+    """The mountains: ridges that branch, growing from range_near to range_far, lower where the valley opens."""
+    ox, oz = world.places[4]
     f = world.peak_scale
-    n, nx, nz = fbm_gradient(noise, x * f + ox, z * f + oz, octaves, 0.48, 0.6, pixels / f)
-    k, kx, kz = noise.gradient(x * f * 1.1 + qx, z * f * 1.1 + qz)
-    crest, sign = 1 - np.abs(k), -np.sign(k)
+    r, rx, rz = ridged_gradient(noise, x * f + ox, z * f + oz, octaves, pixels / f)
     envelope = smoothstep(world.range_near, world.range_far, z)
-    gap = (x / z - world.valley) / 0.28
-    envelope = envelope * world.peaks * (1 - 0.55 * np.exp(-gap * gap))
-    body = 0.30 + 0.42 * crest * crest + 0.42 * n
-    slope = 0.84 * crest * sign * 1.1 * f
-    return envelope * body, envelope * (slope * kx + 0.42 * f * nx), envelope * (slope * kz + 0.42 * f * nz)
-
-
-def undergrowth(noise: Noise, x, z, pixels):
-    """Patches in [0, 1] for colours of the ground."""
-    return 0.5 + 0.5 * fbm(noise, x * 1.3 + 40, z * 1.3 + 80, 5, 0.55, pixels / 1.3)
+    gap = (x / z - world.valley) / 0.25
+    envelope = envelope * envelope * world.peaks * (1 - 0.5 * np.exp(-gap * gap))
+    bend = envelope * 2.2 * r * f
+    return envelope * 1.1 * r * r, bend * rx, bend * rz

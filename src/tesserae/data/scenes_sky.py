@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tesserae.data.scenes_noise import Noise, fade, fbm, fbm_gradient, smoothstep
+from tesserae.data.scenes_noise import Noise, billow, fade, fbm, smoothstep
 from tesserae.data.scenes_view import CLOUD, DISC, SKY, View, blend, column
 from tesserae.data.scenes_world import World
 
@@ -90,22 +90,27 @@ def _stars(world: World, noise: Noise, view: View, generator: np.random.Generato
 
 
 def _clouds(world: World, noise: Noise, view: View, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(colour (3,H,W), cover (H,W)): a sheet of fractal density seen in perspective, lit from the light's side."""
+    """(colour (3,H,W), cover (H,W)): lumps of density on a sheet in perspective, shadowed by their own."""
     light, (ox, oy) = world.light, world.places[2]
-    reach = 1 / (np.maximum(view.up, 0)[:, None] + 0.13)  # how far away the sheet is
-    x = view.across[None] * reach * world.cloud_scale * 1.6 / world.wind + ox
-    y = reach * world.cloud_scale * 0.9 + oy + 0 * x
-    warp = noise(x * 1.7 + 9, y * 1.7)
-    pixels = 1 / (view.pixel * reach**1.5 * world.cloud_scale)
-    density, gx, gy = fbm_gradient(noise, x + 0.25 * warp, y + 0.15 * warp, 6, 0.52, pixels=pixels)
-    rise = density * 0.75 - (0.5 - 1.0 * world.clouds)
-    cover = smoothstep(0.0, 0.32, rise) * smoothstep(0.0, 0.05, view.up)[:, None] * 0.97
-    thick = smoothstep(0.05, 0.75, rise)
+    high = np.maximum(view.up, 0)[:, None]
+    reach = 1 / (high + 0.16)  # how far away the sheet is
+    scale = world.cloud_scale
+    x = view.across[None] * reach * scale * 1.5 / np.sqrt(world.wind) + ox
+    y = reach * scale * 0.95 + oy + 0 * x
+    pixels = 1 / (view.pixel * reach**1.5 * scale * 1.2)
+    level = 0.52 - 1.0 * world.clouds
+
+    def body(x, y, octaves):
+        return 0.75 * fbm(noise, x, y, 2) + 0.36 * billow(noise, x * 2.1 + 5, y * 2.1, octaves, 0.55, pixels / 2.1)
+
+    rise = body(x, y, 5) - level
     right, above, _ = light.direction
-    edge = np.clip(-(gx * right - gy * above) * 0.28, -0.5, 0.5)
-    lit = np.clip(0.95 - 0.75 * thick + edge, 0, 1.15)
+    length = np.hypot(right, above) + 1e-6
+    shadow = body(x + 0.16 * right / length, y - 0.16 * above / length, 3) - level  # towards the light
+    cover = smoothstep(0.0, 0.38, rise) * smoothstep(0.01, 0.06, view.up)[:, None] * 0.98
+    lit = np.exp(-1.5 * np.clip(shadow, 0, 2)) * (1 - 0.25 * smoothstep(0.1, 0.9, rise))
     colour = blend(column(light.cloud_dark), column(light.cloud_lit), lit)
-    lining = (1 - thick) * np.exp(-angle / 0.22)
-    colour = colour + column(light.glow) * lining * 0.8
-    far = np.exp(-np.maximum(view.up, 0) / 0.06)[:, None] * 0.6  # distant ones drown in the haze
+    lining = np.exp(-2.5 * np.clip(rise, 0, 2) - angle / 0.22)
+    colour = colour + column(light.glow) * lining
+    far = np.exp(-high / 0.07) * 0.65  # distant ones drown in the haze
     return blend(colour, column(light.horizon), far), cover * fade(pixels * 2)

@@ -18,58 +18,76 @@ def draw_water(world: World, noise: Noise, view: View, canvas: Canvas) -> None:
     if not water.any():
         return
     rows, columns = np.nonzero(water)
-    height, width = water.shape
-    shore = water.argmax(axis=0).astype(np.float32)  # (W,) the first row of water in each column
     z = canvas.distance[rows, columns]
     x = view.across[columns] * z
     pixels = 1 / (view.pixel * z)
-    sea = world.biome == "coast"
-    swell, chop = _ripples(world, noise, x, z, pixels, sea)
+    down = -view.up[rows]
+    paint = _sea if world.biome == "coast" else _still
+    colour, swell = paint(world, noise, view, canvas, water.argmax(axis=0), (rows, columns), (x, z), pixels)
+    colour = colour + _glitter(world, noise, view, x, z, columns, down, pixels, swell)
+    if world.biome == "coast":
+        colour = _foam(world, noise, colour, x, z, pixels)
+    canvas.colour[:, rows, columns] = hazed(world, colour, z * 0.5, haze_colour(world, view)[:, columns])
+
+
+def _still(world: World, noise: Noise, view: View, canvas: Canvas, shore, place, ground, pixels):
+    """A lake mirrors the picture above its far shore, (W,) rows `shore`, in patches of calm and of ripples."""
+    (rows, columns), (x, z) = place, ground
+    height, width = canvas.segment.shape
+    ox, oz = world.places[10]
+    swell = fbm(noise, x * 1.0 + ox, z * 2.5 + oz, 3, pixels=pixels / 4)
+    chop = fbm(noise, x * 5 + oz, z * 15 + ox, 3, 0.6, pixels=pixels / 15)
+    breeze = smoothstep(-0.3, 0.6, noise(x * 0.25 + oz, z * 0.5 + ox))
     near = np.clip((rows - shore[columns]) / height, 0, 1)
-    strength = (0.035 if sea else 0.012) * (0.25 + 2 * near)
-    aside = np.clip(columns + chop * strength * 0.35 * height, 0, width - 1).astype(np.intp)
-    mirrored = 2 * shore[aside] - rows - 1 - (swell + 0.4 * chop) * strength * height - (6 * near * strength * height if sea else 0)
+    strength = (0.004 + 0.03 * near) * (0.4 + breeze) * height
+    aside = np.clip(columns + 0.25 * chop * strength, 0, width - 1).astype(np.intp)
+    mirrored = 2 * shore[aside] - rows - 1 + (swell + 0.8 * chop) * strength
     source = np.clip(mirrored, 0, np.maximum(shore[aside] - 1, 0)).astype(np.intp)
     mirror = canvas.colour[:, source, aside]
     beyond = mirrored < 0
     if beyond.any():
         high = (view.up[0] - mirrored[beyond] * view.pixel).astype(np.float32)
         mirror[:, beyond] = _sky_at(world, view.across[aside[beyond]], high)
-    down = -view.up[rows]
-    fresnel = 0.04 + 0.96 * np.exp(-down * (5.0 if sea else 3.0))
-    colour = blend(_body(world, noise, x, z, sea), mirror * 0.93, fresnel)
-    colour = colour + _glitter(world, noise, view, x, z, columns, down, pixels, swell)
-    colour = _foam(world, noise, colour, x, z, pixels) if sea else colour
-    canvas.colour[:, rows, columns] = hazed(world, colour, z * 0.6, haze_colour(world, view)[:, columns])
+    light = np.asarray(world.light.ambient, np.float32) + 0.25 * np.asarray(world.light.sun, np.float32)
+    body = (np.array((0.012, 0.05, 0.06), np.float32) * light)[:, None]
+    fresnel = 0.06 + 0.90 * np.exp(2.6 * view.up[rows])
+    return blend(body, mirror, fresnel), swell
 
 
-def _ripples(world: World, noise: Noise, x, z, pixels, sea: bool):
-    """Two sizes of waves in [-1, 1], long across the view."""
+def _sea(world: World, noise: Noise, view: View, canvas: Canvas, shore, place, ground, pixels):
+    """The sea mirrors the sky where its waves lean to, and shows its own blue, paler over the shoal."""
+    (rows, columns), (x, z) = place, ground
     ox, oz = world.places[10]
-    lengthwise = (3.0, 9.0) if sea else (2.5, 8.0)
-    swell = fbm(noise, x * 1.2 + ox, z * lengthwise[0] + oz, 3, pixels=pixels / 6)
-    chop = fbm(noise, x * 6 + oz, z * lengthwise[1] * 2 + ox, 3, 0.6, pixels=pixels / 18)
-    return swell, chop
+    swell = fbm(noise, x * 0.8 + ox, z * 4.0 + oz, 3, 0.6, pixels=pixels / 6)
+    chop = fbm(noise, x * 5 + oz, z * 22 + ox, 4, 0.65, pixels=pixels / 20)
+    lean = 0.5 * swell + 0.5 * chop
+    up = np.clip(-view.up[rows] * 0.8 + 0.10 + 0.28 * lean, 0.02, 1.3)
+    mirror = _sky_at(world, view.across[columns], up.astype(np.float32))
+    mirror = _shadowed(canvas, mirror, shore, rows, columns, lean)
+    light = np.asarray(world.light.ambient, np.float32) + 0.3 * np.asarray(world.light.sun, np.float32)
+    shoal = np.exp(-np.maximum(-relief(world, noise, x, z, 2)[0], 0) / 0.035)
+    deep, pale = np.array((0.006, 0.06, 0.11), np.float32), np.array((0.06, 0.34, 0.34), np.float32)
+    body = blend((deep * light)[:, None], (pale * light)[:, None], shoal * 0.85)
+    fresnel = 0.03 + 0.80 * np.exp(7 * view.up[rows]) * np.clip(1 - 0.5 * lean, 0.3, 1.3)
+    return blend(body, mirror, np.clip(fresnel, 0, 1)) * (1 + 0.25 * lean), swell
+
+
+def _shadowed(canvas: Canvas, mirror, shore, rows, columns, lean):
+    """Where land stands above the waterline, the sea below it mirrors the land."""
+    height = canvas.segment.shape[0]
+    mirrored = 2 * shore[columns] - rows - 1 + 0.02 * height * lean
+    source = np.clip(mirrored, 0, np.maximum(shore[columns] - 1, 0)).astype(np.intp)
+    land = np.isfinite(canvas.distance[source, columns]) & (mirrored > 0)
+    return np.where(land, canvas.colour[:, source, columns], mirror)
 
 
 def _sky_at(world: World, across: np.ndarray, up: np.ndarray) -> np.ndarray:
     """The clear sky in single directions, (3,n), from a table."""
-    a, e = np.linspace(-2, 2, 33, dtype=np.float32), np.linspace(-0.1, 1.4, 64, dtype=np.float32)
+    a, e = np.linspace(-2, 2, 65, dtype=np.float32), np.linspace(-0.1, 1.4, 96, dtype=np.float32)
     table = clear_sky(world, a, e)
-    i = np.clip((up + 0.1) / 1.5 * 63, 0, 63).astype(np.intp)
-    j = np.clip((across + 2) / 4 * 32, 0, 32).astype(np.intp)
+    i = np.clip((up + 0.1) / 1.5 * 95, 0, 95).astype(np.intp)
+    j = np.clip((across + 2) / 4 * 64, 0, 64).astype(np.intp)
     return table[:, i, j]
-
-
-def _body(world: World, noise: Noise, x, z, sea: bool) -> np.ndarray:
-    """What comes up from below the surface, (3,n)."""
-    light = np.asarray(world.light.ambient, np.float32) + 0.25 * np.asarray(world.light.sun, np.float32)
-    deep = np.array((0.010, 0.075, 0.105) if sea else (0.015, 0.055, 0.06), np.float32)
-    body = (deep * light)[:, None]
-    if not sea:
-        return body + 0 * z
-    shoal = np.exp(-np.maximum(-relief(world, noise, x, z, 2)[0], 0) / 0.05)
-    return blend(body, (np.array((0.10, 0.40, 0.38), np.float32) * light)[:, None], shoal * 0.8)
 
 
 def _glitter(world: World, noise: Noise, view: View, x, z, columns, down, pixels, swell):
@@ -78,21 +96,21 @@ def _glitter(world: World, noise: Noise, view: View, x, z, columns, down, pixels
     if abs(light.azimuth) > 0.8:
         return np.zeros((3, 1), np.float32)
     off = np.arctan(view.across[columns]) - light.azimuth
-    width = 0.05 + 0.18 * down
+    width = 0.035 + 0.22 * down
     path = np.exp(-(off * off) / (2 * width * width))
-    sparks = noise(x * 40, z * 90) * fade(pixels / 20) + noise(x * 14 + 4, z * 38) * fade(pixels / 8)
-    bright = path * (0.18 + 1.3 * smoothstep(0.15, 0.9, sparks + 0.5 * swell))
-    gain = 0.9 if light.hour != "night" else 1.6
+    sparks = noise(x * 40, z * 90) * fade(pixels / 30) + noise(x * 14 + 4, z * 38) * fade(pixels / 12)
+    bright = path * (0.12 + 1.5 * smoothstep(0.1, 0.9, sparks + 0.6 * swell))
+    gain = 0.8 if light.hour != "night" else 1.2
     return np.asarray(light.sun, np.float32)[:, None] * bright * gain * (1.0 if light.disc else 0.35)
 
 
 def _foam(world: World, noise: Noise, colour: np.ndarray, x, z, pixels):
     """Breaking lines near the beach."""
     depth = -relief(world, noise, x, z, 3)[0]
-    torn = fbm(noise, x * 7, z * 7, 4, 0.6, pixels / 7)
-    wave = np.sin(depth * 150 + 3 * noise(x * 1.5, z * 0.7) + 1.0)
-    lines = smoothstep(0.75, 1.0, wave + 0.35 * torn) * np.exp(-depth / 0.045)
-    edge = smoothstep(0.012, 0.0, depth) if False else 1 - smoothstep(0.0, 0.008, depth + 0.004 * torn)
-    foam = np.clip(np.maximum(lines * 0.8, edge), 0, 1)
-    lit = np.asarray(world.light.ambient, np.float32) + 0.45 * np.asarray(world.light.sun, np.float32)
-    return blend(colour, (0.8 * lit)[:, None], foam)
+    torn = fbm(noise, x * 7, z * 7, 5, 0.65, pixels / 7)
+    wave = np.sin(depth * 120 + 2.5 * noise(x * 1.5, z * 0.7) + 1.0)
+    lines = smoothstep(0.7, 1.0, wave + 0.3 * torn) * smoothstep(-0.5, 0.4, torn) * np.exp(-depth / 0.04)
+    edge = 1 - smoothstep(0.002, 0.009, depth + 0.004 * torn)
+    foam = np.clip(np.maximum(lines * 0.8, 0.9 * edge), 0, 1)
+    lit = np.asarray(world.light.ambient, np.float32) + 0.4 * np.asarray(world.light.sun, np.float32)
+    return blend(colour, (0.75 * lit)[:, None], foam)

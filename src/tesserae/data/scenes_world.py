@@ -1,4 +1,4 @@
-"""What a landscape is, before it is drawn: light, camera, relief, plants, drawn by lot from its biome and hour.
+"""What a landscape is, before it is drawn: light, camera, relief and plants, by lot.
 
 Lengths are in hundreds of metres, colours linear RGB.
 """
@@ -31,7 +31,6 @@ class Light:
     glow: Colour  # about the sun
     cloud_lit: Colour
     cloud_dark: Colour
-    exposure: float = 1.0
 
     @property
     def direction(self) -> np.ndarray:
@@ -61,7 +60,7 @@ class World:
     range_far: float  # and where it is in full height
     hills: float  # height of near undulation
     valley: float  # direction of the gap in the range, in frame heights right of the middle
-    shore: float  # distance of the near shore, 0: no water near
+    shore: float  # distance of the shore, 0: no water
     snow_line: float
     haze: float  # distance at which 63 % is haze
     # cover
@@ -83,7 +82,7 @@ def draw_world(generator: np.random.Generator, label: str) -> World:
     """A landscape of the class `label`, one of CLASSES."""
     biome, hour = label.split("_")
     between = generator.uniform
-    light = _LIGHTS[hour](generator)
+    light = _LIGHTS[hour](generator, biome)
     world = {
         "biome": biome, "light": light, "horizon": between(0.48, 0.6), "focal": 1.05, "camera": 0.15,
         "clouds": between(0.15, 0.6), "cloud_scale": between(0.5, 1.0), "wind": between(1.0, 2.2),
@@ -101,35 +100,37 @@ def draw_world(generator: np.random.Generator, label: str) -> World:
 def _mountain(generator: np.random.Generator, hour: str) -> dict:
     between = generator.uniform
     return {
-        "horizon": between(0.58, 0.70), "camera": between(0.15, 0.3), "peaks": between(3.2, 4.6),
-        "peak_scale": between(0.13, 0.2), "range_near": between(2.0, 4.0), "range_far": between(8.0, 11.0),
-        "hills": between(0.06, 0.16), "snow_line": between(0.9, 2.0), "tree_rows": int(generator.integers(5, 9)),
-        "tree_height": between(0.07, 0.12), "tree_near": between(1.2, 2.0), "tree_far": between(3.5, 5.0),
-        "flowers": between(0.0, 1.0), "haze": between(18, 34), "clouds": between(0.1, 0.55),
+        "horizon": between(0.62, 0.74), "camera": between(0.2, 0.4), "peaks": between(4.5, 7.0),
+        "peak_scale": between(0.10, 0.15), "range_near": between(1.5, 3.0), "range_far": between(8.0, 10.0),
+        "hills": between(0.06, 0.16), "snow_line": between(1.1, 2.1), "tree_rows": 14,
+        "tree_height": between(0.09, 0.13), "tree_near": between(1.1, 2.2), "tree_far": between(6.0, 7.0),
+        "flowers": max(0.0, between(-0.6, 1.0)), "haze": between(34, 60), "clouds": between(0.1, 0.5),
     }
 
 
 def _forest(generator: np.random.Generator, hour: str) -> dict:
     between = generator.uniform
-    autumn = max(0.0, between(-0.6, 0.9)) if hour == "day" else 0.0
+    autumn = max(0.0, between(-0.9, 0.8)) if hour == "day" else 0.0
+    leafy = float(generator.choice([0.0, 0.0, 0.3, 0.8]))
     return {
-        "horizon": between(0.5, 0.62), "camera": between(0.05, 0.09), "peaks": between(0.9, 1.7),
-        "peak_scale": between(0.2, 0.3), "range_near": between(3, 4), "range_far": between(8, 10),
-        "hills": between(0.03, 0.07), "tree_rows": int(generator.integers(9, 13)),
-        "tree_height": between(0.16, 0.24), "tree_near": between(0.45, 0.7), "tree_far": between(4, 6),
-        "broadleaf": generator.choice([0.0, 0.15, 0.6, 0.9]) if autumn == 0 else between(0.5, 1.0),
-        "autumn": autumn, "haze": between(6, 14), "clouds": between(0.1, 0.5), "flowers": between(0.0, 0.6),
+        "horizon": between(0.54, 0.66), "camera": between(0.06, 0.1), "peaks": between(1.2, 2.2),
+        "peak_scale": between(0.14, 0.2), "range_near": between(2.5, 3.5), "range_far": between(8, 10),
+        "hills": between(0.03, 0.07), "tree_rows": 15,
+        "tree_height": between(0.26, 0.36), "tree_near": between(0.75, 1.05), "tree_far": between(5, 6),
+        "broadleaf": leafy if autumn == 0 else between(0.5, 1.0),
+        "autumn": autumn, "haze": between(5, 14), "clouds": between(0.1, 0.5),
+        "flowers": max(0.0, between(-0.6, 0.8)),
     }
 
 
 def _lake(generator: np.random.Generator, hour: str) -> dict:
     between = generator.uniform
     return {
-        "horizon": between(0.48, 0.56), "camera": between(0.1, 0.16), "peaks": between(1.6, 3.0),
-        "peak_scale": between(0.16, 0.26), "range_near": between(2.6, 4.0), "range_far": between(8, 11),
-        "hills": 0.04, "snow_line": between(1.1, 2.6), "shore": between(2.2, 3.4),
-        "tree_rows": int(generator.integers(3, 6)), "tree_height": between(0.08, 0.13), "tree_near": 2.6,
-        "tree_far": 5.0, "broadleaf": generator.choice([0.0, 0.3]), "haze": between(14, 26),
+        "horizon": between(0.46, 0.56), "camera": between(0.10, 0.15), "peaks": between(3.2, 5.5),
+        "peak_scale": between(0.11, 0.17), "range_near": between(2.6, 4.0), "range_far": between(9, 11),
+        "hills": 0.05, "snow_line": between(1.0, 2.2), "shore": between(2.0, 3.2),
+        "tree_rows": 12, "tree_height": between(0.11, 0.17), "tree_near": 2.0,
+        "tree_far": 6.5, "broadleaf": float(generator.choice([0.0, 0.0, 0.25])), "haze": between(28, 50),
     }
 
 
@@ -137,74 +138,78 @@ def _desert(generator: np.random.Generator, hour: str) -> dict:
     between = generator.uniform
     tint = between(0, 1)
     return {
-        "horizon": between(0.42, 0.55), "camera": between(0.2, 0.35), "peaks": generator.choice([0.0, 0.9, 1.3]),
-        "peak_scale": between(0.16, 0.24), "range_near": 6.0, "range_far": 7.0, "hills": between(0.25, 0.45),
-        "sand": _mix((0.60, 0.40, 0.20), (0.62, 0.30, 0.12), tint), "rock": (0.36, 0.17, 0.09),
-        "clouds": max(0.0, between(-0.3, 0.4)), "wind": between(2.0, 4.0), "haze": between(16, 30),
+        "horizon": between(0.36, 0.5), "camera": between(0.35, 0.55),
+        "peaks": float(generator.choice([0.0, 0.0, 1.1, 1.6])),
+        "peak_scale": between(0.10, 0.16), "range_near": 6.0, "range_far": 6.8, "hills": between(0.5, 0.85),
+        "sand": _mix((0.56, 0.36, 0.17), (0.55, 0.26, 0.10), tint), "rock": (0.34, 0.15, 0.08),
+        "clouds": max(0.0, between(-0.3, 0.35)), "wind": between(1.6, 2.6), "haze": between(22, 40),
     }
 
 
 def _coast(generator: np.random.Generator, hour: str) -> dict:
     between = generator.uniform
     return {
-        "horizon": between(0.42, 0.52), "camera": between(0.12, 0.2), "peaks": between(0.6, 1.4),
-        "peak_scale": between(0.2, 0.35), "range_near": between(2.0, 4.0), "range_far": between(6, 9),
-        "hills": 0.03, "shore": -between(0.45, 0.8), "sand": _mix((0.62, 0.52, 0.36), (0.66, 0.47, 0.28),
-                                                                  between(0, 1)),
-        "haze": between(9, 18),
+        "horizon": between(0.42, 0.52), "camera": between(0.14, 0.2), "peaks": between(0.9, 1.8),
+        "peak_scale": between(0.2, 0.3), "range_near": between(0.5, 1.0), "range_far": between(5, 7),
+        "hills": 0.03, "shore": between(0.5, 0.85), "haze": between(24, 44),
+        "sand": _mix((0.50, 0.40, 0.26), (0.52, 0.36, 0.20), between(0, 1)),
+        "tree_rows": 6, "tree_height": between(0.08, 0.12), "tree_near": 2.2, "tree_far": 5.0,
+        "broadleaf": 1.0, "grass": (0.07, 0.13, 0.03),
     }
 
 
 _BIOMES = {"mountain": _mountain, "forest": _forest, "lake": _lake, "desert": _desert, "coast": _coast}
 
 
-def _day(generator: np.random.Generator) -> Light:
+def _day(generator: np.random.Generator, biome: str) -> Light:
     between = generator.uniform
-    seen = between(0, 1) < 0.3
+    seen = between(0, 1) < 0.25
     side = generator.choice([-1.0, 1.0])
-    overcast = max(0.0, between(-0.8, 0.5))
-    grey = (0.50, 0.54, 0.60)
+    overcast = max(0.0, between(-0.9, 0.6))
+    grey, high = (0.46, 0.50, 0.56), between(0.3, 0.55) if biome == "desert" else between(0.45, 0.9)
     return Light(
-        hour="day", azimuth=between(-0.35, 0.35) if seen else side * between(0.7, 2.0),
-        elevation=between(0.3, 0.42) if seen else between(0.5, 0.95), disc=0.024 if seen else 0.0,
-        sun=_scaled(_mix((2.6, 2.3, 1.9), (1.5, 1.5, 1.5), overcast), 1.0),
-        ambient=_mix((0.30, 0.42, 0.66), (0.42, 0.46, 0.52), overcast),
-        zenith=_mix((0.05, 0.17, 0.52), grey, overcast), middle=_mix((0.16, 0.36, 0.74), grey, overcast),
-        horizon=_mix((0.55, 0.70, 0.88), (0.66, 0.68, 0.70), overcast), glow=(0.8, 0.7, 0.5),
-        cloud_lit=(1.25, 1.2, 1.12), cloud_dark=_mix((0.50, 0.56, 0.66), (0.40, 0.43, 0.48), overcast),
+        hour="day", azimuth=between(-0.35, 0.35) if seen else side * between(0.9, 2.2),
+        elevation=between(0.3, 0.42) if seen else high, disc=0.022 if seen else 0.0,
+        sun=_mix((2.9, 2.5, 2.0), (1.3, 1.3, 1.3), overcast),
+        ambient=_mix((0.22, 0.31, 0.50), (0.40, 0.44, 0.50), overcast),
+        zenith=_mix((0.035, 0.13, 0.46), grey, overcast), middle=_mix((0.12, 0.30, 0.68), grey, overcast),
+        horizon=_mix((0.50, 0.66, 0.85), (0.62, 0.64, 0.67), overcast), glow=(0.7, 0.6, 0.42),
+        cloud_lit=(1.5, 1.45, 1.38), cloud_dark=_mix((0.42, 0.50, 0.64), (0.36, 0.39, 0.44), overcast),
     )
 
 
-def _sunset(generator: np.random.Generator) -> Light:
+def _sunset(generator: np.random.Generator, biome: str) -> Light:
     between = generator.uniform
-    seen = between(0, 1) < 0.65
+    seen = between(0, 1) < 0.6
     side = generator.choice([-1.0, 1.0])
     red = between(0, 1)
     return Light(
-        hour="sunset", azimuth=between(-0.36, 0.36) if seen else side * between(0.9, 1.9),
-        elevation=between(0.06, 0.2), disc=between(0.028, 0.04) if seen else 0.0,
-        sun=_mix((2.9, 1.5, 0.62), (2.7, 0.95, 0.40), red), ambient=_mix((0.34, 0.30, 0.42), (0.30, 0.24, 0.42), red),
-        zenith=_mix((0.10, 0.17, 0.38), (0.11, 0.09, 0.27), red),
-        middle=_mix((0.50, 0.38, 0.42), (0.52, 0.20, 0.30), red),
-        horizon=_mix((1.15, 0.66, 0.26), (1.10, 0.42, 0.14), red), glow=_mix((1.3, 0.72, 0.25), (1.3, 0.45, 0.15), red),
-        cloud_lit=_mix((1.5, 0.80, 0.42), (1.4, 0.50, 0.33), red),
-        cloud_dark=_mix((0.34, 0.26, 0.34), (0.26, 0.16, 0.29), red),
+        hour="sunset", azimuth=between(-0.36, 0.36) if seen else side * between(1.2, 2.3),
+        elevation=between(0.10, 0.2) if seen else between(0.15, 0.3), disc=between(0.026, 0.036) if seen else 0.0,
+        sun=_mix((2.7, 1.25, 0.45), (2.5, 0.80, 0.30), red),
+        ambient=_mix((0.17, 0.16, 0.26), (0.16, 0.12, 0.26), red),
+        zenith=_mix((0.045, 0.095, 0.27), (0.06, 0.05, 0.19), red),
+        middle=_mix((0.30, 0.24, 0.32), (0.36, 0.13, 0.22), red),
+        horizon=_mix((1.05, 0.54, 0.20), (1.00, 0.33, 0.10), red),
+        glow=_mix((1.2, 0.60, 0.18), (1.2, 0.38, 0.10), red),
+        cloud_lit=_mix((1.6, 0.78, 0.36), (1.5, 0.46, 0.26), red),
+        cloud_dark=_mix((0.20, 0.16, 0.25), (0.17, 0.10, 0.22), red),
     )
 
 
-def _night(generator: np.random.Generator) -> Light:
+def _night(generator: np.random.Generator, biome: str) -> Light:
     between = generator.uniform
     seen = between(0, 1) < 0.75
     side = generator.choice([-1.0, 1.0])
     teal = between(0, 1)
     return Light(
-        hour="night", azimuth=between(-0.36, 0.36) if seen else side * between(0.6, 1.6),
-        elevation=between(0.16, 0.38) if seen else between(0.4, 0.8), disc=between(0.03, 0.045) if seen else 0.0,
-        sun=(0.22, 0.29, 0.42), ambient=_mix((0.035, 0.055, 0.12), (0.03, 0.065, 0.11), teal),
+        hour="night", azimuth=between(-0.36, 0.36) if seen else side * between(0.8, 1.9),
+        elevation=between(0.2, 0.38) if seen else between(0.4, 0.8), disc=between(0.03, 0.045) if seen else 0.0,
+        sun=(0.34, 0.43, 0.62), ambient=_mix((0.055, 0.085, 0.17), (0.05, 0.10, 0.16), teal),
         zenith=_mix((0.006, 0.012, 0.045), (0.005, 0.018, 0.04), teal),
         middle=_mix((0.013, 0.026, 0.085), (0.012, 0.04, 0.08), teal),
         horizon=_mix((0.04, 0.065, 0.15), (0.04, 0.10, 0.14), teal), glow=(0.16, 0.20, 0.28),
-        cloud_lit=(0.17, 0.20, 0.27), cloud_dark=(0.022, 0.03, 0.06),
+        cloud_lit=(0.20, 0.24, 0.33), cloud_dark=(0.022, 0.032, 0.065),
     )
 
 
@@ -213,7 +218,3 @@ _LIGHTS = {"day": _day, "sunset": _sunset, "night": _night}
 
 def _mix(a: Colour, b: Colour, share: float) -> Colour:
     return tuple(float(x + (y - x) * share) for x, y in zip(a, b))
-
-
-def _scaled(a: Colour, factor: float) -> Colour:
-    return tuple(float(x * factor) for x in a)
