@@ -135,13 +135,24 @@ def scatter(table, x: str, y: str, group: str | None = None, title: str = ""):
     places = sorted(known[x].unique())
     if places[0] > 0 and places[-1] / places[0] >= 4:
         axes.set_xscale("log", base=2)
-    if len(places) <= 10:
-        axes.set_xticks(places, [f"{place:g}" for place in places])
+    if len(places) <= 12:
+        spaced = _spaced(places, wide=axes.get_xscale() == "log")
+        axes.set_xticks(spaced, [f"{place:.3g}" for place in spaced])
         axes.minorticks_off()
     if group:
         axes.legend()
-    axes.set(title=title or f"{_words(y)} over {_words(x)}", xlabel=_words(x), ylabel=_words(y))
+    axes.set(title=title or f"{_words(y)}, by {_words(x)}", xlabel=_words(x), ylabel=_words(y))
     return figure
+
+
+def _spaced(places: list[float], wide: bool) -> list[float]:
+    """Those of the sorted places whose labels leave each other room."""
+    values = np.log2(places) if wide else np.asarray(places)
+    room, kept = (values[-1] - values[0]) / 12, [0]
+    for number in range(1, len(values)):
+        if values[number] - values[kept[-1]] >= room:
+            kept.append(number)
+    return [places[number] for number in kept]
 
 
 def _line(axes, steps, values, label: str, colour: str, smooth: int, name: str | None = None) -> None:
@@ -162,7 +173,7 @@ def _scale_axis(axes, values: np.ndarray) -> None:
 
 
 def _words(name: str) -> str:
-    """val_lpips -> lpips, held out; params.vqgan.image.codebook_size -> vqgan.image.codebook_size."""
-    for start in ("params.", "metrics.", "tags."):
-        name = name.removeprefix(start)
+    """val_lpips -> lpips, held out; params.vqgan.image.codebook_size -> codebook size."""
+    if name.startswith(("params.", "metrics.", "tags.")):
+        name = name.rsplit(".", 1)[-1].replace("_", " ").replace("val ", HELD_OUT)
     return f"{name.removeprefix(HELD_OUT)}, held out" if name.startswith(HELD_OUT) else name

@@ -43,7 +43,9 @@ def new_axes(rows: int, columns: int, width: float, height: float, **options) ->
 def message(text: str):
     """A small figure that says in words why there is nothing to draw."""
     figure = new_figure(6.4, 1.2)
-    figure.text(0.5, 0.5, text, ha="center", va="center", color=GREY, wrap=True)
+    axes = figure.add_axes((0, 0, 1, 1))  # IPython shows no figure without axes
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=GREY, wrap=True)
     return figure
 
 

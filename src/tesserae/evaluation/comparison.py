@@ -1,0 +1,143 @@
+"""Runs beside each other: what differs between them, and what came of it.
+
+Tables are as `tracking.runs_table` gives them: columns are params.*, metrics.* and tags.*, beside run_id,
+stage, status, start_time and minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+_LABEL = 40  # letters of a run's label
+_SYMBOLS = {"codebook_size": "K", "downsampling": "f", "codebook_dim": "n_z"}  # the paper's, in labels
+_NOT_COMPARED = ("lr", "seconds", "best_step", "steps")  # metrics that are no result
+
+
+def add_derived(table: pd.DataFrame) -> pd.DataFrame:
+    """Join what follows from a VQGAN's parameters, for each params.vqgan.<name>.
+
+    downsampling: f = patch * 2^(levels - 1); bits_per_pixel: log2(K) / f^2, the rate in rate and distortion.
+    """
+    table = table.copy()
+    for column in [c for c in table if c.startswith("params.vqgan.") and c.endswith(".channel_mult")]:
+        vqgan = column.removesuffix(".channel_mult")
+        levels = table[column].map(lambda mult: len(mult) if isinstance(mult, list) else math.nan)
+        factor = _numbers(table, f"{vqgan}.patch") * 2.0 ** (levels - 1)
+        table[f"{vqgan}.downsampling"] = factor
+        table[f"{vqgan}.bits_per_pixel"] = np.log2(_numbers(table, f"{vqgan}.codebook_size")) / factor**2
+    return table
+
+
+def differing(table: pd.DataFrame) -> list[str]:
+    """The params.* columns in which the runs are not all alike; one that a run lacks is a difference, too."""
+    return [c for c in table if c.startswith("params.") and table[c].map(_text).nunique() > 1]
+
+
+def varied(table: pd.DataFrame) -> list[str]:
+    """Those of `differing` that are numbers in two values or more: axes for a scatter."""
+    return [c for c in differing(table) if _numbers(table, c).nunique() > 1]
+
+
+def labels(table: pd.DataFrame) -> dict[str, str]:
+    """A short name for each run, {run_id: label}: where it differs from the others, else when it started."""
+    names = [c for c in differing(table) if not c.endswith(".bits_per_pixel")]
+    if any(c.endswith(".downsampling") for c in names):
+        names = [c for c in names if not c.endswith((".channel_mult", ".patch"))]  # f says it
+    names.sort(key=lambda name: (name == "params.seed", name.rsplit(".", 1)[-1] not in _SYMBOLS))
+    found: dict[str, str] = {}
+    for _, run in table.iterrows():
+        parts = [f"{_symbol(name)} {_text(run[name])}" for name in names]
+        label = ", ".join(parts) or f"{run['start_time']:%d %b %H:%M}"
+        label = label if len(label) <= _LABEL else label[:_LABEL - 1] + "…"
+        if label in found.values():
+            label = f"{label} ({run['run_id'][:6]})"
+        found[run["run_id"]] = label
+    return found
+
+
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a run: when, how it ended, how long, which code, and the parameters that differ."""
+    shown = pd.DataFrame({"started": table["start_time"].dt.strftime("%Y-%m-%d %H:%M") if len(table) else [],
+                          "status": table["status"].str.lower(), "minutes": table["minutes"].round(1)})
+    if "tags.git.commit" in table:
+        shown["commit"] = table["tags.git.commit"].str[:8]
+    for name in differing(table):
+        shown[name.removeprefix("params.")] = table[name].map(_text)
+    shown.index = pd.Index([labels(table)[run] for run in table["run_id"]], name="run")
+    return shown
+
+
+def results(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a metric, one column a run: last values, held-out metrics first."""
+    names = [c.removeprefix("metrics.") for c in table if c.startswith("metrics.") and table[c].notna().any()]
+    names = sorted((n for n in names if _is_result(n)), key=lambda n: (not n.startswith("val_"), n))
+    values = {label: [run[f"metrics.{name}"] for name in names]
+              for (_, run), label in zip(table.iterrows(), labels(table).values())}
+    return pd.DataFrame(values, index=pd.Index(names, name="metric"))
+
+
+def curve_names(histories: Mapping[str, pd.DataFrame], most: int = 9) -> list[str]:
+    """Metrics that some run has recorded at two steps or more, held-out ones first."""
+    names = dict.fromkeys(name for history in histories.values() for name in history
+                          if name != "step" and history[name].notna().sum() > 1 and _is_result(name))
+    return sorted(names, key=lambda name: not name.startswith("val_"))[:most]
+
+
+def axes(table: pd.DataFrame, wanted: Sequence[str] = ()) -> tuple[str | None, str | None, str | None]:
+    """What to draw against what: (parameter, metric, parameter that groups), None where there is none.
+
+    wanted: names that come first, without params. and metrics., for instance ("codebook_size", "val_lpips").
+    """
+    def place(name: str) -> int:
+        short = name.removeprefix("metrics.").rsplit(".", 1)[-1]
+        return wanted.index(short) if short in wanted else len(wanted)
+
+    numbers = sorted((n for n in varied(table) if n != "params.seed"), key=place)
+    metrics = [c for c in table if c.startswith("metrics.") and _is_result(c.removeprefix("metrics."))
+               and table[c].notna().any()]
+    metrics.sort(key=lambda name: (place(name), not name.startswith("metrics.val_")))
+    first = numbers[0] if numbers else None
+    group = next((n for n in numbers[1:] if not n.endswith((".bits_per_pixel", ".channel_mult"))), None)
+    return first, metrics[0] if metrics else None, group
+
+
+def missing(table: pd.DataFrame, stage: str) -> str:
+    """In words, what there is to compare, and what to do for more."""
+    more = ("change a value in params.yaml and run dvc repro again, or queue several: "
+            "dvc exp run --queue -S 'vqgan.image.codebook_size=64,256,1024', then dvc queue start")
+    if table.empty:
+        return f"No run of {stage} has been recorded yet: run dvc repro first."
+    if len(table) == 1:
+        return f"There is one run of {stage}, with nothing to compare it to: {more}."
+    if not differing(table):
+        return f"There are {len(table)} runs of {stage}, all with the same parameters: {more}."
+    names = ", ".join(name.removeprefix("params.") for name in differing(table))
+    return f"There are {len(table)} runs of {stage}; they differ in {names}."
+
+
+def _symbol(column: str) -> str:
+    name = column.rsplit(".", 1)[-1]
+    return _SYMBOLS.get(name, name)
+
+
+def _is_result(name: str) -> bool:
+    return name not in _NOT_COMPARED and not name.endswith("_per_second")
+
+
+def _numbers(table: pd.DataFrame, column: str) -> pd.Series:
+    if column not in table:
+        return pd.Series(math.nan, table.index)
+    return pd.to_numeric(table[column].map(lambda v: math.nan if isinstance(v, (bool, list, str)) else v),
+                         errors="coerce").astype(float)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:g}"
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
