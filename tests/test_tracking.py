@@ -99,6 +99,17 @@ def test_an_environment_variable_names_the_run_to_join(root, monkeypatch):
     assert tracking.start_run(root, "joined").id is None  # the pipeline has none
 
 
+def test_a_run_that_died_without_a_word_is_ended_by_the_next(root):
+    code = "import os; from tesserae import tracking as t; t.start_run('.', 'dies').flush(); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=False)
+    alive = tracking.start_run(root, "lives")
+    alive.flush()
+    assert tracking.runs_table(root, "dies")["status"].tolist() == ["KILLED"]
+    tracking.start_run(root, "another").finish()
+    assert tracking.runs_table(root, "lives")["status"].tolist() == ["RUNNING"]
+    alive.finish()
+
+
 @pytest.mark.parametrize(
     ("copy", "home"),
     [

@@ -284,6 +284,8 @@ def start_run(
         return silent_run()
     try:
         client, experiment = _open(root)
+        if not joined and not os.environ.get("MLFLOW_TRACKING_URI"):
+            _end_dead_runs(client, experiment)
         run_id = joined or client.create_run(experiment, run_name=stage_name).info.run_id
     except Exception as error:
         run = Run(None, None)
@@ -291,8 +293,27 @@ def start_run(
         return run
     run = Run(client, run_id)
     run.params(params)
-    run.tags({**provenance(root, stage_name, params), **(tags or {})})
+    pid = {} if joined else {"pid": os.getpid()}
+    run.tags({**provenance(root, stage_name, params), **pid, **(tags or {})})
     return run
+
+
+def _end_dead_runs(client, experiment: str) -> None:
+    """Runs whose process is gone without a word, as after a power cut, do not stay "running" for ever."""
+    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+        pid = run.data.tags.get("pid", "")
+        if pid.isdigit() and not _lives(int(pid)):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def silent_run() -> Run:
@@ -351,7 +372,7 @@ def runs_table(root: str | Path, stage: str | None = None):
              "minutes": (info.end_time - info.start_time) / 60_000 if info.end_time else float("nan")}
             | {f"params.{k}": _value(v) for k, v in sorted(data.params.items())}
             | {f"metrics.{k}": v for k, v in sorted(data.metrics.items())}
-            | {f"tags.{k}": v for k, v in sorted(data.tags.items()) if not k.startswith("mlflow.")}
+            | {f"tags.{k}": v for k, v in sorted(data.tags.items()) if not k.startswith(("mlflow.", "pid"))}
         )
     first = ["run_id", "stage", "status", "start_time", "minutes"]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=first)
