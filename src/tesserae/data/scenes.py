@@ -26,7 +26,7 @@ from tesserae.data.scenes_sky import draw_sky
 from tesserae.data.scenes_trees import draw_trees
 from tesserae.data.scenes_view import Canvas, View
 from tesserae.data.scenes_water import draw_water
-from tesserae.data.scenes_world import CLASSES, draw_world
+from tesserae.data.scenes_world import CLASSES, World, draw_world
 from tesserae.data.workers import cores, in_order, tell
 from tesserae.errors import TesseraeError
 
@@ -36,7 +36,6 @@ SEGMENT_PALETTE = (
     (24, 92, 48), (140, 186, 70), (226, 190, 128),
 )  # fmt: skip
 FEW = 24  # that many scenes are rendered without starting processes
-SAMPLES = 2  # a pixel is the mean of 2x2
 
 
 @dataclass(frozen=True)
@@ -59,30 +58,38 @@ def render_scene(seed: int, index: int, size: int | tuple[int, int]) -> Scene:
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
     label = CLASSES[index % len(CLASSES)]
     world, noise = draw_world(generator, label), Noise(generator)
-    view = View.of(world, height * SAMPLES, width * SAMPLES)
-    colour, segment = draw_sky(world, noise, view, generator)
-    canvas = Canvas(colour, segment, first_hits(world, noise, view))
-    draw_ground(world, noise, view, canvas)
+    view = View.of(world, height, width)
+    canvas = _over(draw_sky(world, noise, view, generator), world, noise, height, width)
     draw_trees(world, noise, view, canvas)
     draw_water(world, noise, view, canvas)
     depth = np.clip(np.log(canvas.distance / NEAR) / np.log(FAR / NEAR), 0, 0.98)
     depth[np.isinf(canvas.distance)] = 1
-    return Scene(_developed(canvas.colour, world.light.hour == "night"), canvas.segment[::SAMPLES, ::SAMPLES],
-                 depth[::SAMPLES, ::SAMPLES].astype(np.float32), label)
+    return Scene(_developed(canvas.colour, world.light.hour == "night"), canvas.segment,
+                 depth.astype(np.float32), label)
+
+
+def _over(sky: Canvas, world: World, noise: Noise, height: int, width: int) -> Canvas:
+    """The ground over the sky. Its outline is hard, so it is drawn twice as fine and averaged."""
+    view = View.of(world, 2 * height, 2 * width)
+    fine = Canvas(_doubled(sky.colour), _doubled(sky.segment), first_hits(world, noise, view))
+    draw_ground(world, noise, view, fine)
+    colour = fine.colour.reshape(3, height, 2, width, 2).mean(axis=(2, 4))
+    return Canvas(colour, fine.segment[::2, ::2].copy(), fine.distance[::2, ::2].copy())
+
+
+def _doubled(plane: np.ndarray) -> np.ndarray:
+    """(...,H,W) -> (...,2H,2W)."""
+    return plane.repeat(2, axis=-2).repeat(2, axis=-1)
 
 
 def _developed(colour: np.ndarray, dark: bool) -> np.ndarray:
-    """Linear light (3,H,W) -> bytes (H/2,W/2,3): a film's curve, then the mean of each pixel's samples.
-
-    By night eyes see little colour, and that little is blue.
-    """
+    """Linear light (3,H,W) -> bytes (H,W,3), through a film's curve. By night eyes see little colour, and blue."""
     grey = 0.25 * colour[0] + 0.6 * colour[1] + 0.15 * colour[2]
-    keep = 0.5 if dark else 1.18
-    tint = np.array([0.75, 0.95, 1.35] if dark else [1, 1, 1], np.float32)[:, None, None]
+    keep = 0.72 if dark else 1.08
+    tint = np.array([0.7, 0.95, 1.4] if dark else [1, 1, 1], np.float32)[:, None, None]
     x = np.maximum(grey * tint + (colour - grey * tint) * keep, 0)
     x = x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14)
-    x = np.clip(x, 0, 1) ** (1 / 2.2)
-    x = (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) * (255 / 4)
+    x = np.clip(x, 0, 1) ** (1 / 2.2) * 255
     return np.ascontiguousarray((x + 0.5).astype(np.uint8).transpose(1, 2, 0))
 
 

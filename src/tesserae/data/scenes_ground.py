@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tesserae.data.scenes_noise import Noise, fade, fbm, smoothstep
@@ -63,7 +65,7 @@ def _green(world: World, noise: Noise, x, y, z, dx, dz, pixels):
     sandy = _shore(world, y, z, patches)
     crowns, bx, bz = _canopy(noise, x, z, pixels)
     albedo = _rgb(world.rock) * (0.55 + 0.9 * patches)
-    albedo = blend(albedo, _grass(world, noise, x, z, pixels, patches), green)
+    albedo = blend(albedo, _grass(world, noise, x, y, z, pixels, patches), green)
     albedo = blend(albedo, _rgb((0.028, 0.052, 0.018)) * (0.5 + crowns), timber)
     damp = np.clip(1 - y / 0.03, 0, 1) if world.shore else 0
     grains = 0.85 + 0.3 * patches + 0.12 * noise(x * 70, z * 25) * fade(pixels / 70)
@@ -81,7 +83,7 @@ def _shore(world: World, y, z, patches):
     """Where sand lies at the water, (n,)."""
     if world.biome == "coast":
         beach = 1 - smoothstep(0.09, 0.15, y + 0.1 * (patches - 0.5))
-        strip = 1 - smoothstep(0.02, 0.05, y)
+        strip = 1 - smoothstep(0.01, 0.03, y + 0.04 * (patches - 0.5))
         return np.where(z < 1.4, beach, strip)
     if world.shore:
         return 1 - smoothstep(0.002, 0.014, y + 0.02 * (patches - 0.5))
@@ -97,22 +99,34 @@ def _desert(world: World, noise: Noise, x, y, z, dx, dz, pixels):
         stone = smoothstep(0.15, 0.3, y - world.hills * 0.9 + 0.3 * (patches - 0.5)) * (z > world.range_near - 0.3)
     bands = noise(y * 16 + 0.8 * patches, np.full_like(y, 3.5)) + 0.6 * noise(y * 41, np.full_like(y, 9.5))
     rock = _rgb(world.rock) * (0.95 + 0.35 * bands + 0.5 * (patches - 0.5))
-    turn = world.valley * 1.6 + 0.9
-    along = (np.cos(turn) * z + np.sin(turn) * x) * 34 + 4 * noise(x * 2, z * 2) + 2 * noise(x * 6, z * 6)
+    turn = float(world.valley * 1.6 + 0.9)
+    along = (math.cos(turn) * z + math.sin(turn) * x) * 34 + 4 * noise(x * 2, z * 2) + 2 * noise(x * 6, z * 6)
     ripples = 0.13 * np.cos(along) * fade(pixels / 18) * smoothstep(0.7, 0.9, flat)
     grains = 0.9 + 0.2 * patches + 0.08 * noise(x * 90, z * 40) * fade(pixels / 90)
     segment = np.where(stone > 0.5, MOUNTAIN, SAND).astype(np.uint8)
     albedo = blend(_rgb(world.sand) * grains, rock, stone)
-    return albedo, segment, dx + ripples * np.sin(turn), dz + ripples * np.cos(turn)
+    return albedo, segment, dx + ripples * math.sin(turn), dz + ripples * math.cos(turn)
 
 
-def _grass(world: World, noise: Noise, x, z, pixels, patches):
-    """Meadow: patches, blades that stand upright in the picture, flowers."""
-    blades = fbm(noise, x * 22, z * 3.5, 5, 0.8, pixels / 22)
-    tone = np.clip(0.45 + 0.9 * patches + 0.22 * blades, 0.12, 2)
+def _grass(world: World, noise: Noise, x, y, z, pixels, patches):
+    """Meadow: patches, tufts, blades that stand upright in the picture, flowers."""
+    tufts = fbm(noise, x * 9, z * 9, 4, 0.7, pixels / 9)
+    across, up = x / z, (y - world.camera) / z  # in the picture, so that blades stand upright there
+    blades = fbm(noise, across * 85, up * 30, 3, 0.8, pixels * z / 85) * np.exp(-0.8 * z)
+    tone = np.clip(0.45 + 0.75 * patches + 0.10 * tufts + 0.32 * blades, 0.12, 2)
+    tone = tone * (1 - 0.45 * smoothstep(-0.2, 0.5, wooded(world, noise, x, z))) if world.tree_rows else tone
     albedo = _rgb(world.grass) * tone
-    albedo = blend(albedo, _rgb((0.22, 0.19, 0.06)) * tone, 0.55 * smoothstep(0.5, 0.9, patches))
+    albedo = blend(albedo, _rgb((0.20, 0.18, 0.06)) * tone, 0.6 * smoothstep(0.45, 0.9, patches + 0.1 * tufts))
     return _flowers(world, noise, albedo, x, z, pixels) if world.flowers > 0.1 else albedo
+
+
+def wooded(world: World, noise: Noise, x, z):
+    """Where trees stand: the more above 0, the denser. A forest leaves a clearing before the viewer."""
+    wanted = noise(x * 0.8 + 30, z * 0.8 + 60) + {"forest": 0.5, "mountain": 0.1, "lake": 0.45}.get(world.biome, 0.0)
+    if world.biome == "forest":
+        aside = (x / z - world.clearing) / (0.10 + 0.05 * noise(z * 1.5, 0 * x + 7))
+        wanted = wanted + 0.3 * z - 2.5 * np.exp(-aside * aside) * smoothstep(-4.0, -2.0, -z)
+    return wanted * smoothstep(0.7 * world.tree_near, world.tree_near, z)
 
 
 def _flowers(world: World, noise: Noise, albedo, x, z, pixels):
@@ -120,11 +134,10 @@ def _flowers(world: World, noise: Noise, albedo, x, z, pixels):
     size = 0.011 * 2.0 ** np.floor(np.log2(np.maximum(z, 0.05)))
     u, w = x / size, z / (4 * size)
     cx, cz = np.floor(u), np.floor(w)
-    chance, which = noise(cx * 0.731 + 0.5, cz * 0.917 + 0.5), noise(cx * 0.577 + 90.5, cz * 0.611 + 0.5)
-    ax, az = noise(cx * 0.443 + 20.5, cz * 0.771 + 0.5), noise(cx * 0.857 + 50.5, cz * 0.357 + 0.5)
+    chance, which, ax, az = (noise.white(cx, cz, lot) for lot in range(4))
     drift = fbm(noise, x * 1.1 + 60, z * 1.1 + 10, 3)
-    away = np.hypot(u - cx - 0.5 - 0.3 * ax, w - cz - 0.5 - 0.3 * az)
-    there = smoothstep(0.05, 0.25, chance + 0.9 * drift + 0.7 * world.flowers - 0.75)
+    away = np.hypot(u - cx - 0.5 - 0.26 * ax, w - cz - 0.5 - 0.26 * az)
+    there = smoothstep(0.05, 0.25, 0.6 * chance + 0.9 * drift + 0.7 * world.flowers - 0.7)
     petals = there * np.clip((0.24 - away) * size * pixels + 0.4, 0, 1) * fade(size * pixels) * (z < 6)
     first = int(world.places[9, 0]) % 4
     colours = np.array([FLOWERS[first], FLOWERS[(first + 1) % 4]], np.float32).T[:, (which > 0.2).astype(int)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tesserae.data.scenes_noise import Noise, fbm_gradient, ridged_gradient, smoothstep
 from tesserae.data.scenes_view import View
 from tesserae.data.scenes_world import World
 
-NEAR, FAR = 0.18, 60.0  # distances between which ground is looked for
+NEAR, FAR = 0.1, 60.0  # distances between which ground is looked for
 
 
 def relief(world: World, noise: Noise, x: np.ndarray, z: np.ndarray, octaves: int,
@@ -85,17 +87,18 @@ def _coast(world: World, noise: Noise, x, z, octaves: int, pixels):
     slope = np.where(fall > -0.5, -0.16, 0).astype(np.float32)
     r, rx, rz = _range(world, noise, x, z, octaves, pixels)
     side = 1.0 if world.valley > 0 else -1.0
-    rim = -side * x / z + 0.10 * noise(z * 0.5 + ox, x * 0.4) + 0.4 * world.valley * side
-    out = smoothstep(0.10, 0.40, rim) * smoothstep(1.4, 2.2, z)
-    headland = (0.42 * world.peaks * 0.5 + 0.55 * r + 0.5) * out
-    return h + fall + headland, dx + 0.55 * rx * out - side * 1.2 * out * (1 - out), dz + slope + 0.55 * rz * out
+    rim = -side * x / z + 0.14 * noise(z * 1.1 + ox, x * 0.8) + 0.4 * world.valley * side - 0.02 * (z - 3)
+    out = smoothstep(0.08, 0.38, rim) * smoothstep(1.4, 2.4, z + 0.6 * noise(x * 2 + 3, z + oz))
+    lift = 0.45 + 0.75 * r
+    steep = -side * lift * 4 * out * (1 - out) / (0.3 * z)  # about d(out)/dx, without the noise
+    return h + fall + lift * out, dx + 0.75 * rx * out + steep, dz + slope + 0.75 * rz * out
 
 
 def _dunes(world: World, noise: Noise, x, z, octaves: int, pixels):
     """Crests with a long windward and a short lee side, table mountains behind them."""
     ox, oz = world.places[6]
     turn = world.valley * 1.6 + (0.75 if world.valley > 0 else -0.75)
-    c, s = np.cos(turn), np.sin(turn)
+    c, s = math.cos(turn), math.sin(turn)
     w, wx, wz = fbm_gradient(noise, x * 0.35 + ox, z * 0.35 + oz, 2, 0.3)
     phase = 0.5 * (c * z + s * x) + 1.0 * w + oz
     px, pz = 0.5 * s + 0.35 * wx, 0.5 * c + 0.35 * wz
@@ -118,11 +121,11 @@ def _tables(world: World, noise: Noise, x, z, octaves: int, pixels):
     """Flat tops, cliffs, and slopes of rubble below them."""
     ox, oz = world.places[7]
     f = world.peak_scale * 1.6
-    n, nx, nz = fbm_gradient(noise, x * f + ox, z * f + oz, octaves, 0.46, pixels=pixels / f)
-    t = np.clip((n - 0.14) / 0.14, 0, 1)
+    n, nx, nz = fbm_gradient(noise, x * f + ox, z * f + oz, octaves, 0.52, pixels=pixels / f)
+    t = np.clip((n - 0.02) / 0.13, 0, 1)
     there = smoothstep(world.range_near, world.range_far, z) * world.peaks
-    rubble = np.clip((n + 0.12) / 0.26, 0, 1)
-    cliff = there * (6 * t * (1 - t) / 0.14 + 0.5 * 2 * rubble / 0.26 * (rubble < 1)) * f
+    rubble = np.clip((n + 0.23) / 0.25, 0, 1)
+    cliff = there * (6 * t * (1 - t) / 0.13 + 0.5 * 2 * rubble / 0.25 * (rubble < 1)) * f
     return there * (t * t * (3 - 2 * t) + 0.5 * rubble * rubble), cliff * nx, cliff * nz
 
 

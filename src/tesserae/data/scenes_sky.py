@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tesserae.data.scenes_noise import Noise, billow, fade, fbm, smoothstep
-from tesserae.data.scenes_view import CLOUD, DISC, SKY, View, blend, column
+from tesserae.data.scenes_view import CLOUD, DISC, SKY, Canvas, View, blend, column
 from tesserae.data.scenes_world import World
 
 
@@ -33,20 +33,24 @@ def angle_to_light(world: World, across: np.ndarray, up: np.ndarray) -> np.ndarr
     return np.sqrt(np.maximum(2 - 2 * cosine, 0))  # the chord: the angle where it matters
 
 
-def draw_sky(world: World, noise: Noise, view: View, generator: np.random.Generator) -> tuple:
-    """(colour (3,H,W), segment (H,W)) of every row of the view that may show sky."""
-    light, angle = world.light, angle_to_light(world, view.across, view.up)
-    colour = clear_sky(world, view.across, view.up)
-    segment = np.full(angle.shape, SKY, np.uint8)
+def draw_sky(world: World, noise: Noise, view: View, generator: np.random.Generator) -> Canvas:
+    """A canvas with all sky drawn, and below the horizon nothing."""
+    shape = len(view.up), len(view.across)
+    canvas = Canvas(np.zeros((3, *shape), np.float32), np.full(shape, SKY, np.uint8), np.full(shape, np.inf))
+    light, rows = world.light, int((view.up > -0.02).sum())
+    view = View(view.across, view.up[:rows], view.pixel)
+    angle = angle_to_light(world, view.across, view.up)  # (rows,W)
+    colour, segment = clear_sky(world, view.across, view.up), canvas.segment[:rows]
     if light.hour == "night":
         colour += _stars(world, noise, view, generator)
     if light.disc:
-        disc = np.clip((light.disc / world.focal - angle) / view.pixel + 0.5, 0, 1)  # (H,W)
+        disc = np.clip((light.disc / world.focal - angle) / view.pixel + 0.5, 0, 1)
         colour = blend(colour, _disc_colour(world, noise, view), disc)
         segment[disc > 0.5] = DISC
     cloud, cover = _clouds(world, noise, view, angle)
     segment[cover > 0.5] = CLOUD
-    return blend(colour, cloud, cover), segment
+    canvas.colour[:, :rows] = blend(colour, cloud, cover)
+    return canvas
 
 
 def _disc_colour(world: World, noise: Noise, view: View) -> np.ndarray:
@@ -72,9 +76,9 @@ def _stars(world: World, noise: Noise, view: View, generator: np.random.Generato
     column_of = (across - view.across[0]) / view.pixel
     row_of = (view.up[0] - up) / view.pixel
     plane = np.zeros((3, height, width), np.float32)
-    size = max(0.55, 0.0011 / view.pixel / world.focal)  # in pixels
+    size = max(0.42, 0.0011 / view.pixel / world.focal)  # in pixels
     reach = int(np.ceil(2 * size))
-    colours = np.stack([0.9 + 0.15 * tint, np.full(count, 0.95), 1.0 - 0.2 * tint]) * power * 0.5
+    colours = np.stack([0.9 + 0.15 * tint, np.full(count, 0.95), 1.0 - 0.2 * tint]) * power * 0.35
     for dy in range(-reach, reach + 1):
         for dx in range(-reach, reach + 1):
             c, r = np.rint(column_of).astype(int) + dx, np.rint(row_of).astype(int) + dy

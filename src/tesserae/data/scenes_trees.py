@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from tesserae.data.scenes_ground import haze_colour, hazed
+from tesserae.data.scenes_ground import haze_colour, hazed, wooded
 from tesserae.data.scenes_noise import Noise, fbm, smoothstep
 from tesserae.data.scenes_relief import relief
 from tesserae.data.scenes_view import FOREST, Canvas, View, blend
 from tesserae.data.scenes_world import World
-
-DENSE = {"forest": -0.55, "mountain": 0.0, "lake": -0.25, "coast": 0.1}  # what the noise must exceed
 
 
 def draw_trees(world: World, noise: Noise, view: View, canvas: Canvas) -> None:
@@ -18,8 +16,8 @@ def draw_trees(world: World, noise: Noise, view: View, canvas: Canvas) -> None:
     if not world.tree_rows:
         return
     haze = haze_colour(world, view)
-    for row, z in enumerate(np.geomspace(world.tree_far, world.tree_near, world.tree_rows)):
-        trees = _plant(world, noise, view, row, float(z))
+    for row, z in enumerate(np.geomspace(world.tree_far, world.tree_near, world.tree_rows).tolist()):
+        trees = _plant(world, noise, view, row, z)
         for shift in (-1, 1, 0):
             _paint(world, noise, view, canvas, trees, shift, haze)
 
@@ -38,10 +36,8 @@ def _plant(world: World, noise: Noise, view: View, row: int, z: float) -> dict[s
     x = (numbers + 0.5 + 0.38 * lot(1)) * spacing
     ground, dx, dz = relief(world, noise, x.astype(np.float32), away.astype(np.float32), 6)
     tall = world.tree_height * (0.8 + 0.4 * lot(2))
-    wanted = noise(x * 0.8 + 30, away * 0.8 + 60) + 0.5 * lot(3)
-    if world.biome == "forest":
-        wanted = wanted - 1.8 * np.exp(-(((x / away - world.clearing) / 0.16) ** 2)) * smoothstep(7.0, 2.0, away)
-    there = (wanted > DENSE[world.biome]) & (ground < min(0.72 * world.snow_line, 1.2) * (0.85 + 0.3 * lot(3)))
+    there = wooded(world, noise, x, away) + 0.5 * lot(3) > 0
+    there &= ground < min(0.72 * world.snow_line, 1.2) * (0.85 + 0.3 * lot(3))
     there &= np.hypot(dx, dz) < 0.9
     if world.shore:
         there &= ground > 0.012

@@ -23,26 +23,35 @@ def draw_water(world: World, noise: Noise, view: View, canvas: Canvas) -> None:
     pixels = 1 / (view.pixel * z)
     down = -view.up[rows]
     paint = _sea if world.biome == "coast" else _still
-    colour, swell = paint(world, noise, view, canvas, water.argmax(axis=0), (rows, columns), (x, z), pixels)
+    colour, swell = paint(world, noise, view, canvas, _waterlines(water), (rows, columns), (x, z), pixels)
     colour = colour + _glitter(world, noise, view, x, z, columns, down, pixels, swell)
     if world.biome == "coast":
         colour = _foam(world, noise, colour, x, z, pixels)
     canvas.colour[:, rows, columns] = hazed(world, colour, z * 0.5, haze_colour(world, view)[:, columns])
 
 
+def _waterlines(water: np.ndarray) -> np.ndarray:
+    """For each pixel the row where the water that it belongs to begins, above it; (H,W)."""
+    begins = water.copy()
+    begins[1:] &= ~water[:-1]
+    rows = np.arange(len(water))[:, None]
+    return np.maximum.accumulate(np.where(begins, rows, 0), axis=0)
+
+
 def _still(world: World, noise: Noise, view: View, canvas: Canvas, shore, place, ground, pixels):
-    """A lake mirrors the picture above its far shore, (W,) rows `shore`, in patches of calm and of ripples."""
+    """A lake mirrors the picture above its far shore, rows `shore`, in patches of calm and of ripples."""
     (rows, columns), (x, z) = place, ground
     height, width = canvas.segment.shape
     ox, oz = world.places[10]
     swell = fbm(noise, x * 1.0 + ox, z * 2.5 + oz, 3, pixels=pixels / 4)
     chop = fbm(noise, x * 5 + oz, z * 15 + ox, 3, 0.6, pixels=pixels / 15)
     breeze = smoothstep(-0.3, 0.6, noise(x * 0.25 + oz, z * 0.5 + ox))
-    near = np.clip((rows - shore[columns]) / height, 0, 1)
+    near = np.clip((rows - shore[rows, columns]) / height, 0, 1)
     strength = (0.004 + 0.03 * near) * (0.4 + breeze) * height
     aside = np.clip(columns + 0.25 * chop * strength, 0, width - 1).astype(np.intp)
-    mirrored = 2 * shore[aside] - rows - 1 + (swell + 0.8 * chop) * strength
-    source = np.clip(mirrored, 0, np.maximum(shore[aside] - 1, 0)).astype(np.intp)
+    line = shore[rows, aside]
+    mirrored = 2 * line - rows - 1 + (swell + 0.8 * chop) * strength
+    source = np.clip(mirrored, 0, np.maximum(line - 1, 0)).astype(np.intp)
     mirror = canvas.colour[:, source, aside]
     beyond = mirrored < 0
     if beyond.any():
@@ -75,9 +84,11 @@ def _sea(world: World, noise: Noise, view: View, canvas: Canvas, shore, place, g
 def _shadowed(canvas: Canvas, mirror, shore, rows, columns, lean):
     """Where land stands above the waterline, the sea below it mirrors the land."""
     height = canvas.segment.shape[0]
-    mirrored = 2 * shore[columns] - rows - 1 + 0.02 * height * lean
-    source = np.clip(mirrored, 0, np.maximum(shore[columns] - 1, 0)).astype(np.intp)
-    land = np.isfinite(canvas.distance[source, columns]) & (mirrored > 0)
+    line = shore[rows, columns]
+    mirrored = 2 * line - rows - 1 + 0.02 * height * lean
+    source = np.clip(mirrored, 0, np.maximum(line - 1, 0)).astype(np.intp)
+    solid = np.isfinite(canvas.distance) & (canvas.segment != WATER)
+    land = solid[source, columns] & (mirrored > 0)
     return np.where(land, canvas.colour[:, source, columns], mirror)
 
 

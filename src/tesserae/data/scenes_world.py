@@ -90,7 +90,7 @@ def draw_world(generator: np.random.Generator, label: str) -> World:
         "valley": between(-0.5, 0.5), "shore": 0.0, "snow_line": 99.0, "haze": between(16, 30),
         "tree_rows": 0, "tree_height": 0.12, "tree_near": 1.0, "tree_far": 4.0, "broadleaf": 0.0,
         "clearing": between(-0.4, 0.4), "autumn": 0.0,
-        "grass": _mix((0.10, 0.19, 0.035), (0.20, 0.22, 0.05), between(0, 1)),
+        "grass": _mix((0.075, 0.145, 0.030), (0.14, 0.165, 0.045), between(0, 1)),
         "sand": (0.55, 0.42, 0.26), "rock": _mix((0.20, 0.19, 0.19), (0.24, 0.19, 0.15), between(0, 1)),
         "flowers": 0.0, "places": generator.uniform(0, 200, (16, 2)).astype(np.float32),
     }
@@ -115,8 +115,8 @@ def _forest(generator: np.random.Generator, hour: str) -> dict:
     return {
         "horizon": between(0.54, 0.66), "camera": between(0.06, 0.1), "peaks": between(1.2, 2.2),
         "peak_scale": between(0.14, 0.2), "range_near": between(2.5, 3.5), "range_far": between(8, 10),
-        "hills": between(0.03, 0.07), "tree_rows": 15,
-        "tree_height": between(0.26, 0.36), "tree_near": between(0.75, 1.05), "tree_far": between(5, 6),
+        "hills": between(0.03, 0.07), "tree_rows": 13,
+        "tree_height": between(0.42, 0.62), "tree_near": between(0.9, 1.2), "tree_far": between(5, 6),
         "broadleaf": leafy if autumn == 0 else between(0.5, 1.0),
         "autumn": autumn, "haze": between(5, 14), "clouds": between(0.1, 0.5),
         "flowers": max(0.0, between(-0.6, 0.8)),
@@ -150,7 +150,7 @@ def _coast(generator: np.random.Generator, hour: str) -> dict:
     between = generator.uniform
     return {
         "horizon": between(0.42, 0.52), "camera": between(0.14, 0.2), "peaks": between(0.9, 1.8),
-        "peak_scale": between(0.2, 0.3), "range_near": between(0.5, 1.0), "range_far": between(5, 7),
+        "peak_scale": between(0.25, 0.4), "range_near": between(0.5, 1.0), "range_far": between(4, 6),
         "hills": 0.03, "shore": between(0.5, 0.85), "haze": between(24, 44),
         "sand": _mix((0.50, 0.40, 0.26), (0.52, 0.36, 0.20), between(0, 1)),
         "tree_rows": 6, "tree_height": between(0.08, 0.12), "tree_near": 2.2, "tree_far": 5.0,
@@ -188,8 +188,8 @@ def _sunset(generator: np.random.Generator, biome: str) -> Light:
         elevation=between(0.10, 0.2) if seen else between(0.15, 0.3), disc=between(0.026, 0.036) if seen else 0.0,
         sun=_mix((2.7, 1.25, 0.45), (2.5, 0.80, 0.30), red),
         ambient=_mix((0.17, 0.16, 0.26), (0.16, 0.12, 0.26), red),
-        zenith=_mix((0.045, 0.095, 0.27), (0.06, 0.05, 0.19), red),
-        middle=_mix((0.30, 0.24, 0.32), (0.36, 0.13, 0.22), red),
+        zenith=_mix((0.03, 0.09, 0.26), (0.045, 0.055, 0.20), red),
+        middle=_mix((0.28, 0.24, 0.32), (0.36, 0.15, 0.22), red),
         horizon=_mix((1.05, 0.54, 0.20), (1.00, 0.33, 0.10), red),
         glow=_mix((1.2, 0.60, 0.18), (1.2, 0.38, 0.10), red),
         cloud_lit=_mix((1.6, 0.78, 0.36), (1.5, 0.46, 0.26), red),
@@ -205,7 +205,7 @@ def _night(generator: np.random.Generator, biome: str) -> Light:
     return Light(
         hour="night", azimuth=between(-0.36, 0.36) if seen else side * between(0.8, 1.9),
         elevation=between(0.2, 0.38) if seen else between(0.4, 0.8), disc=between(0.03, 0.045) if seen else 0.0,
-        sun=(0.34, 0.43, 0.62), ambient=_mix((0.055, 0.085, 0.17), (0.05, 0.10, 0.16), teal),
+        sun=(0.50, 0.64, 0.92), ambient=_mix((0.06, 0.10, 0.21), (0.055, 0.12, 0.19), teal),
         zenith=_mix((0.006, 0.012, 0.045), (0.005, 0.018, 0.04), teal),
         middle=_mix((0.013, 0.026, 0.085), (0.012, 0.04, 0.08), teal),
         horizon=_mix((0.04, 0.065, 0.15), (0.04, 0.10, 0.14), teal), glow=(0.16, 0.20, 0.28),
