@@ -83,6 +83,7 @@ class VQGANParams(_Block):
     optimiser: Literal["adam", "muon"]
     lr: Rate
     muon_lr: Rate
+    codebook_lr: Rate
     betas: Betas
     disc_lr: Rate
     disc_betas: Betas

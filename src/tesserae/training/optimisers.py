@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tesserae.models.vqgan import VQGAN
+from tesserae.params import VQGANParams
 
 
 def hidden_convolutions(model: VQGAN) -> list[Tensor]:
@@ -21,17 +22,17 @@ def hidden_convolutions(model: VQGAN) -> list[Tensor]:
 
 
 class MuonAndAdam:
-    """Two optimisers as one: Muon on `hidden` weights of any shape (O,...), Adam on `others`.
+    """Two optimisers as one: Muon on `hidden` weights of any shape (O,...), Adam on `others`, groups with rates.
 
     Both rates are of Adam's size: Muon's steps are scaled to the root mean square of Adam's.
     """
 
-    def __init__(self, hidden: list[Tensor], others: list[Tensor], muon_lr: float, lr: float,
+    def __init__(self, hidden: list[Tensor], others: list[dict], muon_lr: float,
                  betas: tuple[float, float]) -> None:
         self.hidden = hidden
         self.matrices = [weight.detach().flatten(1) for weight in hidden]  # views: a step moves the weights
         self.muon = torch.optim.Muon(self.matrices, lr=muon_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-        self.adam = torch.optim.Adam(others, lr=lr, betas=betas, fused=True)
+        self.adam = torch.optim.Adam(others, betas=betas, fused=True)
 
     @property
     def param_groups(self) -> list[dict]:
@@ -56,16 +57,18 @@ class MuonAndAdam:
         self.adam.load_state_dict(state["adam"])
 
 
-def make_optimiser(model: VQGAN, kind: str, lr: float, muon_lr: float, betas: tuple[float, float]):
-    """The optimiser of E, G and Z; `kind` is "adam" or "muon". Its groups remember their full rate."""
-    if kind == "adam":
-        optimiser = torch.optim.Adam(model.parameters(), lr=lr, betas=betas, fused=True)
-    else:
-        hidden = hidden_convolutions(model)
-        chosen = {id(weight) for weight in hidden}
-        others = [weight for weight in model.parameters() if id(weight) not in chosen]
-        optimiser = MuonAndAdam(hidden, others, muon_lr, lr, betas)
-    return with_full_rates(optimiser)
+def make_optimiser(model: VQGAN, block: VQGANParams) -> torch.optim.Optimizer | MuonAndAdam:
+    """The optimiser of E, G and Z that a block of params.yaml asks for. Its groups remember their full rate."""
+    betas = tuple(block.betas)
+    hidden = hidden_convolutions(model) if block.optimiser == "muon" else []
+    codebook = list(model.quantizer.parameters())
+    chosen = {id(weight) for weight in (*hidden, *codebook)}
+    groups = [{"params": [weight for weight in model.parameters() if id(weight) not in chosen], "lr": block.lr}]
+    if codebook:
+        groups.append({"params": codebook, "lr": block.codebook_lr})
+    if block.optimiser == "muon":
+        return with_full_rates(MuonAndAdam(hidden, groups, block.muon_lr, betas))
+    return with_full_rates(torch.optim.Adam(groups, betas=betas, fused=True))
 
 
 def with_full_rates(optimiser):

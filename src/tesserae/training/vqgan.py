@@ -83,7 +83,7 @@ class VQGANTask:
         fast = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         self.lpips = LPIPS.load("vgg", fast).to(device) if block.perceptual_weight else None
         self.measure = LPIPS.load("vgg").to(device)
-        self.optimiser = make_optimiser(self.model, block.optimiser, block.lr, block.muon_lr, tuple(block.betas))
+        self.optimiser = make_optimiser(self.model, block)
         self.disc_optimiser = with_full_rates(torch.optim.Adam(
             self.discriminator.parameters(), lr=block.disc_lr, betas=tuple(block.disc_betas), fused=True))
         self.counts = torch.zeros(block.codebook_size, device=device)  # codes chosen since the last log
