@@ -17,7 +17,8 @@ def _runs(sizes=(64, 256, 256), mults=([1, 2], [1, 2], [1, 2, 4]), **columns):
         "run_id": [f"{number:032x}" for number in range(count)], "stage": "vqgan-image", "status": "FINISHED",
         "start_time": pd.to_datetime(["2030-01-01 10:00"] * count), "minutes": 2.04,
         K: list(sizes), MULT: list(mults), "params.vqgan.image.patch": 2, "params.seed": 0,
-        "metrics.val_lpips": np.linspace(0.3, 0.1, count), "metrics.rec": 1.0, "metrics.images_per_second": 50.0, "metrics.best_step": 7.0} | columns)
+        "metrics.val_lpips": np.linspace(0.3, 0.1, count), "metrics.rec": 1.0,
+        "metrics.images_per_second": 50.0, "metrics.best_step": 7.0} | columns)
 
 
 EMPTY = pd.DataFrame(columns=["run_id", "stage", "status", "start_time", "minutes"])
