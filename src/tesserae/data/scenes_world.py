@@ -139,7 +139,7 @@ def _desert(generator: np.random.Generator, hour: str) -> dict:
     tint = between(0, 1)
     return {
         "horizon": between(0.36, 0.5), "camera": between(0.35, 0.55),
-        "peaks": float(generator.choice([0.0, 0.0, 1.1, 1.6])),
+        "peaks": float(generator.choice([0.0, 0.0, 0.75, 1.0])),
         "peak_scale": between(0.10, 0.16), "range_near": 6.0, "range_far": 6.8, "hills": between(0.5, 0.85),
         "sand": _mix((0.56, 0.36, 0.17), (0.55, 0.26, 0.10), tint), "rock": (0.34, 0.15, 0.08),
         "clouds": max(0.0, between(-0.3, 0.35)), "wind": between(1.6, 2.6), "haze": between(22, 40),
