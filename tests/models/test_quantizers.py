@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tesserae.errors import TesseraeError
@@ -16,7 +16,7 @@ KINDS = [("nearest", 16, 4), ("ema", 16, 4), ("simvq", 16, 4), ("gumbel", 16, 4)
 
 
 @given(st.integers(2, 300), st.integers(1, 9), st.integers(1, 120), st.integers(0, 5))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_nearest_is_brute_force_in_chunks_of_any_size(size, dim, count, seed):
     generator = torch.Generator().manual_seed(seed)
     codebook, vectors = (torch.randn(n, dim, generator=generator) for n in (size, count))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tesserae.errors import TesseraeError
@@ -42,7 +42,7 @@ def same(a, b):
 
 
 @given(nests)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 def test_flatten_and_back(nest):
     assert same(unflatten(*flatten(nest)), nest)
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tesserae.errors import TesseraeError
@@ -254,7 +254,7 @@ def test_rates_and_samples(tmp_path, accelerator):
 
 
 @given(st.floats(0, 1), st.integers(0, 200), st.integers(0, 100), st.floats(0, 1))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_share_of_the_rate_stays_within_its_bounds(done, step, warmup, cooldown):
     share = rate_share(done, step, warmup, cooldown)
     assert 0 <= share <= 1

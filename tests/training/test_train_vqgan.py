@@ -1,0 +1,207 @@
+"""Stage 1's trainer on a tiny set: it learns, resumes with the same bits, and delivers a model."""
+
+import csv
+import functools
+import json
+import math
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+from tesserae import VQGAN, tracking
+from tesserae.errors import TesseraeError
+from tesserae.models.perceptual import LPIPS
+from tesserae.stage import Stage
+from tesserae.training import vqgan as trainer
+from tesserae.training.vqgan import VQGANTask, train_vqgan
+
+SIZE = 16
+
+
+def picture(generator):
+    """A gradient between two colours with a square on it."""
+    a, b, c = generator.integers(0, 256, (3, 3))
+    ramp = np.linspace(0, 1, SIZE)[:, None, None]
+    image = np.broadcast_to(a * ramp + b * (1 - ramp), (SIZE, SIZE, 3)).copy()
+    x, y = generator.integers(0, SIZE - 5, 2)
+    image[y:y + 5, x:x + 5] = c
+    return Image.fromarray(image.astype(np.uint8))
+
+
+def prepared(folder):
+    generator = np.random.default_rng(0)
+    features = datasets.Features({"image": datasets.Image(), "path": datasets.Value("string"),
+                                  "sha": datasets.Value("string")})
+    splits = {}
+    for split, count in (("train", 40), ("validation", 6)):
+        rows = {"image": [picture(generator) for _ in range(count)],
+                "path": [f"{n}.png" for n in range(count)], "sha": [f"{split}{n}" for n in range(count)]}
+        splits[split] = datasets.Dataset.from_dict(rows, features)
+    datasets.DatasetDict(splits).save_to_disk(str(folder))
+
+
+load_once = functools.cache(LPIPS.load)
+
+QUICK = {"channels": 8, "channel_mult": [1, 2], "res_blocks": 1, "patch": 2, "attention": True,
+         "z_channels": 8, "codebook_size": 16, "codebook_dim": 4, "revive_after": 3, "perceptual_weight": 0.5,
+         "disc_start": 4, "disc_channels": 8, "disc_layers": 2, "steps": 12, "batch_size": 4, "lr": 0.003,
+         "warmup": 2, "cooldown": 0.3, "log_every": 3, "sample_every": 6, "eval_every": 4, "eval_images": 6,
+         "checkpoint_every": 5, "max_seconds": 0, "flip": True, "zoom": 1.2, "dropout": 0.1}
+
+
+@pytest.fixture(scope="module")
+def raw_params(pytestconfig):
+    return YAML(typ="safe").load((pytestconfig.rootpath / "params.yaml").read_text())
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, raw_params):
+    """A project folder with a prepared set; `project(...)` opens its stage with some parameters changed."""
+    monkeypatch.setattr(tracking, "start_run", lambda *_: tracking.silent_run())
+    monkeypatch.setattr(LPIPS, "load", load_once)
+
+    def open_stage(name="project", precision="fp32", **changes):
+        root = tmp_path / name
+        if not root.exists():
+            root.mkdir()
+            (root / "dvc.yaml").write_text("stages: {}\n")
+            prepared(root / "prepared")
+        raw = json.loads(json.dumps(raw_params))
+        raw["prepare"]["image_size"], raw["threads"], raw["precision"] = SIZE, 1, precision
+        raw["vqgan"] = {"image": {**raw["vqgan"]["image"], **QUICK, **changes}}
+        YAML().dump(raw, root / "params.yaml")
+        monkeypatch.chdir(root)
+        return Stage.open("vqgan", "image")
+    return open_stage
+
+
+def outcome(stage):
+    files = [stage.reports / "history.csv", stage.reports / "metrics.json",
+             *sorted((stage.root / "models" / "vqgan-image").rglob("*.safetensors"))]
+    assert len(files) == 4
+    return {path.relative_to(stage.root).as_posix(): path.read_bytes() for path in files}
+
+
+class KilledError(Exception):
+    pass
+
+
+def killed_at(monkeypatch, number):
+    plain = VQGANTask.step
+
+    def step(self, step):
+        if step == number:
+            raise KilledError
+        return plain(self, step)
+
+    monkeypatch.setattr(VQGANTask, "step", step)
+
+
+@pytest.mark.parametrize(("precision", "step", "changes"), [
+    ("fp32", 3, {}), ("bf16", 7, {}), ("fp32", 11, {"gan_loss": "vanilla", "optimiser": "adam"}),
+    ("fp32", 8, {"quantizer": "ema"}), ("fp32", 8, {"quantizer": "fsq", "gan_loss": "none"}),
+])
+def test_a_killed_training_ends_with_the_same_bits(project, precision, step, changes, monkeypatch):
+    whole = project("whole", precision, **changes)
+    train_vqgan(whole, lambda _: None)
+    cut = project("cut", precision, **changes)
+    with monkeypatch.context() as patched:
+        killed_at(patched, step)
+        with pytest.raises(KilledError):
+            train_vqgan(cut, lambda _: None)
+    said = []
+    train_vqgan(project("cut", precision, **changes), said.append)
+    assert outcome(cut) == outcome(whole)
+    assert any("going on from step" in line for line in said) == (step > 5)
+
+
+def test_what_it_leaves(project):
+    stage = project()
+    said = []
+    progress = train_vqgan(stage, said.append)
+    model = VQGAN.from_pretrained(stage.root / "models" / "vqgan-image")
+    assert model.config.downsampling == 4
+    assert model.encode(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, 4, 4)
+    VQGAN.from_pretrained(stage.root / "models" / "vqgan-image" / "last")
+    metrics = json.loads((stage.reports / "metrics.json").read_text())
+    named = {"val_psnr", "val_lpips", "val_l1", "val_usage", "val_perplexity", "best_step", "steps"}
+    assert named <= metrics.keys()
+    assert metrics["steps"] == 12
+    assert metrics["val_lpips"] == pytest.approx(progress.best["lpips"], rel=1e-5)
+    with (stage.reports / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {int(row["step"]) for row in rows} == {3, 4, 6, 8, 9, 12}
+    terms = {"pixel", "rec", "perceptual", "gan", "lambda", "codebook", "commitment", "disc"}
+    assert terms | {"perplexity", "usage"} <= rows[0].keys()
+    by_step = {int(row["step"]): row for row in rows}
+    assert by_step[3]["lambda"] == by_step[3]["disc"] == ""  # the discriminator joins at step 4
+    assert float(by_step[9]["lambda"]) > 0
+    assert "step 12/12" in " ".join(said)
+
+
+def test_it_learns(project):
+    stage = project(channels=16, codebook_size=64, steps=60, batch_size=8, lr=0.01, muon_lr=0.01, gan_loss="none",
+                    perceptual_weight=0.0, eval_every=60, dropout=0.0)
+    progress = train_vqgan(stage, lambda _: None)
+    first, last = progress.history[0], progress.history[-1]
+    assert last["rec"] < 0.8 * first["rec"]
+    assert progress.best["usage"] > 0.3
+
+
+def test_other_parameters_start_afresh_and_more_steps_do_not(project):
+    train_vqgan(project(), lambda _: None)
+    said = []
+    train_vqgan(project(steps=14), said.append)
+    assert said[0] == "going on from step 12"
+    said = []
+    train_vqgan(project(lr=0.002), said.append)
+    assert "starts afresh" in said[0]
+    assert not any("going on" in line for line in said)
+
+
+def test_a_divergence_stops_with_a_sentence(project, monkeypatch):
+    plain = trainer.generator_backward
+
+    def diverging(model, *rest):
+        terms, made = plain(model, *rest)
+        return {**terms, "rec": terms["rec"] * math.inf}, made
+
+    monkeypatch.setattr(trainer, "generator_backward", diverging)
+    with pytest.raises(TesseraeError, match=r"step 3: the term 'rec' is inf"):
+        train_vqgan(project(), lambda _: None)
+
+
+def test_without_the_perceptual_loss_the_measure_is_still_taken(project):
+    stage = project(perceptual_weight=0.0)
+    progress = train_vqgan(stage, lambda _: None)
+    assert "perceptual" not in progress.history[-1]
+    assert progress.best["lpips"] > 0
+
+
+def test_codes_start_as_encoder_outputs(project, monkeypatch):
+    spread = {}
+    plain = VQGANTask.step
+
+    def step(self, step):
+        out = plain(self, step)
+        if step == 0:
+            spread[self.block.codebook_init] = self.model.codebook.detach().std().item()
+        return out
+
+    monkeypatch.setattr(VQGANTask, "step", step)
+    for kind in ("data", "uniform"):
+        train_vqgan(project(kind, codebook_init=kind, steps=1), lambda _: None)
+    assert spread["data"] > 3 * spread["uniform"]
+    assert spread["uniform"] < 1.2 / 16
+
+
+def test_module_runs_by_itself(project, monkeypatch, capsys):
+    stage = project(steps=2)
+    monkeypatch.setattr("sys.argv", ["vqgan", "--params", "params.yaml", "--target", "image"])
+    trainer.main()
+    assert "step 2/2" in capsys.readouterr().out
+    assert (stage.root / "models" / "vqgan-image" / "config.json").exists()
