@@ -125,3 +125,9 @@ def _visible(picture: Image.Image, column: str) -> np.ndarray:
         turns = indices * 0.618 + np.array([0, 0.33, 0.67])
         return (127.5 + 110 * np.cos(2 * np.pi * turns)).astype(np.uint8)
     return np.asarray(picture.convert("RGB"))
+
+
+def spread(count: int, total: int) -> list[int]:
+    """At most `count` indices below `total`, evenly apart: a set is ordered by folder, its first pictures alike."""
+    count = min(count, total)
+    return [(2 * place + 1) * total // (2 * count) for place in range(count)]

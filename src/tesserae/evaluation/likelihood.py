@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tesserae.data.codes import CodeMaps, class_prefix
+from tesserae.data.pictures import spread
 from tesserae.models.transformer import LatentTransformer
 
 
@@ -47,10 +48,11 @@ def likelihood(model: LatentTransformer, prefix: Tensor, indices: Tensor, batch_
 
 
 def maps_likelihood(model: LatentTransformer, maps: CodeMaps, conditional: bool,
-                        count: int | None = None, batch_size: int = 64) -> Likelihood:
-    """`likelihood` of the first `count` maps (None: all) as they are, under their classes if conditional."""
-    labels = maps.labels[:count] if conditional else None
-    indices = maps.indices[:count, 0].long()
+                    count: int | None = None, batch_size: int = 64) -> Likelihood:
+    """`likelihood` of `count` maps (None: all), evenly chosen, as they are, under their classes if conditional."""
+    chosen = spread(count or len(maps), len(maps))
+    labels = maps.labels[chosen] if conditional else None
+    indices = maps.indices[chosen, 0].long()
     return likelihood(model, class_prefix(labels, len(indices)), indices, batch_size)
 
 
@@ -73,15 +75,16 @@ def by_class(model: LatentTransformer, maps: CodeMaps, batch_size: int = 64) -> 
 
 def evaluate_codes(model: LatentTransformer, maps: CodeMaps, count: int, conditional: bool,
                    batch_size: int = 64) -> dict[str, float]:
-    """Measures of the first `count` maps as they are, without mirroring.
+    """Measures of `count` maps, evenly chosen, as they are, without mirroring.
 
     `nll`, `bits`, `accuracy`; with classes also `nll_wrong_class`, the same maps under another class each,
     and `class_gain`, the nats a token that knowing the right one saves.
     """
     measures = maps_likelihood(model, maps, conditional, count, batch_size).summary()
     if conditional and len(maps.class_names) > 1:
-        indices = maps.indices[:count, 0].long()
-        wrong = wrong_labels(maps.labels[:count], len(maps.class_names))
+        chosen = spread(count, len(maps))
+        indices = maps.indices[chosen, 0].long()
+        wrong = wrong_labels(maps.labels[chosen], len(maps.class_names))
         other = likelihood(model, class_prefix(wrong, len(indices)), indices, batch_size).summary()
         measures |= {"nll_wrong_class": other["nll"], "class_gain": other["nll"] - measures["nll"]}
     return measures

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from tesserae import figures
 from tesserae.data.codes import CodeMaps, class_prefix
-from tesserae.errors import TesseraeError
 from tesserae.evaluation.likelihood import evaluate_codes, nats_to_bits, unigram_nll
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN
@@ -40,14 +39,16 @@ SHOWN = 16  # pictures in the grids by step
 MEMORISED = 0.02  # held-out nats that may be lost after the best step before it is called overfitting
 
 
-def model_config(block: TransformerParams, maps: CodeMaps) -> TransformerConfig:
-    """The network that a block of params.yaml asks for, on these code maps.
+def fitting(block: TransformerParams, maps: CodeMaps, say: Callable[[str], None] = print) -> TransformerParams:
+    """The block as these maps allow it: where the pictures have no classes, without that condition, which is said."""
+    if "class" not in block.condition or maps.labels is not None:
+        return block
+    say("The pictures have no classes, so this transformer learns without a condition; class folders would give one.")
+    return block.model_copy(update={"condition": []})
 
-    Raises TesseraeError where it is conditioned on classes and there are none.
-    """
-    if block.condition and maps.labels is None:
-        raise TesseraeError("the pictures have no classes to condition on: put them into class folders and "
-                            "prepare them again, or set condition: [] for this transformer in params.yaml.")
+
+def model_config(block: TransformerParams, maps: CodeMaps) -> TransformerConfig:
+    """The network that a block of params.yaml asks for, on these code maps; see `fitting`."""
     height, width = maps.shape
     return TransformerConfig(
         codebook_size=maps.codebook_size, prefix_vocab=len(maps.class_names) if block.condition else 1,
@@ -187,6 +188,7 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
     accelerator = make_accelerator(params.precision, params.threads)
     codes = stage.path("codes", block.vqgan)
     maps, held_out = CodeMaps.load(codes, "train"), CodeMaps.load(codes, "validation")
+    block = fitting(block, maps, say)
     vqgan = VQGAN.from_pretrained(stage.path("models", f"vqgan-{block.vqgan}"))
     mark = fingerprint({"block": {k: v for k, v in block.model_dump().items() if k not in PACE},
                         "seed": params.seed, "precision": accelerator.mixed_precision,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tesserae import figures
 from tesserae.data.batches import augment, batch_indices, to_unit
-from tesserae.data.pictures import Pictures
+from tesserae.data.pictures import Pictures, spread
 from tesserae.evaluation.codebook import usage_statistics
 from tesserae.evaluation.images import reconstruction_metrics
 from tesserae.models.discriminator import PatchDiscriminator
@@ -132,7 +132,7 @@ class VQGANTask:
     def evaluate(self, step: int) -> dict[str, float]:
         """PSNR, SSIM, LPIPS and L1 of held-out reconstructions, and the use of the codebook on them."""
         self.model.eval()
-        indices = range(min(self.block.eval_images, len(self.held_out)))
+        indices = spread(self.block.eval_images, len(self.held_out))
         measures = reconstruction_metrics(self.model, self.held_out, indices, self.block.batch_size, self.measure)
         self.model.train()
         return measures
@@ -143,7 +143,7 @@ class VQGANTask:
         if not self.accelerator.is_main_process:
             return
         self.model.eval()
-        images = to_unit(self.held_out.batch(range(min(SHOWN, len(self.held_out))))).to(self.device)
+        images = to_unit(self.held_out.batch(spread(SHOWN, len(self.held_out)))).to(self.device)
         both = torch.cat([images, self.model.decode(self.model.encode(images))])
         self.model.train()
         self.show(figures.grid_image(both.cpu(), columns=len(images)), step)
