@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tesserae.data import pictures as module
-from tesserae.data.pictures import Pictures, PicturesError
+from tesserae.data.pictures import Pictures, PicturesError, spread
 
 
 def png(values):
@@ -69,3 +69,14 @@ def test_a_missing_set_names_the_remedy(tmp_path):
     (tmp_path / "train").mkdir()
     with pytest.raises(PicturesError, match="is no prepared set"):
         Pictures.load(tmp_path, "train")
+
+
+@pytest.mark.parametrize(("count", "total"), [(1, 1), (3, 10), (10, 10), (20, 7), (256, 310)])
+def test_spread_takes_pictures_from_the_whole_set_evenly(count, total):
+    chosen = spread(count, total)
+    assert len(chosen) == min(count, total) == len(set(chosen))
+    assert chosen == sorted(chosen)
+    assert chosen[0] >= 0
+    assert chosen[-1] < total
+    gaps = [b - a for a, b in zip([-1, *chosen], [*chosen, total])]
+    assert max(gaps) <= -(-total // len(chosen))
