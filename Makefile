@@ -32,7 +32,7 @@ lint: setup  ## style, the direction of imports, notebooks without outputs
 	$(PYTHON) -m pytest -k notebooks tests/pipeline/test_project_files.py
 
 lab: setup  ## the notebooks in JupyterLab
-	jupyter lab --ip 127.0.0.1 notebooks
+	jupyter lab --ip 127.0.0.1 --ServerApp.default_url=/lab/tree/notebooks
 
 ui: setup  ## every run, to compare, at http://127.0.0.1:5000
 	mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,18 +30,21 @@ class Clone:
         self.run("git", "config", "user.name", "tests")
         self.run("git", "config", "user.email", "tests@example.org")
 
-    def run(self, *command: str, fails: bool = False, seconds: int = 600) -> str:
+    def run(self, *command: str, fails: bool = False, seconds: int = 900) -> str:
         """Run a command here; returns what it printed, both streams."""
         outside = ("MLFLOW_", "DVC_", "TESSERAE_", "PYTEST_", "GIT_")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(outside)}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
         environment["PYTHONPATH"] = str(self.root / "src")
-        done = subprocess.run(
-            command, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=seconds,
-        )  # fmt: skip
-        assert (done.returncode != 0) == fails, done.stdout
-        return done.stdout
+        # a file, not a pipe: DVC's queue workers stay behind and would keep a pipe open
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+            done = subprocess.run(
+                command, cwd=self.root, env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=seconds
+            )
+            output.seek(0)
+            text = output.read()
+        assert (done.returncode != 0) == fails, text
+        return text
 
     def params(self) -> dict:
         return YAML(typ="safe", pure=True).load((self.root / "params.yaml").read_text(encoding="utf-8"))

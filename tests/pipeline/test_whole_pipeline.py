@@ -141,12 +141,12 @@ def test_queued_experiments_run_beside_the_workspace(repository):
     for name, setting in settings.items():
         repository.run("dvc", "exp", "run", "--queue", "--name", name, "--set-param", setting)
     repository.run("dvc", "queue", "start", "--jobs", "2")
-    end = time.monotonic() + 500
-    while time.monotonic() < end:
-        status = repository.run("dvc", "queue", "status")
-        if not re.search(r"Queued|Running", status):
-            break
+    end = time.monotonic() + 600
+    status = "Queued"
+    while re.search(r"Queued|Running", status) and time.monotonic() < end:
         time.sleep(2)
+        status = repository.run("dvc", "queue", "status")
+    repository.run("dvc", "queue", "stop", "--kill")
     assert status.count("Success") == 3, status
     rows = list(csv.DictReader(io.StringIO(repository.run("dvc", "exp", "show", "--csv"))))
     found = {row["Experiment"]: row for row in rows if row["Experiment"]}
