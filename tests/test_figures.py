@@ -221,9 +221,13 @@ def test_occurrence_scales_each_map_to_its_own_peak():
 
 def test_code_maps_are_as_large_as_their_pictures():
     palette = np.array([RED, BLUE], dtype=np.uint8)
-    figure = figures.code_maps(torch.zeros(2, 3, 16, 16), torch.tensor([[[0, 1], [0, 0]]] * 2), palette)
+    indices = torch.tensor([[[0, 1], [0, 0]]] * 2)
+    below = {"below": _plain((0, 255, 0), (0, 255, 0))}
+    figure = figures.code_maps(torch.zeros(2, 3, 16, 16), indices, palette, below)
     pixels = _rendered(figure)
     assert _count(pixels, RED) == 3 * _count(pixels, BLUE) == 2 * 96 * 96 * 3 // 4
+    assert _count(pixels, (0, 255, 0)) == 2 * 96 * 96
+    assert _texts(figure) == ["picture", "codes", "below"]
 
 
 def test_the_projection_shows_used_and_dead_codes_apart():
@@ -232,7 +236,7 @@ def test_the_projection_shows_used_and_dead_codes_apart():
     figure = figures.projection(points, counts, 0.5, torch.rand(10, 3, 8, 8) * 2 - 1)
     dead, used = figure.axes[0].collections[:2]
     assert (len(dead.get_offsets()), len(used.get_offsets())) == (2, 8)
-    assert len(figure.axes[1].images) == 10
+    assert len(figure.axes[1].images) == 8
     assert _rendered(figure).size
 
 

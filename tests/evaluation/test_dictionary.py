@@ -78,6 +78,25 @@ def test_the_context_holds_the_code_where_the_encoder_chose_another(vqgan, pictu
         vqgan.decode(plain), place.row[:, 0], place.column[:, 0], 8)[0][:, 8:16, 8:16])
 
 
+@pytest.mark.parametrize("batch_size", [4, 32])
+def test_mean_patches_are_means(pictures, maps, batch_size):
+    means = dictionary.mean_patches(pictures, maps, 30, batch_size)
+    images, code = to_unit(pictures.batch(range(21))), int(maps[2, 3, 1])
+    places = (maps == code).nonzero().tolist()
+    patches = [images[n, :, 8 * row:8 * row + 8, 8 * column:8 * column + 8] for n, row, column in places]
+    assert torch.allclose(means[code], torch.stack(patches).mean(0), atol=1e-5)
+    assert (means[24:] == 0).all()  # codes that no map holds
+
+
+def test_a_mosaic_lays_each_codes_patch_in_its_place():
+    patches = torch.randn(5, 3, 2, 2)
+    maps = torch.tensor([[[1, 4, 0], [2, 2, 3]]])
+    laid = dictionary.mosaic(patches, maps)
+    assert laid.shape == (1, 3, 4, 6)
+    assert torch.equal(laid[0, :, 2:4, 4:6], patches[3])
+    assert torch.equal(laid[0, :, 0:2, 2:4], patches[4])
+
+
 def test_pairs_that_are_missing_stay_white(pictures, maps):
     first, second = int(maps[0, 0, 0]), int(maps[0, 0, 1])
     patches = dictionary.pair_patches(pictures, maps, [(first, second)], "right", 400, 8)

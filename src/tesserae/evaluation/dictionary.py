@@ -127,6 +127,27 @@ def crop_patches(images: Tensor, rows: Tensor, columns: Tensor, factor: int, aro
                         for picture, row, column in zip(padded, rows.tolist(), columns.tolist())])
 
 
+def mean_patches(pictures: Pictures, indices: Tensor, codebook_size: int, batch_size: int) -> Tensor:
+    """The mean of all real patches that are given a code, (K,3,f,f) in [-1,1]; grey, 0, for codes never given.
+
+    indices: the maps (N,h,w) of the same pictures.
+    """
+    f = pictures.size // indices.shape[-1]
+    sums, counts = torch.zeros(codebook_size, 3 * f * f), torch.zeros(codebook_size)
+    for start in range(0, len(pictures), batch_size):
+        chosen = range(start, min(start + batch_size, len(pictures)))
+        patches = rearrange(to_unit(pictures.batch(chosen)), "b c (h f) (w g) -> (b h w) (c f g)", f=f, g=f)
+        codes = indices[chosen.start:chosen.stop].flatten().long()
+        sums.index_add_(0, codes, patches)
+        counts += torch.bincount(codes, minlength=codebook_size)
+    return rearrange(sums / counts.clamp_min(1)[:, None], "k (c f g) -> k c f g", c=3, f=f)
+
+
+def mosaic(patches: Tensor, indices: Tensor) -> Tensor:
+    """Each code of maps (B,h,w) replaced by its patch of (K,3,f,f): (B,3,f h,f w)."""
+    return rearrange(patches[indices.long()], "b h w c f g -> b c (h f) (w g)")
+
+
 @torch.no_grad()
 def decode_patches(model: VQGAN, maps: Tensor, edge: int = 1, batch_size: int = 64) -> Tensor:
     """Small made-up maps (B,s,s) decoded, without the `edge` codes next to their borders, which look

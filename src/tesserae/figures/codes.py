@@ -126,17 +126,16 @@ def occurrence(maps: Tensor, names: Sequence[str], columns: int = 12):
     return image_grid(images, columns, titles=titles, scale=max(1, round(84 / maps.shape[-1])))
 
 
-def code_maps(images: Tensor, indices: Tensor, palette: np.ndarray, reconstructions: Tensor | None = None,
+def code_maps(images: Tensor, indices: Tensor, palette: np.ndarray, below: Mapping[str, Tensor] | None = None,
               columns: int = 8):
-    """Pictures above their codes, each code a colour, and above their reconstructions where these are given.
+    """Pictures above their codes, each code a colour, and above what else is made of them.
 
-    images (B,3,H,W); indices (B,h,w); palette (K,3) uint8.
+    images (B,3,H,W); indices (B,h,w); palette (K,3) uint8; below: {row title: (B,3,H,W)}.
     """
     factor = images.shape[-1] // indices.shape[-1]
     coloured = resize(palette[indices.numpy()], factor)  # (B,H,W,3)
     kinds = {"picture": to_pixels(images), "codes": coloured}
-    if reconstructions is not None:
-        kinds["reconstruction"] = to_pixels(reconstructions)
+    kinds |= {name: to_pixels(others) for name, others in (below or {}).items()}
     return stacked_rows(kinds, columns)
 
 
@@ -146,7 +145,7 @@ def projection(points: np.ndarray, counts: np.ndarray, explained: float, tiles: 
     """The codebook's plane of greatest spread: dots coloured by use, and the codes' own pictures beside.
 
     points (K,2); counts (K,); explained: share of the variance in the plane; tiles (K,3,s,s): what each code
-    looks like. Of more than `most` codes the commonest are shown as pictures.
+    looks like. Of the used codes at most the `most` commonest are shown as pictures.
     """
     figure, panels = new_axes(1, 1 if tiles is None else 2, 5.0, 4.4)
     used = counts > 0
@@ -163,7 +162,7 @@ def projection(points: np.ndarray, counts: np.ndarray, explained: float, tiles: 
         panels[0].legend(loc="best")
     if tiles is not None:
         _scatter_tiles(panels[1], points, counts, to_pixels(tiles), most)
-        panels[1].set(title="The same codes, as they look alone", xlabel="first axis")
+        panels[1].set(title="The same codes, as the mean of their patches", xlabel="first axis")
     return figure
 
 
@@ -171,7 +170,7 @@ def _scatter_tiles(axes, points: np.ndarray, counts: np.ndarray, tiles: np.ndarr
     low, high = points.min(0), points.max(0)
     reach = np.maximum(high - low, 1e-9)
     half = reach * 0.016
-    for code in np.argsort(-counts, kind="stable")[:most][::-1]:
+    for code in np.argsort(-counts, kind="stable")[:min(most, (counts > 0).sum())][::-1]:
         x, y = points[code]
         axes.imshow(tiles[code], extent=(x - half[0], x + half[0], y - half[1], y + half[1]), aspect="auto",
                     interpolation="bilinear", zorder=2)
