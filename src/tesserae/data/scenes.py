@@ -21,12 +21,12 @@ from PIL import Image
 
 from tesserae.data.scenes_ground import draw_ground
 from tesserae.data.scenes_noise import Noise
-from tesserae.data.scenes_relief import FAR, NEAR, first_hits
+from tesserae.data.scenes_relief import FAR, NEAR
 from tesserae.data.scenes_sky import draw_sky
 from tesserae.data.scenes_trees import draw_trees
-from tesserae.data.scenes_view import Canvas, View
+from tesserae.data.scenes_view import View
 from tesserae.data.scenes_water import draw_water
-from tesserae.data.scenes_world import CLASSES, World, draw_world
+from tesserae.data.scenes_world import CLASSES, draw_world
 from tesserae.data.workers import cores, in_order, tell
 from tesserae.errors import TesseraeError
 
@@ -59,27 +59,14 @@ def render_scene(seed: int, index: int, size: int | tuple[int, int]) -> Scene:
     label = CLASSES[index % len(CLASSES)]
     world, noise = draw_world(generator, label), Noise(generator)
     view = View.of(world, height, width)
-    canvas = _over(draw_sky(world, noise, view, generator), world, noise, height, width)
+    canvas = draw_sky(world, noise, view, generator)
+    draw_ground(world, noise, view, canvas)
     draw_trees(world, noise, view, canvas)
     draw_water(world, noise, view, canvas)
     depth = np.clip(np.log(canvas.distance / NEAR) / np.log(FAR / NEAR), 0, 0.98)
     depth[np.isinf(canvas.distance)] = 1
     return Scene(_developed(canvas.colour, world.light.hour == "night"), canvas.segment,
                  depth.astype(np.float32), label)
-
-
-def _over(sky: Canvas, world: World, noise: Noise, height: int, width: int) -> Canvas:
-    """The ground over the sky. Its outline is hard, so it is drawn twice as fine and averaged."""
-    view = View.of(world, 2 * height, 2 * width)
-    fine = Canvas(_doubled(sky.colour), _doubled(sky.segment), first_hits(world, noise, view))
-    draw_ground(world, noise, view, fine)
-    colour = fine.colour.reshape(3, height, 2, width, 2).mean(axis=(2, 4))
-    return Canvas(colour, fine.segment[::2, ::2].copy(), fine.distance[::2, ::2].copy())
-
-
-def _doubled(plane: np.ndarray) -> np.ndarray:
-    """(...,H,W) -> (...,2H,2W)."""
-    return plane.repeat(2, axis=-2).repeat(2, axis=-1)
 
 
 def _developed(colour: np.ndarray, dark: bool) -> np.ndarray:

@@ -5,28 +5,58 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from einops import rearrange, repeat
 
 from tesserae.data.scenes_noise import Noise, fade, fbm, smoothstep
-from tesserae.data.scenes_relief import relief
+from tesserae.data.scenes_relief import first_hits, relief
 from tesserae.data.scenes_sky import clear_sky
 from tesserae.data.scenes_view import FOREST, GRASS, MOUNTAIN, SAND, SNOW, WATER, Canvas, View, blend
 from tesserae.data.scenes_world import World
 
+CLOSE = 1.06  # ratio of distances within which points of a pixel count as one surface
 FLOWERS = ((0.85, 0.82, 0.75), (0.80, 0.58, 0.04), (0.70, 0.10, 0.06), (0.40, 0.18, 0.60))
 
 
 def draw_ground(world: World, noise: Noise, view: View, canvas: Canvas) -> None:
-    """Colour and name every pixel that sees ground; water gets its name here and its colour later."""
-    rows, columns = np.nonzero(np.isfinite(canvas.distance))
-    z = canvas.distance[rows, columns]
-    x = view.across[columns] * z
-    y, dx, dz = relief(world, noise, x, z, 9, view.pixel)
-    pixels = 1 / (view.pixel * z)
+    """Paint the ground over the sky; water gets its name here and its colour later.
+
+    Outlines are hard, so the ground is found at four points of each pixel. Where these lie close together one
+    is painted for all; elsewhere the pixel is the mean of its four, and its name and distance are the first's.
+    """
+    height, width = canvas.segment.shape
+    fine = View.of(world, 2 * height, 2 * width)
+    four = rearrange(first_hits(world, noise, fine), "(h a) (w b) -> h w (a b)", a=2, b=2)
+    nearest, farthest = four.min(-1), four.max(-1)
+    mixed = np.isfinite(nearest) & ~(farthest < CLOSE * nearest)
+    haze = haze_colour(world, view)
+
+    rows, columns = np.nonzero(farthest < CLOSE * nearest)
+    z = four[rows, columns].mean(-1)
+    colour, segment = _paint(world, noise, view, haze[:, columns], view.across[columns] * z, z)
+    canvas.colour[:, rows, columns], canvas.segment[rows, columns] = colour, segment
+    canvas.distance[rows, columns] = z
+
+    rows, columns = np.nonzero(mixed)
+    z = four[rows, columns]  # (n,4)
+    which, corner = np.nonzero(np.isfinite(z))
+    across = fine.across[2 * columns[which] + corner % 2]
+    seen = z[which, corner]
+    colours = repeat(canvas.colour[:, rows, columns], "c n -> c n 4").copy()
+    segments = repeat(canvas.segment[rows, columns], "n -> n 4").copy()
+    colours[:, which, corner], segments[which, corner] = _paint(
+        world, noise, view, haze[:, columns[which]], across * seen, seen)
+    canvas.colour[:, rows, columns] = colours.mean(-1)
+    canvas.segment[rows, columns], canvas.distance[rows, columns] = segments[:, 0], z[:, 0]
+
+
+def _paint(world: World, noise: Noise, view: View, haze, x, z) -> tuple[np.ndarray, np.ndarray]:
+    """(colour (3,n), segment (n,)) of the ground at points (n,), seen through haze (3,n)."""
+    pixel = 0.7 * view.pixel  # rather crisp than calm
+    y, dx, dz = relief(world, noise, x, z, 9, pixel)
     cover = _desert if world.biome == "desert" else _green
-    albedo, segment, dx, dz = cover(world, noise, x, y, z, dx, dz, pixels)
-    colour = hazed(world, _lit(world, albedo, dx, dz), z, haze_colour(world, view)[:, columns])
-    canvas.colour[:, rows, columns] = colour
-    canvas.segment[rows, columns] = np.where(y < 0, WATER, segment) if world.shore else segment
+    albedo, segment, dx, dz = cover(world, noise, x, y, z, dx, dz, 1 / (pixel * z))
+    colour = hazed(world, _lit(world, albedo, dx, dz), z, haze)
+    return colour, np.where(y < 0, WATER, segment) if world.shore else segment
 
 
 def haze_colour(world: World, view: View) -> np.ndarray:
@@ -96,7 +126,8 @@ def _desert(world: World, noise: Noise, x, y, z, dx, dz, pixels):
     flat = 1 / np.sqrt(1 + dx * dx + dz * dz)
     stone = np.zeros_like(z)
     if world.peaks:
-        stone = smoothstep(0.15, 0.3, y - world.hills * 0.9 + 0.3 * (patches - 0.5)) * (z > world.range_near - 0.3)
+        foot = y - 0.9 * world.hills + 0.3 * (patches - 0.5) + 0.12 * noise(x * 2.5, z * 2.5)
+        stone = smoothstep(0.15, 0.3, foot) * (z > world.range_near - 0.3)
     bands = noise(y * 16 + 0.8 * patches, np.full_like(y, 3.5)) + 0.6 * noise(y * 41, np.full_like(y, 9.5))
     rock = _rgb(world.rock) * (0.95 + 0.35 * bands + 0.5 * (patches - 0.5))
     turn = float(world.valley * 1.6 + 0.9)

@@ -65,7 +65,7 @@ def fbm(noise: Noise, x: np.ndarray, y: np.ndarray, octaves: int, gain: float = 
     total, amplitude = np.zeros(np.broadcast(x, y).shape, np.float32), 1.0
     for octave in range(octaves):
         weight = fade(pixels / 2**octave)
-        if np.max(weight) == 0:
+        if not np.any(weight):
             break
         total += (amplitude * weight) * noise(x, y)
         x, y = turned(x, y)
@@ -84,7 +84,7 @@ def fbm_gradient(noise: Noise, x: np.ndarray, y: np.ndarray, octaves: int, gain:
     amplitude, a, b, c, d = 1.0, 1.0, 0.0, 0.0, 1.0  # (a b; c d): d(octave point)/d(point)
     for octave in range(octaves):
         weight = fade(pixels / 2**octave) * amplitude
-        if np.max(weight) == 0:
+        if not np.any(weight):
             break
         value, gx, gy = noise.gradient(x, y)
         if erosion:
@@ -112,7 +112,7 @@ def ridged_gradient(noise: Noise, x: np.ndarray, y: np.ndarray, octaves: int,
     amplitude, a, b, c, d = 0.56, 1.0, 0.0, 0.0, 1.0
     for octave in range(octaves):
         weight = fade(pixels / 2**octave) * amplitude * carried
-        if np.max(weight) == 0:
+        if not np.any(weight):
             break
         value, gx, gy = noise.gradient(x, y)
         crest = 1 - np.abs(value)
@@ -135,7 +135,7 @@ def billow(noise: Noise, x: np.ndarray, y: np.ndarray, octaves: int, gain: float
     total, amplitude = np.zeros(np.broadcast(x, y).shape, np.float32), 1.0
     for octave in range(octaves):
         weight = fade(pixels / 2**octave)
-        if np.max(weight) == 0:
+        if not np.any(weight):
             break
         total += (amplitude * weight) * (np.abs(noise(x, y)) * 3 - 1)
         x, y = turned(x, y)

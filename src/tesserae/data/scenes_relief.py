@@ -105,7 +105,7 @@ def _dunes(world: World, noise: Noise, x, z, octaves: int, pixels):
     t = phase - np.floor(phase)
     windward = t < 0.7
     rise = np.where(windward, t / 0.7, (1 - t) / 0.3).astype(np.float32)
-    steep = np.where(windward, 1 / 0.7, -1 / 0.3).astype(np.float32)
+    steep = 1 / 0.7 - (1 / 0.7 + 1 / 0.3) * smoothstep(0.64, 0.76, t)  # light turns gently over the crest
     profile, bend = rise * rise * (1.7 - 0.7 * rise), steep * rise * (3.4 - 2.1 * rise)
     size = world.hills * (0.6 + 0.5 * noise(x * 0.3 + 7, z * 0.3 + 3)) * smoothstep(0.2, 2.2, z)
     h, dx, dz = size * profile, size * bend * px, size * bend * pz

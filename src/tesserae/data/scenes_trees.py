@@ -16,35 +16,44 @@ def draw_trees(world: World, noise: Noise, view: View, canvas: Canvas) -> None:
     if not world.tree_rows:
         return
     haze = haze_colour(world, view)
-    for row, z in enumerate(np.geomspace(world.tree_far, world.tree_near, world.tree_rows).tolist()):
-        trees = _plant(world, noise, view, row, z)
+    for trees in _planted(world, noise, view):
         for shift in (-1, 1, 0):
             _paint(world, noise, view, canvas, trees, shift, haze)
 
 
-def _plant(world: World, noise: Noise, view: View, row: int, z: float) -> dict[str, np.ndarray]:
-    """The trees of one row, one in each cell across; `cell`: (W,) which of them stands in each column."""
+def _planted(world: World, noise: Noise, view: View) -> list[dict[str, np.ndarray]]:
+    """The trees, row by row from far to near, one in each cell across.
+
+    `cell`: (W,) which tree of the row stands in each column of the picture; all else: (n,), one a tree.
+    """
     spacing = world.tree_height * (0.36 + 0.30 * world.broadleaf)
-    cells = np.floor(view.across * z / spacing).astype(int)
-    first = cells[0] - 1
-    numbers = np.arange(first, cells[-1] + 2)
+    distances = np.geomspace(world.tree_far, world.tree_near, world.tree_rows, dtype=np.float32)
+    cells = np.floor(view.across * distances[:, None] / spacing).astype(int) + 1  # (rows,W)
+    numbers = [np.arange(row[0] - 1, row[-1] + 2) for row in cells]
+    lengths = [len(row) for row in numbers]
+    row, number = np.repeat(np.arange(len(cells)), lengths), np.concatenate(numbers)
 
     def lot(which: int) -> np.ndarray:  # in [-1, 1], the same tree at any resolution
-        return noise.lattice[(row * 7 + which) % 256, (numbers * 5 + row * 41) % 256]
+        return noise.lattice[(row * 7 + which) % 256, (number * 5 + row * 41) % 256]
 
-    away = z * (1 + 0.08 * lot(0))
-    x = (numbers + 0.5 + 0.38 * lot(1)) * spacing
-    ground, dx, dz = relief(world, noise, x.astype(np.float32), away.astype(np.float32), 6)
-    tall = world.tree_height * (0.8 + 0.4 * lot(2))
-    there = wooded(world, noise, x, away) + 0.5 * lot(3) > 0
+    z = distances[row] * (1 + 0.08 * lot(0))
+    x = (number - 0.5 + 0.38 * lot(1)).astype(np.float32) * spacing
+    ground, dx, dz = relief(world, noise, x, z, 6)
+    there = wooded(world, noise, x, z) + 0.5 * lot(3) > 0
     there &= ground < min(0.72 * world.snow_line, 1.2) * (0.85 + 0.3 * lot(3))
     there &= np.hypot(dx, dz) < 0.9
     if world.shore:
         there &= ground > 0.012
-    return {
-        "cell": cells - first, "x": x / away, "z": away, "base": (ground - world.camera) / away, "tall": tall / away,
-        "there": there, "leafy": 0.5 + 0.5 * lot(4) < world.broadleaf, "tone": lot(5), "seed": 50 + 50 * lot(6),
+    trees = {
+        "x": x / z, "z": z, "base": (ground - world.camera) / z, "there": there,
+        "tall": world.tree_height * (0.8 + 0.4 * lot(2)) / z, "leafy": 0.5 + 0.5 * lot(4) < world.broadleaf,
+        "tone": lot(5), "seed": 50 + 50 * lot(6),
     }
+    ends = np.cumsum(lengths)
+    return [
+        {"cell": cells[k] - numbers[k][0]} | {name: value[end - lengths[k]:end] for name, value in trees.items()}
+        for k, end in enumerate(ends)
+    ]
 
 
 def _paint(world: World, noise: Noise, view: View, canvas: Canvas, trees: dict, shift: int,
