@@ -156,12 +156,12 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
 
 def parse(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    quick = ROOT / "presets" / "quick64.yaml"
+    quick = ROOT / "presets" / "own-64.yaml"
     parser = argparse.ArgumentParser(description="Train both for the same time, measure both alike.")
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder of pictures (default: data)")
     parser.add_argument("--reference", type=Path, help="checkout of CompVis/taming-transformers; without: ours alone")
     parser.add_argument("--params", type=Path, default=quick if quick.exists() else ROOT / "params.yaml",
-                        help="parameters file of our run (default: presets/quick64.yaml, else params.yaml)")
+                        help="parameters file of our run (default: presets/own-64.yaml, else params.yaml)")
     parser.add_argument("--target", default="image", help="the block under vqgan: in it (default: image)")
     parser.add_argument("--seconds", type=int, default=600, help="training time of each run (default: 600)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of each run")
