@@ -116,6 +116,13 @@ def test_a_wide_picture_shows_more_at_the_sides():
     assert np.mean(wide.segmentation[:, 24:72] == square.segmentation) > 0.95
 
 
+@pytest.mark.parametrize("size", [1, 3, (7, 13), (8, 40), (40, 8)])
+def test_no_size_is_too_odd(size):
+    height, width = (size, size) if isinstance(size, int) else size
+    for index in range(len(CLASSES)):
+        assert render_scene(5, index, size).image.shape == (height, width, 3)
+
+
 def test_written_scenes_are_an_imagefolder(tmp_path):
     seen = []
     write_scenes(tmp_path / "data", 12, 32, 0, lambda done, count: seen.append((done, count)))

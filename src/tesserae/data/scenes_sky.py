@@ -37,7 +37,7 @@ def draw_sky(world: World, noise: Noise, view: View, generator: np.random.Genera
     """A canvas with all sky drawn, and below the horizon nothing."""
     shape = len(view.up), len(view.across)
     canvas = Canvas(np.zeros((3, *shape), np.float32), np.full(shape, SKY, np.uint8), np.full(shape, np.inf))
-    light, rows = world.light, int((view.up > -0.02).sum())
+    light, rows = world.light, max(1, int((view.up > -0.02).sum()))
     view = View(view.across, view.up[:rows], view.pixel)
     angle = angle_to_light(world, view.across, view.up)  # (rows,W)
     colour, segment = clear_sky(world, view.across, view.up), canvas.segment[:rows]
