@@ -9,7 +9,6 @@ import torch
 
 from tesserae import load_params, tracking
 from tesserae.data.codes import CodeMaps, save_codes
-from tesserae.errors import TesseraeError
 from tesserae.evaluation.likelihood import evaluate_codes, likelihood, nats_to_bits, unigram_nll, wrong_labels
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
@@ -18,7 +17,7 @@ from tesserae.stage import Stage
 from tesserae.training.loop import Progress, make_accelerator
 from tesserae.training.transformer import (
     TransformerTask,
-    model_config,
+    fitting,
     parameter_groups,
     replace_some,
     train_transformer,
@@ -199,9 +198,12 @@ def test_without_a_condition_one_start_token(defaults):
     assert "class_gain" not in task.evaluate(41)
 
 
-def test_classes_are_needed_where_they_are_the_condition(defaults):
-    with pytest.raises(TesseraeError, match=r"set condition: \[\]"):
-        model_config(make_block(defaults), toy_maps(labels=False))
+def test_without_classes_the_condition_is_left_out_and_that_is_said(defaults):
+    said = []
+    assert fitting(make_block(defaults), toy_maps(labels=False), said.append).condition == []
+    assert "have no classes" in said[0]
+    assert fitting(make_block(defaults), toy_maps(), said.append).condition == ["class"]
+    assert len(said) == 1
 
 
 def test_what_the_stage_leaves(house):
