@@ -77,6 +77,32 @@ def test_realism_orders_samples(house):
     assert all(math.isfinite(value) for value in flat.values())
 
 
+def test_a_set_sorted_by_class_is_measured_over_all_its_classes(house, monkeypatch):
+    """Fewer samples than pictures: the pictures they are measured beside must not be the first classes alone."""
+    vqgan, train, _, pictures = house
+    order = train.labels.argsort(stable=True)
+    maps = CodeMaps(train.indices[order], train.labels[order], train.class_names, K)
+    seen = []
+
+    def watched(held, indices, batch_size=quality.AT_ONCE):
+        seen.append(maps.labels[list(indices)])
+        return genuine(held, indices, batch_size)
+
+    genuine = quality.real
+    monkeypatch.setattr(quality, "real", watched)
+    quality.realism(vqgan, maps.indices[::4, 0], maps, Held(pictures.images[order]))
+    assert [torch.bincount(labels, minlength=2).tolist() for labels in seen] == [[10, 10], [5, 5]]
+
+
+@pytest.mark.parametrize(("total", "count"), [(10, 10), (10, 3), (716, 480), (5, 1)])
+def test_spread_takes_each_once_and_from_everywhere(total, count):
+    places = quality.spread(total, count)
+    assert len(places.unique()) == count
+    assert 0 <= places.min() <= places.max() < total
+    gaps = torch.cat([places, places[:1] + total]).diff()
+    assert gaps.max() - gaps.min() <= 1
+
+
 def test_too_few_pictures_have_no_distance(house):
     vqgan, train, _, pictures = house
     few = CodeMaps(train.indices[:3], None, [], K)

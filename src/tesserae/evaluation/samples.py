@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
@@ -35,6 +36,11 @@ def real(pictures: Pictures, indices: Sequence[int], batch_size: int = AT_ONCE) 
         yield to_unit(pictures.batch(indices[start:start + batch_size]))
 
 
+def spread(total: int, count: int) -> Tensor:
+    """`count` places of `total`, as evenly spaced as they can be and each once: (count,) int64, ascending."""
+    return torch.arange(count) * total // count
+
+
 def realism(vqgan: VQGAN, samples: Tensor, maps: CodeMaps, pictures: Pictures) -> dict[str, float]:
     """Fréchet distances to real training pictures, each of as many pictures, so that they compare.
 
@@ -42,15 +48,18 @@ def realism(vqgan: VQGAN, samples: Tensor, maps: CodeMaps, pictures: Pictures) -
     Of every two training pictures one is reference; the others, as they are and as the VQGAN returns them,
     say what the distance of perfect samples would be. Keys: `<name>`, `<name>_reconstructions` and
     `<name>_real`; the name says whose features they are. {} where there are too few pictures.
+
+    Sets come sorted by class, so what is taken of them is spread over the whole.
     """
-    reference, others = range(0, len(pictures), 2), range(1, len(pictures), 2)
+    reference, others = torch.arange(0, len(pictures), 2), torch.arange(1, len(pictures), 2)
     count = min(len(samples), len(others))
     if count < 2:
         return {}
     name, features = feature_network()
-    others = list(others)[:count]
-    known = set_features(real(pictures, list(reference)), features)
-    sets = {"": decoded(vqgan, samples[:count]), "_real": real(pictures, others),
+    others = others[spread(len(others), count)]
+    known = set_features(real(pictures, reference.tolist()), features)
+    made = decoded(vqgan, samples[spread(len(samples), count)])
+    sets = {"": made, "_real": real(pictures, others.tolist()),
             "_reconstructions": decoded(vqgan, maps.indices[others, 0])}
     return {name + ending: frechet_distance(set_features(batches, features), known)
             for ending, batches in sets.items()}
