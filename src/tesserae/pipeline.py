@@ -33,6 +33,8 @@ STAGES = {
     "05_sample": "sample",
 }
 
+PATIENCE = 600  # seconds that a kernel on a busy machine may take to start, or to hand over what it printed
+
 
 class PipelineError(TesseraeError, RuntimeError):
     """The notebook could not be run to its end."""
@@ -101,7 +103,7 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, str], kernel)
         papermill.execute_notebook(
             notebook, executed, parameters, cwd=notebook.parent, kernel_name="python3", language="python",
             progress_bar=False, log_output=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
-            autosave_cell_every=10, km=kernel,
+            autosave_cell_every=10, km=kernel, start_timeout=PATIENCE, iopub_timeout=PATIENCE,
         )  # fmt: skip
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
