@@ -107,8 +107,8 @@ def test_an_interrupt_lets_the_cell_end_in_order(clone, number):
     write_notebook(
         clone.root,
         "import os, pathlib, time\n"
-        "print('kernel', os.getpid(), flush=True)\n"
         "try:\n"
+        "    print('kernel', os.getpid(), flush=True)\n"
         "    time.sleep(60)\n"
         "except KeyboardInterrupt:\n"
         "    time.sleep(1)\n"
