@@ -171,7 +171,7 @@ def checkpoint_folder(root: Path, name: str, mark: str, say: Callable[[str], Non
     folder = root / "checkpoints" / f"{name}-{mark}"
     others = [path for path in folder.parent.glob(f"{name}-*") if path != folder and steps_in(path)]
     if others and not steps_in(folder):
-        say(f"{name}: parameters, data or code of earlier checkpoints differ, so training starts afresh.")
+        say(f"{name}: parameters or data of earlier checkpoints differ, so training starts afresh.")
     return folder
 
 
