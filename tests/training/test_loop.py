@@ -16,7 +16,6 @@ from tesserae.errors import TesseraeError
 from tesserae.training import loop
 from tesserae.training.checkpoints import steps_in
 from tesserae.training.loop import (
-    checkpoint_folder,
     deliver,
     make_accelerator,
     rate_share,
@@ -284,18 +283,6 @@ def test_a_step_s_seed_is_its_own():
     assert len(seeds) == 450
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert step_seed(1, 2) == step_seed(1, 2, 0)
-
-
-def test_checkpoints_of_other_parameters_are_left_alone(tmp_path, accelerator):
-    said = []
-    first = checkpoint_folder(tmp_path, "vqgan-image", "aaaa", said.append)
-    assert not said
-    run(Toy(), tmp_path, accelerator)
-    (tmp_path / "checkpoints" / "vqgan-image-bbbb").mkdir()
-    for path in (tmp_path / "checkpoints").glob("step-*"):
-        path.rename(tmp_path / "checkpoints" / "vqgan-image-bbbb" / path.name)
-    assert checkpoint_folder(tmp_path, "vqgan-image", "aaaa", said.append) == first
-    assert "differ" in said[0]
 
 
 def test_tables_are_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -26,10 +26,7 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
 from tesserae.errors import TesseraeError
-from tesserae.training.checkpoints import load_checkpoint, replace_folder, save_checkpoint, steps_in, to_device
-
-# Parameters that say how long and how often, not what is learned: a change of these goes on from a checkpoint.
-PACE = ("steps", "max_seconds", "log_every", "sample_every", "eval_every", "eval_images", "checkpoint_every")
+from tesserae.training.checkpoints import load_checkpoint, replace_folder, save_checkpoint, to_device
 
 
 class Task(Protocol):
@@ -164,15 +161,6 @@ def deliver(folder: Path, models: Path) -> None:
     """The best model to `models`, the last one to `models`/last, both whole."""
     replace_folder(folder / "best", models)
     replace_folder(folder / "last", models / "last")
-
-
-def checkpoint_folder(root: Path, name: str, mark: str, say: Callable[[str], None] = print) -> Path:
-    """Where a stage with that fingerprint keeps its checkpoints; says so where only other ones are found."""
-    folder = root / "checkpoints" / f"{name}-{mark}"
-    others = [path for path in folder.parent.glob(f"{name}-*") if path != folder and steps_in(path)]
-    if others and not steps_in(folder):
-        say(f"{name}: parameters or data of earlier checkpoints differ, so training starts afresh.")
-    return folder
 
 
 def _resume(task: Task, block: Any, folder: Path, accelerator: Accelerator, say: Callable) -> Progress:

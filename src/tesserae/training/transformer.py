@@ -23,12 +23,11 @@ from tesserae.models.vqgan import VQGAN
 from tesserae.params import TransformerParams
 from tesserae.sampling.sampler import sample
 from tesserae.stage import Stage
-from tesserae.training.checkpoints import fingerprint, replace_folder
+from tesserae.training.checkpoints import replace_folder
+from tesserae.training.identity import checkpoint_folder, code_of, facts_of
 from tesserae.training.loop import (
-    PACE,
     Progress,
     average_gradients,
-    checkpoint_folder,
     deliver,
     make_accelerator,
     step_seed,
@@ -36,6 +35,8 @@ from tesserae.training.loop import (
 )
 
 SHOWN = 16  # pictures in the grids by step
+COMPUTING = ("data/codes.py", "models/transformer.py", "training/loop.py",
+             "training/transformer.py")  # code that decides what is learned
 MEMORISED = 0.02  # held-out nats that may be lost after the best step before it is called overfitting
 
 
@@ -190,11 +191,10 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
     maps, held_out = CodeMaps.load(codes, "train"), CodeMaps.load(codes, "validation")
     block = fitting(block, maps, say)
     vqgan = VQGAN.from_pretrained(stage.path("models", f"vqgan-{block.vqgan}"))
-    mark = fingerprint({"block": {k: v for k, v in block.model_dump().items() if k not in PACE},
-                        "seed": params.seed, "precision": accelerator.mixed_precision,
-                        "data": [maps.fingerprint, held_out.fingerprint],
-                        "processes": accelerator.num_processes})
-    folder = checkpoint_folder(stage.home, stage.name, mark, say)
+    facts = facts_of(block, seed=params.seed, precision=accelerator.mixed_precision,
+                     data=[maps.fingerprint, held_out.fingerprint], processes=accelerator.num_processes,
+                     code=code_of(*COMPUTING))
+    folder = checkpoint_folder(stage.home, stage.name, facts, say)
 
     def show(picture: Image.Image, step: int) -> None:
         stage.run.image(picture, "samples", step)

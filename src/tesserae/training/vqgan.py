@@ -25,12 +25,10 @@ from tesserae.models.quantizers import NearestQuantizer
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.params import VQGANParams
 from tesserae.stage import Stage
-from tesserae.training.checkpoints import fingerprint
+from tesserae.training.identity import checkpoint_folder, code_of, facts_of
 from tesserae.training.loop import (
-    PACE,
     Progress,
     average_gradients,
-    checkpoint_folder,
     deliver,
     make_accelerator,
     step_seed,
@@ -41,6 +39,9 @@ from tesserae.training.optimisers import make_optimiser, set_share, with_full_ra
 
 FIRST_PICTURES = 256  # pictures whose encodings the codebook starts from
 SHOWN = 8  # pictures in the grids by step
+COMPUTING = ("data/batches.py", "models/discriminator.py", "models/layers.py", "models/perceptual.py",
+             "models/quantizers.py", "models/vqgan.py", "training/loop.py", "training/objective.py",
+             "training/optimisers.py", "training/vqgan.py")  # code that decides what is learned
 
 
 def model_config(block: VQGANParams) -> VQGANConfig:
@@ -201,10 +202,9 @@ def train_vqgan(stage: Stage, say: Callable[[str], None] = print) -> Progress:
     accelerator = make_accelerator(params.precision, params.threads)
     pictures = Pictures.load(stage.path("prepared"), "train")
     held_out = Pictures.load(stage.path("prepared"), "validation")
-    mark = fingerprint({"block": {k: v for k, v in block.model_dump().items() if k not in PACE}, "seed": params.seed,
-                        "precision": accelerator.mixed_precision, "data": pictures.fingerprint,
-                        "processes": accelerator.num_processes})
-    folder = checkpoint_folder(stage.home, stage.name, mark, say)
+    facts = facts_of(block, seed=params.seed, precision=accelerator.mixed_precision, data=pictures.fingerprint,
+                     processes=accelerator.num_processes, code=code_of(*COMPUTING))
+    folder = checkpoint_folder(stage.home, stage.name, facts, say)
     task = VQGANTask(block, params.seed, pictures, held_out, accelerator,
                      show=lambda picture, step: stage.run.image(picture, "reconstructions", step))
     progress = train(task, block, params.seed, folder, stage.reports, stage.run.metrics, accelerator, say)
