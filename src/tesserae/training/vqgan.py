@@ -40,7 +40,7 @@ from tesserae.training.optimisers import make_optimiser, set_share, with_full_ra
 FIRST_PICTURES = 256  # pictures whose encodings the codebook starts from
 SHOWN = 8  # pictures in the grids by step
 COMPUTING = ("data/batches.py", "models/discriminator.py", "models/layers.py", "models/perceptual.py",
-             "models/quantizers.py", "models/vqgan.py", "training/loop.py", "training/objective.py",
+             "models/quantizers.py", "models/vqgan.py", "training/loop.py", "training/muon.py", "training/objective.py",
              "training/optimisers.py", "training/vqgan.py")  # code that decides what is learned
 
 
