@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from tesserae.data.batches import to_unit
 from tesserae.data.pictures import Pictures
+from tesserae.data.views import View, view_of
 from tesserae.evaluation.codebook import usage_statistics
 from tesserae.models.perceptual import LPIPS, Backbone
 from tesserae.models.vqgan import VQGAN
@@ -27,22 +27,27 @@ def reconstruction_metrics(model: VQGAN, pictures: Pictures, indices: Sequence[i
                            lpips: Distance | None = None) -> dict[str, float]:
     """Measures of decode(encode(x)) over the pictures `indices`, each a mean over pictures.
 
-    psnr in dB and ssim in [-1,1] of pixels in [0,1]; l1: |x - x_hat| of pixels in [-1,1]; lpips where an
-    LPIPS is given; usage and perplexity of the codebook on these pictures. The model should be in eval
-    mode; nothing here is random.
+    The measures of the model's own view (`data.views`), and usage and perplexity of the codebook on these
+    pictures. Of pictures in colour: psnr in dB and ssim in [-1,1] of pixels in [0,1]; l1: |x - x_hat| of pixels
+    in [-1,1]; lpips where an LPIPS is given. The model should be in eval mode; nothing here is random.
     """
-    device = next(model.parameters()).device
+    view, device = view_of(model.config), next(model.parameters()).device
     indices, sums = list(indices), {}
     counts = torch.zeros(model.config.codebook_size, dtype=torch.int64)
     for start in range(0, len(indices), batch_size):
-        images = to_unit(pictures.batch(indices[start:start + batch_size]).to(device))  # (B,3,H,W)
-        codes = model.encode(images)
-        for name, values in picture_metrics(model.decode(codes), images, lpips).items():
+        x = view.seen(view.stored(pictures, indices[start:start + batch_size]).to(device))  # (B,C,H,W)
+        codes = model.encode(x)
+        for name, values in view_metrics(view, model.decode(codes), x, lpips).items():
             sums[name] = sums.get(name, 0.0) + float(values.double().sum())
         counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
     statistics = usage_statistics(counts)
     means = {name: total / len(indices) for name, total in sums.items()}
     return means | {name: statistics[name] for name in ("usage", "perplexity")}
+
+
+def view_metrics(view: View, made: Tensor, real: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:
+    """All measures of reconstructions in a view's own form, (B,C,H,W) twice -> (B,) each."""
+    return (picture_metrics(made, real, lpips) if view.perceptual else {}) | dict(view.measures(made, real))
 
 
 def picture_metrics(made: Tensor, real: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:
