@@ -31,6 +31,7 @@ STAGES = {
     "03_analyse_codebook": "codebook",
     "04_train_transformer": "transformer",
     "05_sample": "sample",
+    "06_sample_highres": "highres",
 }
 
 PATIENCE = 600  # seconds that a kernel on a busy machine may take to start, or to hand over what it printed

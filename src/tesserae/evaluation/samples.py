@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tesserae.data.batches import to_bytes, to_unit
 from tesserae.data.codes import CodeMaps
-from tesserae.data.pictures import Pictures
+from tesserae.data.views import Viewed, view_of
 from tesserae.evaluation.images import feature_network, frechet_distance, set_features
 from tesserae.evaluation.neighbours import Neighbours, code_overlap, copying, lpips_vectors, nearest
 from tesserae.models.perceptual import LPIPS
@@ -24,13 +24,13 @@ AT_ONCE = 64
 
 
 def decoded(vqgan: VQGAN, indices: Tensor, batch_size: int = AT_ONCE) -> Iterator[Tensor]:
-    """Code maps (N,h,w) -> batches of images (B,3,H,W) in [-1,1]."""
-    device = vqgan.codebook.device
+    """Code maps (N,h,w) -> batches of images (B,3,H,W) in [-1,1], as the VQGAN's view is looked at."""
+    device, drawn = vqgan.codebook.device, view_of(vqgan.config).drawn
     for part in indices.split(batch_size):
-        yield vqgan.decode(part.long().to(device)).cpu()
+        yield drawn(vqgan.decode(part.long().to(device))).cpu()
 
 
-def real(pictures: Pictures, indices: Sequence[int], batch_size: int = AT_ONCE) -> Iterator[Tensor]:
+def real(pictures: Viewed, indices: Sequence[int], batch_size: int = AT_ONCE) -> Iterator[Tensor]:
     """Prepared pictures as batches of images (B,3,H,W) in [-1,1]."""
     for start in range(0, len(indices), batch_size):
         yield to_unit(pictures.batch(indices[start:start + batch_size]))
@@ -41,7 +41,7 @@ def spread(total: int, count: int) -> Tensor:
     return torch.arange(count) * total // count
 
 
-def realism(vqgan: VQGAN, samples: Tensor, maps: CodeMaps, pictures: Pictures) -> dict[str, float]:
+def realism(vqgan: VQGAN, samples: Tensor, maps: CodeMaps, pictures: Viewed) -> dict[str, float]:
     """Fréchet distances to real training pictures, each of as many pictures, so that they compare.
 
     samples: code maps (N,h,w); maps and pictures: the training set, as codes and as they are, in one order.

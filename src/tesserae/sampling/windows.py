@@ -31,7 +31,8 @@ MOMENTS = 64  # that often, at most, a growing map is shown
 @torch.no_grad()
 def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window: Size, count: int = 1,
                temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0, first: int = 0,
-               stride: int = 1, wavefront: bool = True, batch_size: int = 64,
+               stride: int = 1, given: tuple[Tensor, Tensor] | None = None, wavefront: bool = True,
+               batch_size: int = 64,
                progress: Callable[[int, int], None] | None = None,
                grown: Callable[[Tensor, Tensor], None] | None = None) -> Tensor:
     """Draw `count` code maps of any shape: -> (count,H,W) int64 on the model's device.
@@ -44,6 +45,8 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
     through the network, but codes inside of a block see less of what surrounds them. Codes beside the block that
     the window needs before their time are drawn for the moment, then dropped.
 
+    given: (mask (count,H,W) bool, indices (count,H,W) int64): codes under the mask are kept.
+
     wavefront: what does not depend on each other goes through the network together, up to `batch_size` windows;
     False draws block after block, for comparison. The codes are the same up to the rounding of the network's
     sums (README: with stride 1, in fp32 on a CPU, bit for bit). progress(done, total) counts codes;
@@ -54,14 +57,20 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
     if not 1 <= stride <= min(window):
         raise TesseraeError(f"a stride of {stride} does not fit a window of {window[0]}x{window[1]} codes: "
                             f"take 1 to {min(window)}.")
+    if given is not None and any(part.shape != (count, *shape) for part in given):
+        raise TesseraeError(f"the given mask and indices have the shapes {tuple(given[0].shape)} and "
+                            f"{tuple(given[1].shape)}; both must be {(count, *shape)}.")
     device = model.head.weight.device
     codes = torch.zeros(count, *shape, dtype=torch.int64, device=device)
     noise = uniforms(seed, range(first, first + count), shape[0] * shape[1]).flatten().to(device)
     slide = _Slide(model, prefixes, codes, window, first)
     blocks, album, done = blocks_of(shape, window, stride), _Album(codes, grown), 0
 
+    mask, known = (None, None) if given is None else (part.flatten().to(device) for part in given)
+
     def choose(logits: Tensor, where: Tensor) -> Tensor:
-        return draw(*rank(logits, temperature, top_k, top_p), noise[where])
+        drawn = draw(*rank(logits, temperature, top_k, top_p), noise[where])
+        return drawn if mask is None else torch.where(mask[where], known[where], drawn)
 
     with _evaluating(model):
         for wave in waves(blocks, shape, window) if wavefront else [[block] for block in blocks]:
