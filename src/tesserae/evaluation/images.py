@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
@@ -18,6 +19,7 @@ from tesserae.models.perceptual import LPIPS, Backbone
 from tesserae.models.vqgan import VQGAN
 
 _INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # the file that published FIDs are measured with
+VGG_SIDE = 64  # pixels that VGG looks at for a Fréchet distance: its time grows with them, ranks change little
 _SSIM_WINDOW = 11  # pixels a side; smaller pictures have no SSIM
 Distance = Callable[[Tensor, Tensor], Tensor]  # (B,3,H,W) twice -> (B,)
 
@@ -104,7 +106,8 @@ def feature_network(backbone: Backbone | None = None) -> tuple[str, Callable[[Te
     """The features for a Fréchet distance, and the distance's honest name: (name, images -> (B,D)).
 
     "fid_inception" where the published Inception weights lie in torch's cache and torch-fidelity, which knows
-    their network, is installed; else "frechet_vgg" on VGG16, comparable only with itself. Images are
+    their network, is installed; else "frechet_vgg" on VGG16, of pictures of at most VGG_SIDE pixels, comparable only
+    with itself. Images are
     (B,3,H,W) in [-1,1]. backbone: VGG16's, loaded where it is not given.
     """
     weights = Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION
@@ -114,7 +117,16 @@ def feature_network(backbone: Backbone | None = None) -> tuple[str, Callable[[Te
         network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
         return "fid_inception", lambda images: network(_bytes(images)).reshape(len(images), -1)
     backbone = backbone or LPIPS.load("vgg").backbone
-    return "frechet_vgg", lambda images: vgg_features(images, backbone)
+    return "frechet_vgg", lambda images: vgg_features(at_most(images), backbone)
+
+
+def at_most(images: Tensor, side: int = VGG_SIDE) -> Tensor:
+    """Images (B,C,H,W), made smaller where their longer side is more than `side` pixels."""
+    scale = side / max(images.shape[-2:])
+    if scale >= 1:
+        return images
+    size = [max(1, round(own * scale)) for own in images.shape[-2:]]
+    return F.interpolate(images.float(), size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def set_features(batches: Iterable[Tensor], features: Callable[[Tensor], Tensor]) -> np.ndarray:

@@ -87,15 +87,15 @@ def class_agreement(made: Tensor, labels: Tensor, bank: Iterable[Tensor], bank_l
     return {name: float(part.mean()) for name, part in zip(sets, parts)}
 
 
-def segmenter_scores(segmenter: Segmenter, made: Tensor, reconstructed: Tensor, real: Tensor, masks: Tensor,
-                     batch_size: int = 64) -> dict[str, float]:
-    """`agreement` with the layouts that were asked for: of samples, of VQGAN reconstructions, of real pictures.
+def segmenter_scores(segmenter: Segmenter, made: Tensor, reconstructed: Tensor | None, real: Tensor,
+                     masks: Tensor, batch_size: int = 64) -> dict[str, float]:
+    """`agreement` with the layouts that were asked for: of samples, of VQGAN reconstructions (None: not), of real pictures.
 
     made, reconstructed, real: (N,3,H,W), uint8 or floats in [-1,1]; masks (N,H,W), held out from the segmenter.
     Keys `pixel_accuracy` and `miou`, with nothing, `_reconstructions` or `_real` behind; the last is what the
     segmenter can do at best. `segmenter_share`: the samples' pixel accuracy over the real pictures'.
     """
-    sets = {"": made, "_reconstructions": reconstructed, "_real": real}
+    sets = {"": made, "_real": real} | ({} if reconstructed is None else {"_reconstructions": reconstructed})
     found = {name + ending: value for ending, images in sets.items()
              for name, value in agreement(segmenter, images, masks, batch_size).items()}
     found["segmenter_share"] = found["pixel_accuracy"] / max(found["pixel_accuracy_real"], 1e-9)
