@@ -117,7 +117,8 @@ class VQGANParams(_Block):
         classes = self.view == "segmentation"
         if classes != (self.pixel_loss == "cross_entropy"):
             allowed = "cross_entropy" if classes else "l1 or l2"
-            raise ValueError(f"pixel_loss = {self.pixel_loss!r} does not go with view = {self.view!r}; take {allowed}")
+            raise ValueError(f"pixel_loss = {self.pixel_loss!r} does not go with view = {self.view!r}; "
+                             f"take {allowed}")
         if self.view in ("segmentation", "depth", "edges") and (self.perceptual_weight or self.gan_loss != "none"):
             raise ValueError(f"view = {self.view!r} has no colours for LPIPS and the discriminator to judge; set "
                              "perceptual_weight: 0 and gan_loss: none")
@@ -198,12 +199,13 @@ class SampleParams(_Block):
 
 
 Side = Annotated[int, Field(ge=8, le=65_536)]
+Size = Annotated[list[Side], Field(min_length=2, max_length=2)]  # height, width in pixels
 
 
 class HighresParams(_Block):
     """Pictures larger than any that the transformer was trained on."""
 
-    sizes: Annotated[list[Annotated[list[Side], Field(min_length=2, max_length=2)]], Field(min_length=1, max_length=16)]
+    sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
     per_size: Annotated[int, Field(ge=1, le=64)]
     layout: Annotated[str, Field(min_length=1)]
     temperature: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]

@@ -57,8 +57,8 @@ class Stage:
     def open(cls, kind: str, target: str | None = None, params_file: str | Path = "params.yaml") -> Stage:
         """Find the root from the working folder, load the parameters, start or join the MLflow run.
 
-        kind: "prepare", "vqgan", "codebook", "transformer", "sample", "highres"; target: the block's name, for instance
-        "image". `params_file` is relative to the root. Raises ParamsError, StageError.
+        kind: one of KINDS, "vqgan" for instance; target: the block's name, for instance "image".
+        `params_file` is relative to the root. Raises ParamsError, StageError.
         """
         root = find_root()
         params_file = Path(params_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,8 +34,7 @@ def foreign_condition(path: str, views: Mapping[str, View], size: tuple[int, int
     if path:
         return {name: read_condition(root / path, view, size) for name, view in views.items()}
     if views and all(_of_scenes(view) for view in views.values()):
-        return {name: torch.from_numpy(draw_layout(0, size))[None, None].to(torch.uint8)
-                for name in views}
+        return {name: draw_layout(0, size)[None, None].to(torch.uint8) for name in views}
     return {}
 
 
@@ -49,7 +49,8 @@ def read_condition(path: Path, view: View, size: tuple[int, int]) -> Tensor:
     return image if found is None else found
 
 
-def scene_conditions(views: Mapping[str, View], size: tuple[int, int], count: int, seed: int) -> tuple[Stored, list[str]]:
+def scene_conditions(views: Mapping[str, View], size: tuple[int, int], count: int,
+                     seed: int) -> tuple[Stored, list[str]]:
     """The conditions of landscapes rendered at any size, and their classes. Raises TesseraeError for other data."""
     others = [name for name, view in views.items() if isinstance(view, Classes) and not _of_scenes(view)]
     if others:
@@ -98,8 +99,6 @@ def _read_rgb(path: Path, size: tuple[int, int]) -> Tensor:
     found = decode(Entry(str(path), lambda: content), side, "cover", 1)
     if isinstance(found, Rejected):
         raise TesseraeError(f"{path} is refused ({found}): take a JPEG, PNG or WebP picture.")
-    import io
-
     square = torch.from_numpy(np.array(Image.open(io.BytesIO(found.image)))).permute(2, 0, 1)[None]
     top, left = ((side - own) // 2 for own in size)
     return square[..., top:top + size[0], left:left + size[1]]

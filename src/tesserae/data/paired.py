@@ -100,6 +100,16 @@ class PairedMaps:
         fixed = self.batch(0, len(pictures), seed=EVALUATED, flip=False)
         return Chosen(pictures, torch.zeros_like(pictures), fixed.tops, fixed.lefts)
 
+    def in_turn(self, count: int, by_class: bool) -> Tensor:
+        """`count` pictures, (count,) int64: of one class after the other, or evenly spread over the set."""
+        if not by_class:
+            return torch.tensor(spread(count, len(self)))
+        labels = self.maps.labels
+        same = labels[:, None] == labels
+        rank = same.tril(-1).sum(1)  # of a picture in its class
+        order = (rank * len(self.maps.class_names) + labels).argsort()
+        return order[torch.arange(count) % len(order)]
+
     def whole(self, pictures: Tensor, views: Tensor | None = None) -> Chosen:
         """The windows at the top left of these pictures; whole maps where there is no window."""
         zeros = torch.zeros_like(pictures)

@@ -47,7 +47,7 @@ def tell(what: str) -> Callable[[int, int], None]:
 
 
 def eta(what: str, every: float = 5.0) -> Callable[[int, int], None]:
-    """A progress function that prints a line every few seconds, with the time left: "512 of 4,096 codes, ETA 0:42"."""
+    """A progress function that prints a line every few seconds: "512 of 4,096 codes, ETA 0:42"."""
     began = said = time.monotonic()
 
     def progress(done: int, count: int) -> None:

@@ -89,7 +89,7 @@ def class_agreement(made: Tensor, labels: Tensor, bank: Iterable[Tensor], bank_l
 
 def segmenter_scores(segmenter: Segmenter, made: Tensor, reconstructed: Tensor | None, real: Tensor,
                      masks: Tensor, batch_size: int = 64) -> dict[str, float]:
-    """`agreement` with the layouts that were asked for: of samples, of VQGAN reconstructions (None: not), of real pictures.
+    """`agreement` with the layouts that were asked for: of samples, reconstructions (or None), real pictures.
 
     made, reconstructed, real: (N,3,H,W), uint8 or floats in [-1,1]; masks (N,H,W), held out from the segmenter.
     Keys `pixel_accuracy` and `miou`, with nothing, `_reconstructions` or `_real` behind; the last is what the

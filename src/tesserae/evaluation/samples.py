@@ -46,8 +46,8 @@ def realism(vqgan: VQGAN, samples: Tensor, maps: CodeMaps, pictures: Viewed) -> 
     """Fréchet distances to real training pictures, each of as many pictures, so that they compare.
 
     samples: code maps (N,h,w); maps and pictures: the training set, as codes and as they are, in one order.
-    Of every two training pictures one is reference, REFERENCE at most; the others, as they are and as the VQGAN returns them,
-    say what the distance of perfect samples would be. Keys: `<name>`, `<name>_reconstructions` and
+    Of every two training pictures one is reference, REFERENCE at most; the others, as they are and as the VQGAN
+    returns them, say what the distance of perfect samples would be. Keys: `<name>`, `<name>_reconstructions` and
     `<name>_real`; the name says whose features they are. {} where there are too few pictures.
 
     Sets come sorted by class, so what is taken of them is spread over the whole.
@@ -108,7 +108,7 @@ def overlaps(samples: Tensor, train: CodeMaps, held_out: CodeMaps) -> dict[str, 
 
 
 def write_pictures(folder: Path, images: Iterable[Tensor], groups: Sequence[str]) -> None:
-    """Images (3,H,W) in [-1,1], of any sizes, as folder/<group>/<number>.png, the folder anew, whole or not at all."""
+    """Images (3,H,W) in [-1,1], of any sizes, as folder/<group>/<number>.png: anew, all of them or none."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     counts: dict[str, int] = {}

@@ -59,8 +59,8 @@ def prefixes_of(model: LatentTransformer, asked: Asked, shape: tuple[int, int], 
             wanted, found = tuple(side * scale for side in shape), asked.maps.get(condition.name)
             if found is None or tuple(found.shape[1:]) != wanted:
                 shown = "missing" if found is None else f"of {found.shape[1]}x{found.shape[2]} codes"
-                raise TesseraeError(f"the condition {condition.name} is {shown}; a map of {shape[0]}x{shape[1]} codes "
-                                    f"needs one of {wanted[0]}x{wanted[1]}.")
+                raise TesseraeError(f"the condition {condition.name} is {shown}; a map of {shape[0]}x{shape[1]} "
+                                    f"codes needs one of {wanted[0]}x{wanted[1]}.")
         elif isinstance(condition, Label) and asked.labels is None:
             raise TesseraeError("this transformer needs the class of every picture: say which.")
     labels = None if asked.labels is None else asked.labels.to(device)

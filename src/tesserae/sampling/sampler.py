@@ -28,8 +28,8 @@ def sample(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], tem
     prefix (B,P) int64; shape (h,w). temperature, top_k, top_p: see `filters.rank`. The samples are numbered
     first, first + 1, ... and each depends on (seed, number) alone, up to the rounding of the network's sums.
     given: (mask (B,h,w) bool, indices (B,h,w) int64): codes under the mask are kept, the others are drawn in
-    the model's order, each from those before it. cached=False computes every step from scratch, for comparison. At most
-    `batch_size` samples are drawn at once. progress(done, total) counts codes. Raises TesseraeError for what
+    the model's order, each from those before it. cached=False computes every step from scratch, for comparison.
+    At most `batch_size` samples are drawn at once. progress(done, total) counts codes. Raises TesseraeError for what
     does not fit.
     """
     count, total = prefix.shape[0], shape[0] * shape[1]

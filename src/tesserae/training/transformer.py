@@ -206,7 +206,8 @@ def verdict(progress: Progress, unigram: float) -> list[str]:
     else:
         said.append("No overfitting: what held-out codes need fell, or stayed, to the end.")
     if "gain_bits" in best:
-        said.append(f"To be told its own condition, not another picture's, saves {best['gain_bits']:.2f} bits a code.")
+        said.append(f"To be told its own condition, not another picture's, saves {best['gain_bits']:.2f} bits "
+                    "a code.")
     if "class_gain" in best:
         said.append(f"To know the right class, not a wrong one, saves {best['class_gain']:.3f} nats a code.")
     return said

@@ -41,16 +41,18 @@ from tesserae.training.optimisers import make_optimiser, set_share, with_full_ra
 FIRST_PICTURES = 256  # pictures whose encodings the codebook starts from
 SHOWN = 8  # pictures in the grids by step
 COMPUTING = ("data/batches.py", "data/views", "models/discriminator.py", "models/layers.py", "models/perceptual.py",
-             "models/quantizers.py", "models/vqgan.py", "training/loop.py", "training/muon.py", "training/objective.py",
-             "training/optimisers.py", "training/vqgan.py")  # code that decides what is learned
+             "models/quantizers.py", "models/vqgan.py", "training/loop.py", "training/muon.py",
+             "training/objective.py", "training/optimisers.py",
+             "training/vqgan.py")  # code that decides what is learned
 
 
 def model_config(block: VQGANParams, view: View) -> VQGANConfig:
     """The network that a block of params.yaml asks for, for this view of the pictures."""
     return VQGANConfig(
-        **view.record(), refine=block.refine, channels=block.channels, channel_mult=tuple(block.channel_mult), res_blocks=block.res_blocks,
-        patch=block.patch, attention=block.attention, z_channels=block.z_channels, dropout=block.dropout,
-        quantizer=block.quantizer, codebook_size=block.codebook_size, codebook_dim=block.codebook_dim,
+        **view.record(), channels=block.channels, channel_mult=tuple(block.channel_mult), res_blocks=block.res_blocks,
+        patch=block.patch, refine=block.refine, attention=block.attention, z_channels=block.z_channels,
+        dropout=block.dropout, quantizer=block.quantizer, codebook_size=block.codebook_size,
+        codebook_dim=block.codebook_dim,
     )
 
 
@@ -58,8 +60,8 @@ def objective_weights(block: VQGANParams) -> Weights:
     """The objective's constants that a block of params.yaml asks for."""
     return Weights(
         pixel_loss=block.pixel_loss, pixel_weight=block.pixel_weight, perceptual_weight=block.perceptual_weight,
-        perceptual_share=block.perceptual_share, codebook_weight=block.codebook_weight, commitment_weight=block.commitment_weight,
-        gan_loss=block.gan_loss, gan_weight=block.gan_weight,
+        perceptual_share=block.perceptual_share, codebook_weight=block.codebook_weight,
+        commitment_weight=block.commitment_weight, gan_loss=block.gan_loss, gan_weight=block.gan_weight,
     )
 
 
