@@ -137,8 +137,9 @@ def window_frechet(large: Tensor, real: Iterable[Tensor], window_pixels: int, bo
     if min(count, against) < 2:
         return {}
 
-    def measured(windows: list[Tensor], number: int):
-        chosen = torch.stack([windows[place * len(windows) // number] for place in range(number)])
+    def measured(windows: list[Tensor], number: int):  # by lot: even steps could miss a place in every picture
+        lot = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))[:number].sort().values
+        chosen = torch.stack([windows[place] for place in lot.tolist()])
         return set_features(map(_unit, chosen.split(batch_size)), features)
 
     inside, across = (measured(windows, against) for windows in known)
