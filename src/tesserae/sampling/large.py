@@ -42,7 +42,7 @@ def decode_map(vqgan: VQGAN, codes: Tensor, tile: int = TILE, overlap: int = OVE
     for number, (row, down), (col, right) in _each(len(maps), zip(rows, fades[0]), zip(cols, fades[1]), progress):
         part = vqgan.decode(maps[number:number + 1, row, col].to(device))[0].to(codes.device)  # (C,f h,f w)
         pictures[number, :, _pixels(row, f), _pixels(col, f)] += part * down[:, None] * right
-    return pictures
+    return pictures.clamp_(-1, 1)  # weights that are rounded may lead a little past it
 
 
 @torch.no_grad()
