@@ -137,6 +137,8 @@ def _kernel(root: Path, run_id: str | None):
         write_kernel_spec(Path(folder) / "kernels" / "python3")
         os.environ[tracking.RUN_VARIABLE] = run_id or ""
         os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a warning about frozen modules
+        # threads that spin while they wait slow each other tenfold as soon as another program wants a core
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ["JUPYTER_PATH"] = _joined(folder, before.get("JUPYTER_PATH"))
         os.environ["PYTHONPATH"] = _joined(str(root / "src"), before.get("PYTHONPATH"))
         sockets = str(Path(folder) / "k.json")
