@@ -16,7 +16,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from tesserae.errors import TesseraeError
-from tesserae.models.transformer import LatentTransformer
+from tesserae.models.transformer import Cache, LatentTransformer
 from tesserae.sampling.filters import draw, rank
 from tesserae.sampling.sampler import uniforms
 from tesserae.sampling.wavefront import Block, Form, Size, alike, blocks_of, local_place, waves
@@ -25,6 +25,7 @@ __all__ = ["Prefixes", "local_place", "sample_map", "window_nll"]
 
 # numbers of samples (n,), tops (n,), lefts (n,) int64 -> prefix tokens (n,P) int64 of those windows
 Prefixes = Callable[[Tensor, Tensor, Tensor], Tensor]
+ROWS = 4  # from that many rows on the products of matrices on a CPU are rounded alike, whatever their number
 MOMENTS = 64  # that often, at most, a growing map is shown
 
 
@@ -166,9 +167,9 @@ Choose = Callable[[Tensor, Tensor], Tensor]  # logits (n,K), places in the flat 
 def _draw(slide: _Slide, batch: _Batch, choose: Choose) -> None:
     """Draw the blocks of a batch of windows into the maps.
 
-    A single code is the end of a plain forward pass: its products have as many rows as there are codes in all
-    the windows, never so few that other routines with another rounding are taken. So the codes are the same
-    for one window and for many.
+    Products of matrices with very few rows are left to other routines, which round differently. So a single code
+    is the end of a plain forward pass, whose products have as many rows as there are codes in all the windows,
+    and blocks of several, which go on from a cache, are filled up with copies to a multiple of ROWS.
     """
     form, (start, end), prefix = batch.form, batch.ends(slide.window), slide.prefix(batch)
     if end - start == 1:
@@ -176,16 +177,27 @@ def _draw(slide: _Slide, batch: _Batch, choose: Choose) -> None:
         slide.flat[batch.places[:, start]] = choose(logits, batch.places[:, start])
         return
     logits, cache = slide.model.prefill(prefix, slide.flat[batch.places[:, :start]])
+    filled = _fill(cache)
     for place in range(start, end):
         where, column = batch.places[:, place], place % slide.window[1]
         if column < form.col:  # drawn by a block to the left
             codes = slide.flat[where]
         else:
-            codes = choose(logits, where)
+            codes = choose(logits[:len(where)], where)
             if column < form.col + form.cols:
                 slide.flat[where] = codes
         if place + 1 < end:
-            logits = slide.model.step(codes, cache)
+            logits = slide.model.step(codes[filled], cache)
+
+
+def _fill(cache: Cache) -> Tensor:
+    """Add copies of the last sample to a cache up to a multiple of ROWS: -> which sample each row is, (rows,)."""
+    device = cache.buffers[0][0].device
+    filled = torch.arange(-(-cache.batch // ROWS) * ROWS, device=device).clamp(max=cache.batch - 1)
+    if len(filled) > cache.batch:
+        cache.buffers = [(keys[filled], values[filled]) for keys, values in cache.buffers]
+        cache.batch = len(filled)
+    return filled
 
 
 class _Album:
