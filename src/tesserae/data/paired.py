@@ -87,8 +87,9 @@ class PairedMaps:
         With `flip` each is of the mirrored picture with probability one half, where mirrored views are stored.
         """
         pictures = torch.from_numpy(batch_indices(len(self), batch_size, step, seed, process, processes))
-        raw = np.random.Philox(np.random.SeedSequence((seed, step, process))).random_raw(3 * batch_size)
-        first, *places = (raw >> np.uint64(32)).astype(np.int64).reshape(3, batch_size)
+        raw = np.random.Philox(np.random.SeedSequence((seed, step, 0))).random_raw(3 * batch_size * processes)
+        own = slice(process * batch_size, (process + 1) * batch_size)  # of the global batch
+        first, *places = (raw >> np.uint64(32)).astype(np.int64).reshape(3, -1)[:, own]
         mirrored = flip and self.maps.indices.shape[1] == VIEWS
         views = torch.from_numpy(first >> 31) if mirrored else torch.zeros(batch_size, dtype=torch.int64)
         return Chosen(pictures, views, *(torch.from_numpy(place * rooms >> 32)

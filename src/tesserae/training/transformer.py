@@ -41,9 +41,9 @@ from tesserae.training.loop import (
 from tesserae.training.optimisers import MuonAndAdam, set_share, with_full_rates
 
 SHOWN = 16  # pictures in the grids by step
-COMPUTING = ("data/codes.py", "data/conditions.py", "data/paired.py", "models/transformer.py",
-             "sampling/orderings.py", "training/loop.py", "training/muon.py", "training/optimisers.py",
-             "training/transformer.py")  # code that decides what is learned
+COMPUTING = ("data/codes.py", "data/conditions.py", "data/paired.py", "evaluation/likelihood.py",
+             "models/transformer.py", "sampling/orderings.py", "training/loop.py", "training/muon.py",
+             "training/optimisers.py", "training/transformer.py")  # code that decides what is learned
 MEMORISED = 0.02  # held-out nats that may be lost after the best step before it is called overfitting
 
 
