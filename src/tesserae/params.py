@@ -213,7 +213,7 @@ class HighresParams(_Block):
     top_p: Annotated[float, Field(gt=0, le=1)]
     stride: Annotated[int, Field(ge=1, le=256)]
     compare_stride: Annotated[int, Field(ge=2, le=256)]
-    tile: Annotated[int, Field(ge=4, le=4096)]
+    tile: Annotated[int, Field(ge=8, le=4096)]  # tiles overlap by a few codes
     seed: Count
 
 
