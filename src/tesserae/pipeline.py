@@ -78,7 +78,7 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
     parameters = {"params_file": params_file} | ({"target": target} if target else {})
     began, status = time.monotonic(), "FAILED"
     try:
-        with _kernel(root, run.id) as kernel, _signals_to(kernel):
+        with _kernel(root, run.key) as kernel, _signals_to(kernel):
             _execute(notebook.resolve(), executed, parameters, kernel)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -121,7 +121,7 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, str], kernel)
 
 
 @contextmanager
-def _kernel(root: Path, run_id: str | None):
+def _kernel(root: Path, run_key: str | None):
     """A kernel manager, not started yet: for this interpreter, the sources at this root, this run.
 
     The kernel spec comes first in JUPYTER_PATH, so that no "python3" of another installation is taken. The
@@ -134,7 +134,7 @@ def _kernel(root: Path, run_id: str | None):
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
         write_kernel_spec(Path(folder) / "kernels" / "python3")
-        os.environ[tracking.RUN_VARIABLE] = run_id or ""
+        os.environ[tracking.RUN_VARIABLE] = run_key or ""
         os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a warning about frozen modules
         os.environ["JUPYTER_PATH"] = _joined(folder, before.get("JUPYTER_PATH"))
         os.environ["PYTHONPATH"] = _joined(str(root / "src"), before.get("PYTHONPATH"))
