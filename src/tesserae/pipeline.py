@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tesserae import tracking
 from tesserae.errors import TesseraeError
+from tesserae.kernel import die_with_dvc
 from tesserae.params import load_params
 from tesserae.stage import find_root, lineage, stage_name
 
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--target", help="the block in params.yaml, for instance image")
     parser.add_argument("--params", default="params.yaml", help="the parameters file (default: %(default)s)")
     options = parser.parse_args(arguments)
+    if os.environ.get("DVC_STAGE"):
+        die_with_dvc()  # else this would go on alone, beside the next `dvc repro`
     try:
         run_stage(options.notebook, options.target, options.params)
     except TesseraeError as error:
@@ -133,7 +136,8 @@ def _kernel(root: Path, run_key: str | None):
 
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
-        write_kernel_spec(Path(folder) / "kernels" / "python3")
+        write_kernel_spec(Path(folder) / "kernels" / "python3", {
+            "argv": [sys.executable, "-m", "tesserae.kernel", "-f", "{connection_file}"]})
         os.environ[tracking.RUN_VARIABLE] = run_key or ""
         os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a warning about frozen modules
         os.environ["JUPYTER_PATH"] = _joined(folder, before.get("JUPYTER_PATH"))
