@@ -50,7 +50,7 @@ def test_every_shipped_file_is_valid(path):
 
 
 def test_presets_say_what_they_are_for():
-    assert [path.name for path in PRESETS] == ["laptop.yaml", "own-64.yaml", "paper-f16-256.yaml", "photos.yaml"]
+    assert [path.stem for path in PRESETS] == ["laptop", "own-64", "own-spatial", "paper-f16-256", "photos"]
     for path in PRESETS[1:]:
         assert f"cp presets/{path.name} params.yaml" in path.read_text(encoding="utf-8").split("seed:")[0]
 
@@ -89,7 +89,7 @@ def test_every_knob_has_its_place_in_the_file():
         (("vqgan", "../x"), VALUES["vqgan"]["image"], ["'../x'", "a name is made of letters"]),
         (("vqgan", "image"), None, ["vqgan.image", "a block of keys and values"]),
         (("prepare", "image_size"), 65, ["prepare.image_size = 65", "multiple of the downsampling f = 8"]),
-        (("transformer", "class", "vqgan"), "none", ["transformer.class.vqgan = 'none'", "['image']"]),
+        (("transformer", "class", "vqgan"), "none", ["transformer.class.vqgan = 'none'", "['image', 'segmentation']"]),
         (("transformer", "class", "n_head"), 7, ["n_embd = 256", "n_head = 7"]),
         (("sample",), {"nothing": VALUES["sample"]["class"]}, ["sample.nothing has no transformer.nothing"]),
     ],

@@ -14,7 +14,7 @@ from tesserae.params import load_params
 from tesserae.stage import Stage, StageError, find_root, lineage, stage_block, write_atomically
 
 ROOT = Path(__file__).parents[1]
-PARAMS = load_params(ROOT / "params.yaml")
+PARAMS = load_params(ROOT / "tests/plain.yaml")
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def root(tmp_path, monkeypatch):
     """A repository of two files, with a store that is not there: these tests are about folders."""
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_bytes((ROOT / "tests/plain.yaml").read_bytes())
     monkeypatch.chdir(tmp_path / "notebooks")
     monkeypatch.setenv(tracking.RUN_VARIABLE, "")
     return tmp_path

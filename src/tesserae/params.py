@@ -23,6 +23,9 @@ Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2,
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)]  # of stages, so of files
 
 
+PLAIN_CONDITIONS = ("class", "coordinates")  # all others are VQGANs, whose codes are prepended
+
+
 class ParamsError(TesseraeError, ValueError):
     """params.yaml holds something that no run can be made of."""
 
@@ -51,13 +54,16 @@ class PrepareParams(_Block):
 
 
 class VQGANParams(_Block):
-    """One VQGAN: its network, its objective, its training."""
+    """One VQGAN: what it sees, its network, its objective, its training."""
 
+    view: Literal["image", "segmentation", "depth", "edges", "low_resolution"]
+    column: Name
     # network
     channels: Annotated[int, Field(ge=1, le=4096)]
     channel_mult: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1, max_length=8)]
     res_blocks: Annotated[int, Field(ge=1, le=16)]
     patch: Literal[1, 2, 4, 8]
+    refine: Annotated[int, Field(ge=0, le=256)]
     attention: bool
     z_channels: Annotated[int, Field(ge=1, le=4096)]
     dropout: Dropout
@@ -67,9 +73,10 @@ class VQGANParams(_Block):
     codebook_init: Literal["data", "uniform"]
     revive_after: Count
     # objective
-    pixel_loss: Literal["l1", "l2"]
+    pixel_loss: Literal["l1", "l2", "cross_entropy"]
     pixel_weight: Weight
     perceptual_weight: Weight
+    perceptual_share: Annotated[float, Field(gt=0, le=1)]
     codebook_weight: Weight
     commitment_weight: Weight
     gan_loss: Literal["hinge", "vanilla", "none"]
@@ -92,6 +99,7 @@ class VQGANParams(_Block):
     grad_clip: Weight
     flip: bool
     zoom: Annotated[float, Field(ge=1, le=4)]
+    crop: Annotated[int, Field(ge=0, le=4096)]
     max_seconds: Count
     log_every: Positive
     sample_every: Positive
@@ -103,6 +111,20 @@ class VQGANParams(_Block):
     def downsampling(self) -> int:
         """f: pixels a side that one code stands for."""
         return self.patch * 2 ** (len(self.channel_mult) - 1)
+
+    @model_validator(mode="after")
+    def _loss_fits_view(self) -> VQGANParams:
+        classes = self.view == "segmentation"
+        if classes != (self.pixel_loss == "cross_entropy"):
+            allowed = "cross_entropy" if classes else "l1 or l2"
+            raise ValueError(f"pixel_loss = {self.pixel_loss!r} does not go with view = {self.view!r}; "
+                             f"take {allowed}")
+        if self.view in ("segmentation", "depth", "edges") and (self.perceptual_weight or self.gan_loss != "none"):
+            raise ValueError(f"view = {self.view!r} has no colours for LPIPS and the discriminator to judge; set "
+                             "perceptual_weight: 0 and gan_loss: none")
+        if self.crop % self.downsampling:
+            raise ValueError(f"crop = {self.crop} must be a multiple of the downsampling f = {self.downsampling}")
+        return self
 
 
 class CodebookParams(_Block):
@@ -118,7 +140,10 @@ class TransformerParams(_Block):
     """One latent transformer: its condition, its network, its training."""
 
     vqgan: Annotated[str, Field(min_length=1)]
-    condition: Annotated[list[Literal["class"]], Field(max_length=1)]
+    condition: Annotated[list[Name], Field(max_length=8)]
+    window: Annotated[int, Field(ge=0, le=1024)]
+    order: Literal["row", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate"]
+    prefix_attention: Literal["causal", "full"]
     # network
     n_layer: Annotated[int, Field(ge=1, le=200)]
     n_head: Annotated[int, Field(ge=1, le=256)]
@@ -128,7 +153,9 @@ class TransformerParams(_Block):
     pkeep: Share
     steps: Positive
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    optimiser: Literal["adamw", "muon"]
     lr: Rate
+    muon_lr: Rate
     betas: Betas
     weight_decay: Weight
     warmup: Count
@@ -146,7 +173,14 @@ class TransformerParams(_Block):
     def _heads_divide_width(self) -> TransformerParams:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd = {self.n_embd} must be a multiple of n_head = {self.n_head}")
+        if len(set(self.condition)) < len(self.condition):
+            raise ValueError(f"condition = {self.condition} names one of them twice")
         return self
+
+    @property
+    def codes_read(self) -> list[str]:
+        """The VQGANs whose codes are the condition."""
+        return [name for name in self.condition if name not in PLAIN_CONDITIONS]
 
 
 class SampleParams(_Block):
@@ -159,6 +193,27 @@ class SampleParams(_Block):
     measured: Annotated[int, Field(ge=2, le=1_000_000)]
     completions: Positive
     neighbours: Annotated[int, Field(ge=1, le=16)]
+    layouts: Annotated[int, Field(ge=1, le=64)]
+    elsewhere: str
+    seed: Count
+
+
+Side = Annotated[int, Field(ge=8, le=65_536)]
+Size = Annotated[list[Side], Field(min_length=2, max_length=2)]  # height, width in pixels
+
+
+class HighresParams(_Block):
+    """Pictures larger than any that the transformer was trained on."""
+
+    sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
+    per_size: Annotated[int, Field(ge=1, le=64)]
+    layout: Annotated[str, Field(min_length=1)]
+    temperature: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+    top_k: Count
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    stride: Annotated[int, Field(ge=1, le=256)]
+    compare_stride: Annotated[int, Field(ge=2, le=256)]
+    tile: Annotated[int, Field(ge=8, le=4096)]  # tiles overlap by a few codes
     seed: Count
 
 
@@ -174,26 +229,62 @@ class Params(_Block):
     codebook: dict[Name, CodebookParams]
     transformer: dict[Name, TransformerParams]
     sample: dict[Name, SampleParams]
+    highres: dict[Name, HighresParams]
 
     @model_validator(mode="after")
     def _names_agree(self) -> Params:
+        size = self.prepare.image_size
         for name, vqgan in self.vqgan.items():
-            if self.prepare.image_size % vqgan.downsampling:
+            if size % vqgan.downsampling:
                 raise ValueError(
-                    f"prepare.image_size = {self.prepare.image_size} must be a multiple of the downsampling "
+                    f"prepare.image_size = {size} must be a multiple of the downsampling "
                     f"f = {vqgan.downsampling} that patch and channel_mult of vqgan.{name} give"
                 )
+            if vqgan.crop > size:
+                raise ValueError(f"vqgan.{name}.crop = {vqgan.crop} must be at most prepare.image_size = {size}")
         for name in self.codebook:
             if name not in self.vqgan:
                 raise ValueError(f"codebook.{name} has no vqgan.{name} to go with it")
         for name, transformer in self.transformer.items():
-            if transformer.vqgan not in self.vqgan:
-                raise ValueError(
-                    f"transformer.{name}.vqgan = {transformer.vqgan!r} must be one of {sorted(self.vqgan)}"
-                )
-        for name in self.sample:
-            if name not in self.transformer:
-                raise ValueError(f"sample.{name} has no transformer.{name} to go with it")
+            self._check_transformer(name, transformer)
+        for kind in ("sample", "highres"):
+            for name in getattr(self, kind):
+                if name not in self.transformer:
+                    raise ValueError(f"{kind}.{name} has no transformer.{name} to go with it")
+        for name, highres in self.highres.items():
+            self._check_highres(name, highres)
+        return self
+
+    def _check_transformer(self, name: str, block: TransformerParams) -> None:
+        if block.vqgan not in self.vqgan:
+            raise ValueError(f"transformer.{name}.vqgan = {block.vqgan!r} must be one of {sorted(self.vqgan)}")
+        f = self.vqgan[block.vqgan].downsampling
+        for condition in block.codes_read:
+            if condition not in self.vqgan:
+                allowed = ", ".join([*PLAIN_CONDITIONS, *self.vqgan])
+                raise ValueError(f"transformer.{name}.condition names {condition!r}, which is none of {allowed}")
+            own = self.vqgan[condition].downsampling
+            if f % own:
+                raise ValueError(f"transformer.{name}: the downsampling {own} of vqgan.{condition} must divide the "
+                                 f"{f} of vqgan.{block.vqgan}, so that windows of both can be cut together")
+        if block.window > self.prepare.image_size // f:
+            raise ValueError(f"transformer.{name}.window = {block.window} must be at most the "
+                             f"{self.prepare.image_size // f} codes a side of a whole picture")
+
+    def _check_highres(self, name: str, block: HighresParams) -> None:
+        transformer = self.transformer[name]
+        f = self.vqgan[transformer.vqgan].downsampling
+        window = transformer.window or self.prepare.image_size // f
+        if transformer.order != "row":
+            raise ValueError(f"highres.{name} needs transformer.{name}.order = 'row': the window slides row by row")
+        for height, width in block.sizes:
+            if height % f or width % f or min(height, width) < window * f:
+                raise ValueError(f"highres.{name}.sizes holds {[height, width]}; each side must be a multiple of "
+                                 f"{f} and at least {window * f} pixels, the transformer's window")
+        for key in ("stride", "compare_stride"):
+            if getattr(block, key) > window:
+                raise ValueError(f"highres.{name}.{key} = {getattr(block, key)} must be at most the window of "
+                                 f"{window} codes")
         return self
 
 

@@ -32,6 +32,7 @@ STAGES = {
     "03_analyse_codebook": "codebook",
     "04_train_transformer": "transformer",
     "05_sample": "sample",
+    "06_sample_highres": "highres",
 }
 
 PATIENCE = 600  # seconds that a kernel on a busy machine may take to start, or to hand over what it printed
@@ -140,6 +141,8 @@ def _kernel(root: Path, run_key: str | None):
             "argv": [sys.executable, "-m", "tesserae.kernel", "-f", "{connection_file}"]})
         os.environ[tracking.RUN_VARIABLE] = run_key or ""
         os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a warning about frozen modules
+        # threads that spin while they wait slow each other tenfold as soon as another program wants a core
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ["JUPYTER_PATH"] = _joined(folder, before.get("JUPYTER_PATH"))
         os.environ["PYTHONPATH"] = _joined(str(root / "src"), before.get("PYTHONPATH"))
         sockets = str(Path(folder) / "k.json")

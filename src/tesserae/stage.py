@@ -14,7 +14,8 @@ from tesserae import tracking
 from tesserae.errors import TesseraeError
 from tesserae.params import Params, load_params
 
-KINDS = ("prepare", "vqgan", "codebook", "transformer", "sample")
+KINDS = ("prepare", "vqgan", "codebook", "transformer", "sample", "highres")
+DRAWN = ("sample", "highres")  # of a transformer
 MODELS = ("vqgan", "transformer")  # these leave models/<stage>
 MARKER = "dvc.yaml"  # the file that marks the root
 FIGURE_BYTES = 300_000  # figures are kept in git, so they stay small
@@ -56,8 +57,8 @@ class Stage:
     def open(cls, kind: str, target: str | None = None, params_file: str | Path = "params.yaml") -> Stage:
         """Find the root from the working folder, load the parameters, start or join the MLflow run.
 
-        kind: "prepare", "vqgan", "codebook", "transformer", "sample"; target: the block's name, for instance
-        "image". `params_file` is relative to the root. Raises ParamsError, StageError.
+        kind: one of KINDS, "vqgan" for instance; target: the block's name, for instance "image".
+        `params_file` is relative to the root. Raises ParamsError, StageError.
         """
         root = find_root()
         params_file = Path(params_file)
@@ -141,10 +142,11 @@ def stage_block(params: Params, kind: str, target: str | None) -> Any:
 def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
     """The parameters that a stage's result depends on: its own, and those of the stages before it."""
     chain: list[tuple[str, str | None]] = [(kind, target)]
-    if kind == "sample":
+    if kind in DRAWN:
         chain.append(("transformer", target))
-    if kind in ("sample", "transformer"):
-        chain.append(("vqgan", params.transformer[target].vqgan))
+    if kind in (*DRAWN, "transformer"):
+        block = params.transformer[target]
+        chain += [("vqgan", name) for name in dict.fromkeys((block.vqgan, *block.codes_read))]
     if kind == "codebook":
         chain.append(("vqgan", target))
     if kind != "prepare":
@@ -152,7 +154,7 @@ def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {"seed": params.seed, "precision": params.precision}
     for one, name in reversed(chain):
         block = stage_block(params, one, name).model_dump()
-        found |= {one: block if name is None else {name: block}}
+        found[one] = block if name is None else found.get(one, {}) | {name: block}
     return found
 
 

@@ -1,9 +1,9 @@
-"""Code maps: what is written is read, batches are pure, bad files are named."""
+"""Code maps: what is written is read, bad files are named."""
 
 import pytest
 import torch
 
-from tesserae.data.codes import CodeMaps, CodesError, class_prefix, save_codes
+from tesserae.data.codes import CodeMaps, CodesError, save_codes
 
 N, K = 12, 20
 
@@ -44,45 +44,6 @@ def test_equal_codes_give_equal_bytes(tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["train.safetensors"]
 
 
-def test_an_epoch_sees_every_map_once(tmp_path):
-    maps = saved(tmp_path, labels=False)
-    seen = torch.cat([maps.batch(step, 4, seed=3, flip=False)[0] for step in range(3)])
-    assert sorted(map(str, seen.tolist())) == sorted(map(str, maps.indices[:, 0].tolist()))
-
-
-def test_batches_are_pure(tmp_path):
-    maps = saved(tmp_path)
-    indices, labels = maps.batch(7, 5, seed=1, flip=True)
-    maps.batch(8, 5, seed=1, flip=True)
-    again, labels_again = maps.batch(7, 5, seed=1, flip=True)
-    assert indices.dtype == torch.int64
-    assert torch.equal(indices, again)
-    assert torch.equal(labels, labels_again)
-    assert not torch.equal(indices, maps.batch(7, 5, seed=2, flip=True)[0])
-
-
-def test_half_of_the_maps_are_mirrored_and_keep_their_labels(tmp_path):
-    """Codes say whose they are: picture i holds 2 i, its mirrored view 2 i + 1."""
-    indices = torch.arange(2 * N, dtype=torch.int32).reshape(N, 2, 1, 1)
-    maps = saved(tmp_path, indices=indices, codebook_size=2 * N)
-    drawn = [maps.batch(step, N, seed=0, flip=True) for step in range(100)]
-    codes, labels = (torch.cat(parts) for parts in zip(*drawn))
-    assert torch.equal(codes.flatten() // 2 % 3, labels)
-    assert abs((codes % 2).float().mean() - 0.5) < 0.06
-    assert not (maps.batch(0, N, seed=0, flip=False)[0] % 2).any()
-
-
-def test_one_view_cannot_be_mirrored(tmp_path):
-    maps = saved(tmp_path, views=1)
-    assert torch.equal(maps.batch(0, 6, 0, flip=True)[0], maps.batch(0, 6, 0, flip=False)[0])
-
-
-def test_processes_share_the_global_batch(tmp_path):
-    maps = saved(tmp_path)
-    parts = torch.cat([maps.batch(1, 3, 5, False, process, 2)[0] for process in range(2)])
-    assert torch.equal(parts, maps.batch(1, 6, 5, False)[0])
-
-
 def test_fingerprint_follows_the_content(tmp_path):
     marks = {saved(tmp_path / "a").fingerprint, saved(tmp_path / "b").fingerprint}
     assert len(marks) == 1
@@ -92,11 +53,6 @@ def test_fingerprint_follows_the_content(tmp_path):
               saved(tmp_path / "d", class_names=["a", "b", "c"]).fingerprint,
               saved(tmp_path / "e", labels=False).fingerprint}
     assert len(marks) == 4
-
-
-def test_prefixes():
-    assert class_prefix(torch.tensor([3, 1]), 2).tolist() == [[3], [1]]
-    assert class_prefix(None, 3).tolist() == [[0], [0], [0]]
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tesserae.data.batches import to_unit
+from tesserae.data.views import Viewed, view_of
 from tesserae.evaluation import codebook, dictionary
 
 
@@ -12,10 +13,15 @@ def maps(vqgan, pictures):
     return codebook.encode_set(vqgan, pictures, 32)[:, 0]
 
 
+@pytest.fixture(scope="module")
+def viewed(vqgan, pictures):
+    return Viewed(pictures, view_of(vqgan.config))
+
+
 @pytest.mark.parametrize("batch_size", [4, 32])
-def test_nearest_patches_agree_with_a_search_by_hand(vqgan, pictures, maps, batch_size):
+def test_nearest_patches_agree_with_a_search_by_hand(vqgan, viewed, pictures, maps, batch_size):
     codes = [int(maps[0, 0, 0]), int(maps[5, 2, 3])]
-    found = dictionary.nearest_patches(vqgan, pictures, maps, codes, 3, batch_size)
+    found = dictionary.nearest_patches(vqgan, viewed, maps, codes, 3, batch_size)
     with torch.no_grad():
         z_hat = vqgan.latents(to_unit(pictures.batch(range(21))))  # (N,n_z,h,w)
     for number, code in enumerate(codes):
@@ -27,10 +33,10 @@ def test_nearest_patches_agree_with_a_search_by_hand(vqgan, pictures, maps, batc
             assert bool(chosen) == (int(maps[picture, row, column]) == code)
 
 
-def test_a_dead_code_still_has_its_nearest_patches(vqgan, pictures, maps):
+def test_a_dead_code_still_has_its_nearest_patches(vqgan, viewed, maps):
     dead = next(code for code in range(24) if code not in maps) if len(maps.unique()) < 24 else None
     relabelled = maps if dead is not None else torch.where(maps == 0, 1, maps)
-    found = dictionary.nearest_patches(vqgan, pictures, relabelled, [dead or 0], 2, 8)
+    found = dictionary.nearest_patches(vqgan, viewed, relabelled, [dead or 0], 2, 8)
     assert not found.chosen.any()
     assert found.distance.isfinite().all()
 
@@ -54,13 +60,13 @@ def test_decoded_maps_lose_their_edge(vqgan):
     assert not torch.equal(whole[0], whole[1])
 
 
-def test_an_entry_puts_together_the_same_place_decoded_and_real(vqgan, pictures, maps):
+def test_an_entry_puts_together_the_same_place_decoded_and_real(vqgan, viewed, pictures, maps):
     code = int(maps[3, 1, 1])
-    entries = dictionary.look_up(vqgan, pictures, maps, [code], 4, 8)
+    entries = dictionary.look_up(vqgan, viewed, maps, [code], 4, 8)
     assert entries.alone.shape == entries.context.shape == (1, 3, 24, 24)
     assert entries.real.shape == (1, 4, 3, 24, 24)
     assert entries.chosen[0, 0]
-    place = dictionary.nearest_patches(vqgan, pictures, maps, [code], 1, 8)
+    place = dictionary.nearest_patches(vqgan, viewed, maps, [code], 1, 8)
     where = [int(each[0, 0]) for each in (place.picture, place.row, place.column)]
     top, left = where[1] * 8, where[2] * 8
     decoded = vqgan.decode(maps[where[0]][None].long())[0, :, top:top + 8, left:left + 8]
@@ -69,18 +75,18 @@ def test_an_entry_puts_together_the_same_place_decoded_and_real(vqgan, pictures,
     assert torch.equal(entries.real[0, 0][:, 8:16, 8:16], real)
 
 
-def test_the_context_holds_the_code_where_the_encoder_chose_another(vqgan, pictures, maps):
+def test_the_context_holds_the_code_where_the_encoder_chose_another(vqgan, viewed, maps):
     absent = torch.where(maps == 7, 8, maps)
-    with_code = dictionary.look_up(vqgan, pictures, absent, [7], 1, 8).context
-    place = dictionary.nearest_patches(vqgan, pictures, absent, [7], 1, 8)
+    with_code = dictionary.look_up(vqgan, viewed, absent, [7], 1, 8).context
+    place = dictionary.nearest_patches(vqgan, viewed, absent, [7], 1, 8)
     plain = absent[place.picture[:, 0]].long()
     assert not torch.equal(with_code[0][:, 8:16, 8:16], dictionary.crop_patches(
         vqgan.decode(plain), place.row[:, 0], place.column[:, 0], 8)[0][:, 8:16, 8:16])
 
 
 @pytest.mark.parametrize("batch_size", [4, 32])
-def test_mean_patches_are_means(pictures, maps, batch_size):
-    means = dictionary.mean_patches(pictures, maps, 30, batch_size)
+def test_mean_patches_are_means(viewed, pictures, maps, batch_size):
+    means = dictionary.mean_patches(viewed, maps, 30, batch_size)
     images, code = to_unit(pictures.batch(range(21))), int(maps[2, 3, 1])
     places = (maps == code).nonzero().tolist()
     patches = [images[n, :, 8 * row:8 * row + 8, 8 * column:8 * column + 8] for n, row, column in places]
@@ -97,9 +103,9 @@ def test_a_mosaic_lays_each_codes_patch_in_its_place():
     assert torch.equal(laid[0, :, 0:2, 2:4], patches[4])
 
 
-def test_pairs_that_are_missing_stay_white(pictures, maps):
+def test_pairs_that_are_missing_stay_white(viewed, pictures, maps):
     first, second = int(maps[0, 0, 0]), int(maps[0, 0, 1])
-    patches = dictionary.pair_patches(pictures, maps, [(first, second)], "right", 400, 8)
+    patches = dictionary.pair_patches(viewed, maps, [(first, second)], "right", 400, 8)
     assert patches.shape == (1, 400, 3, 40, 40)
     assert torch.equal(patches[0, 0][:, 16:24, 16:32], pictures.batch([0])[0, :, 0:8, 0:16])
     assert (patches[0, -1] == 255).all()

@@ -7,7 +7,7 @@ import papermill
 import pytest
 import torch
 from PIL import Image
-from tiny_project import CLASSES, REPOSITORY, make_project
+from tiny_project import CLASSES, PLAIN, REPOSITORY, make_project
 
 from tesserae import figures, playground, tracking
 from tesserae.errors import TesseraeError
@@ -237,7 +237,7 @@ def test_without_classes_there_is_one_choice(project, monkeypatch):
 
 def test_nothing_trained_at_all_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "dvc.yaml").touch()
-    (tmp_path / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(PLAIN.read_text())
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TesseraeError, match="run dvc repro prepare first"):
         playground.load_models()

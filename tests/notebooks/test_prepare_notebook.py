@@ -7,7 +7,7 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_project import REPOSITORY
+from tiny_project import PLAIN, REPOSITORY
 
 from tesserae.data.pictures import Pictures
 from tesserae.data.scenes import write_scenes
@@ -19,7 +19,7 @@ def project(folder):
     (folder / "dvc.yaml").touch()
     (folder / "notebooks").mkdir()
     shutil.copy(REPOSITORY / "notebooks" / "01_prepare_data.ipynb", folder / "notebooks")
-    shutil.copy(REPOSITORY / "params.yaml", folder)
+    shutil.copy(PLAIN, folder / "params.yaml")
     return folder
 
 

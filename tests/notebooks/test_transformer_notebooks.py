@@ -52,7 +52,7 @@ def house(tmp_path_factory, request):
     shutil.copytree(repository / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg*"))
     (root / "dvc.yaml").touch()
     yaml = YAML(typ="safe", pure=True)
-    params = yaml.load((repository / "params.yaml").read_text())
+    params = yaml.load((repository / "tests/plain.yaml").read_text())
     params |= {"precision": "fp32", "threads": 1}
     params["transformer"]["class"] |= SMALL
     params["sample"]["class"] |= FEW
@@ -92,7 +92,8 @@ def test_training_leaves_its_report(house):
 
 def test_sampling_leaves_its_report(house):
     report = house / "reports/sample-class"
-    assert figures_of(report) == {"samples", "temperature", "top_k", "completions", "neighbours", "distances"}
+    assert figures_of(report) == {"samples", "temperature", "top_k", "completions", "elsewhere", "obedience",
+                                  "neighbours", "distances"}
     metrics = json.loads((report / "metrics.json").read_text())
     assert {"near_share", "code_overlap", "class_agreement", "class_agreement_held_out"} <= set(metrics)
     assert any(name.endswith("_reconstructions") for name in metrics)

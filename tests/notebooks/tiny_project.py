@@ -13,6 +13,7 @@ from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 
 REPOSITORY = Path(__file__).parents[2]
+PLAIN = REPOSITORY / "tests" / "plain.yaml"
 CLASSES = ["dark", "light"]
 CODES = 16
 
@@ -21,7 +22,7 @@ def make_project(folder: Path, transformer: bool = True) -> Path:
     """Write it into `folder`: 32-pixel pictures of two classes, f = 8, K = 16."""
     (folder / "dvc.yaml").touch()
     yaml = YAML(typ="safe", pure=True)
-    values = yaml.load((REPOSITORY / "params.yaml").read_text())
+    values = yaml.load(PLAIN.read_text())
     values["prepare"]["image_size"] = 32
     values["codebook"]["image"].update(batch_size=8, dictionary=4, patches=2, views=3)
     with (folder / "params.yaml").open("w") as file:
@@ -35,7 +36,8 @@ def make_project(folder: Path, transformer: bool = True) -> Path:
         vqgan.quantizer.start(vqgan.latents(torch.rand(8, 3, 32, 32) * 2 - 1), torch.Generator().manual_seed(0))
     vqgan.save_pretrained(folder / "models" / "vqgan-image")
     if transformer:
-        small = TransformerConfig(codebook_size=CODES, prefix_vocab=2, max_tokens=16, n_layer=1, n_head=2, n_embd=16)
+        small = TransformerConfig(codebook_size=CODES, prefix_vocab=2, max_tokens=16, n_layer=1, n_head=2, n_embd=16,
+                                  conditions=({"kind": "class", "vocab": 2},), window=(4, 4))
         LatentTransformer(small).save_pretrained(folder / "models" / "transformer-class")
     return folder
 

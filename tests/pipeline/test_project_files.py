@@ -72,7 +72,7 @@ def test_dvc_finds_a_stage_for_every_block():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     params = load_params(ROOT / "params.yaml")
-    kinds = ("vqgan", "codebook", "transformer", "sample")
+    kinds = ("vqgan", "codebook", "transformer", "sample", "highres")
     blocks = {f"{kind}@{name}" for kind in kinds for name in getattr(params, kind)}
     assert set(done.stdout.split()) == {"prepare"} | blocks
 

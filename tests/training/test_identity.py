@@ -11,7 +11,7 @@ from tesserae.training import identity, transformer, vqgan
 from tesserae.training.identity import PACE, checkpoint_folder, code_of, facts_of
 
 ROOT = find_root(os.path.dirname(__file__))
-BLOCK = load_params(ROOT / "params.yaml").vqgan["image"]
+BLOCK = load_params(ROOT / "tests/plain.yaml").vqgan["image"]
 
 
 def leave_checkpoint(folder):

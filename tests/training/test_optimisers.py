@@ -14,7 +14,7 @@ def small(kind, **changes):
     torch.manual_seed(0)
     model = VQGAN(VQGANConfig(channels=8, channel_mult=(1, 2), res_blocks=1, patch=2, z_channels=8,
                               codebook_size=16, codebook_dim=4))
-    block = load_params("params.yaml").vqgan["image"].model_copy(update={"optimiser": kind, **changes})
+    block = load_params("tests/plain.yaml").vqgan["image"].model_copy(update={"optimiser": kind, **changes})
     return model, make_optimiser(model, block)
 
 

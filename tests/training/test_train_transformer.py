@@ -9,6 +9,7 @@ import torch
 
 from tesserae import load_params, tracking
 from tesserae.data.codes import CodeMaps, save_codes
+from tesserae.data.paired import PairedMaps
 from tesserae.evaluation.likelihood import evaluate_codes, likelihood, nats_to_bits, unigram_nll, wrong_labels
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
@@ -41,7 +42,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def defaults(request):
-    return load_params(request.config.rootpath / "params.yaml").model_dump()
+    return load_params(request.config.rootpath / "tests/plain.yaml").model_dump()
 
 
 def make_block(defaults, **changes):
@@ -67,8 +68,8 @@ def tiny_vqgan():
 
 
 def make_task(block, maps):
-    accelerator = make_accelerator("fp32")
-    return TransformerTask(block, 0, maps, maps, tiny_vqgan(), accelerator, lambda picture, step: None)
+    data, accelerator = PairedMaps(maps, window=block.window), make_accelerator("fp32")
+    return TransformerTask(block, 0, data, data, {"image": tiny_vqgan()}, accelerator, lambda picture, step: None)
 
 
 @pytest.fixture
@@ -109,9 +110,9 @@ def test_targets_are_never_replaced(defaults):
     maps = toy_maps()
     task = make_task(make_block(defaults, pkeep=0.0, flip=False), maps)
     prefix, inputs, targets = task.batch(5)
-    indices, labels = maps.batch(5, 8, 0, flip=False)
-    assert torch.equal(targets, indices.flatten(1))
-    assert torch.equal(prefix, labels[:, None])
+    chosen = task.data.batch(5, 8, 0, flip=False)
+    assert torch.equal(targets, maps.indices[chosen.pictures, 0].flatten(1))
+    assert torch.equal(prefix, maps.labels[chosen.pictures, None])
     assert not torch.equal(inputs, targets)
 
 
@@ -180,7 +181,7 @@ def test_a_toy_language_is_learned_to_its_entropy(defaults):
     for step in range(150):
         task.set_rate(min(1, (150 - step) / 75))
         task.step(step)
-    measures = evaluate_codes(task.model, maps, 120, conditional=True)
+    measures = evaluate_codes(task.model, task.data, 120)
     assert measures["nll"] == pytest.approx(math.log(2) / 4, abs=0.02)
     assert measures["class_gain"] > 0.5
 
@@ -224,8 +225,8 @@ def test_what_the_stage_leaves(house):
     assert metrics["val_bits"] == pytest.approx(metrics["val_nll"] / math.log(2), rel=1e-4)
     assert 0.5 * math.log(K) < metrics["unigram_nll"] < 1.2 * math.log(K)
     assert any("needs" in line and "nats" in line for line in said)
-    held_out = CodeMaps.load(stage.root / "codes/image", "validation")
-    assert evaluate_codes(best, held_out, 20, True)["nll"] == pytest.approx(metrics["val_nll"], abs=1e-4)
+    held_out = PairedMaps.load(stage.root / "codes", "validation", stage.block)
+    assert evaluate_codes(best, held_out, 20)["nll"] == pytest.approx(metrics["val_nll"], abs=1e-4)
 
 
 @pytest.mark.parametrize("stop_at", [5, 8])

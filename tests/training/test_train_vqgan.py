@@ -55,7 +55,7 @@ QUICK = {"channels": 8, "channel_mult": [1, 2], "res_blocks": 1, "patch": 2, "at
 
 @pytest.fixture(scope="module")
 def raw_params(pytestconfig):
-    return YAML(typ="safe").load((pytestconfig.rootpath / "params.yaml").read_text())
+    return YAML(typ="safe").load((pytestconfig.rootpath / "tests/plain.yaml").read_text())
 
 
 @pytest.fixture

@@ -36,19 +36,21 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int, process: in
 
 
 def augment(images: Tensor, step: int, seed: int, indices: Sequence[int] | np.ndarray, flip: bool,
-            zoom: float) -> Tensor:
-    """Mirror and enlarge pictures at random, (B,3,H,W) uint8 -> the same.
+            zoom: float = 1.0, crop: int = 0, smooth: bool = True) -> Tensor:
+    """Mirror, enlarge and cut pictures at random, (B,c,H,W) integers -> the same, (B,c,crop,crop) where cut.
 
-    Half of the pictures are mirrored when `flip`; each is enlarged by a factor uniform in [1, zoom] and cut
-    at a uniform place. Both depend on seed, step and the picture's own index alone, not its place in a batch.
+    Half of the pictures are mirrored when `flip`; each is enlarged by a factor uniform in [1, zoom] and cut at a
+    uniform place; `crop` cuts a square of so many pixels out, at a uniform place (0: the whole picture). All of it
+    depends on seed, step and the picture's own index alone, not its place in a batch. smooth: whether values may
+    be interpolated; else the nearest one is taken.
     """
-    chance = _uniform(seed, step, indices)  # (B,4)
+    chance = _uniform(seed, step, indices)  # (B,6)
     if flip:
         mirrored = torch.from_numpy(chance[:, 0] < 0.5).to(images.device)
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
     if zoom > 1:
-        images = _enlarge(images, 1 + (zoom - 1) * chance[:, 1], chance[:, 2:])
-    return images
+        images = _enlarge(images, 1 + (zoom - 1) * chance[:, 1], chance[:, 2:4], smooth)
+    return _cut(images, crop, chance[:, 4:]) if crop and crop < images.shape[-1] else images
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -69,10 +71,10 @@ def _permutation(count: int, epoch: int, seed: int) -> np.ndarray:
 
 
 def _uniform(seed: int, step: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Four numbers in [0, 1) for each index, (B,4): the SplitMix64 hash of (seed, step, index, which)."""
-    mixed = np.zeros((len(indices), 4), dtype=np.uint64)
+    """Six numbers in [0, 1) for each index, (B,6): the SplitMix64 hash of (seed, step, index, which)."""
+    mixed = np.zeros((len(indices), 6), dtype=np.uint64)
     for part in (np.uint64(seed), np.uint64(step), np.asarray(indices, dtype=np.uint64)[:, None],
-                 np.arange(4, dtype=np.uint64)):
+                 np.arange(6, dtype=np.uint64)):
         mixed = _splitmix(mixed ^ part)
     return (mixed >> np.uint64(11)) * 2.0**-53
 
@@ -84,12 +86,20 @@ def _splitmix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def _enlarge(images: Tensor, scales: np.ndarray, places: np.ndarray) -> Tensor:
-    """Cut a window of 1 / scale of each side at places in [0, 1)^2 and bring it to full size, bilinearly."""
+def _enlarge(images: Tensor, scales: np.ndarray, places: np.ndarray, smooth: bool) -> Tensor:
+    """Cut a window of 1 / scale of each side at places in [0, 1)^2 and bring it to full size."""
     share = 1 / scales
     theta = np.zeros((len(scales), 2, 3), dtype=np.float32)
     theta[:, 0, 0] = theta[:, 1, 1] = share
     theta[:, :, 2] = (2 * places - 1) * (1 - share)[:, None]  # the window stays inside the picture
     grid = F.affine_grid(torch.from_numpy(theta).to(images.device), list(images.shape), align_corners=False)
-    cut = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)  # (B,3,H,W)
-    return cut.round().clamp(0, 255).to(torch.uint8)
+    cut = F.grid_sample(images.float(), grid, "bilinear" if smooth else "nearest", padding_mode="border",
+                        align_corners=False)  # (B,c,H,W)
+    return cut.round().to(images.dtype)  # between values that were there
+
+
+def _cut(images: Tensor, side: int, places: np.ndarray) -> Tensor:
+    """Squares of `side` pixels at places in [0, 1)^2: (B,c,H,W) -> (B,c,side,side)."""
+    tops, lefts = (np.floor(places[:, axis] * (images.shape[2 + axis] - side + 1)).astype(int) for axis in (0, 1))
+    return torch.stack([image[:, top:top + side, left:left + side]
+                        for image, top, left in zip(images, tops, lefts)])

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tesserae.data.batches import batch_indices
 from tesserae.errors import TesseraeError
 
 VIEWS = 2  # as it is, and mirrored
@@ -64,21 +62,6 @@ class CodeMaps:
         """(h,w) of a map."""
         return tuple(self.indices.shape[-2:])
 
-    def batch(self, step: int, batch_size: int, seed: int, flip: bool, process: int = 0,
-              processes: int = 1) -> tuple[Tensor, Tensor | None]:
-        """The maps of one step: indices (B,h,w) int64, and labels (B,) int64 or None.
-
-        A pure function of its arguments. With `flip` each map is the mirrored picture's with probability one
-        half, where mirrored views are stored.
-        """
-        chosen = torch.from_numpy(batch_indices(len(self), batch_size, step, seed, process, processes))
-        views = torch.zeros(batch_size, dtype=torch.int64)
-        if flip and self.indices.shape[1] == VIEWS:
-            raw = np.random.Philox(np.random.SeedSequence((seed, step, process))).random_raw(batch_size)
-            views = torch.from_numpy((raw >> np.uint64(63)).astype(np.int64))
-        labels = None if self.labels is None else self.labels[chosen]
-        return self.indices[chosen, views].long(), labels
-
     @cached_property
     def fingerprint(self) -> str:
         """32 hex digits that change with any code, label or class name."""
@@ -105,14 +88,6 @@ def save_codes(folder: str | Path, split: str, indices: Tensor, labels: Tensor |
     save_file(tensors, part, {_KEY: json.dumps(about, sort_keys=True)})
     os.replace(part, path)
     return path
-
-
-def class_prefix(labels: Tensor | None, count: int) -> Tensor:
-    """The prefix of maps with these labels, or of `count` maps without a condition: (B,1) int64.
-
-    Without a condition it is the start token, 0 of a vocabulary of one.
-    """
-    return torch.zeros(count, 1, dtype=torch.int64) if labels is None else labels[:, None]
 
 
 def _path(folder: str | Path, split: str) -> Path:

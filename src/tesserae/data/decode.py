@@ -72,6 +72,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         raise Rejected(f"its colour mode {picture.mode} cannot be turned to RGB") from None
 
 
+def upright(content: bytes) -> Image.Image:
+    """The bytes of a picture file, decoded in the mode they have and turned upright. Raises Rejected."""
+    return _upright(_loaded(_open(content, 1)))
+
+
 def is_mask(column: str) -> bool:
     """Whether a paired column holds indices, by its name."""
     return any(word in column.lower() for word in MASKS)
@@ -167,7 +172,7 @@ def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 def _fit_pair(name: str, content: bytes, expected: tuple[int, int], size: int, fit: str) -> Image.Image:
     """A paired picture, fitted as its picture was: indices by nearest neighbour, all else smoothly."""
     try:
-        pair = _upright(_loaded(_open(content, 1)))
+        pair = upright(content)
     except Rejected as reason:
         raise Rejected(f"{name}: {reason}") from None
     if pair.size != expected:

@@ -45,10 +45,9 @@ class Pictures:
         if "label" in names:
             self.labels = torch.from_numpy(np.asarray(dataset["label"], dtype=np.int64))
             self.class_names = list(dataset.features["label"].names)
-        first = self._decode(0)
-        self.size: int = first.shape[0]
+        self.size: int = _opened(self._column[0]).width
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # PIL decodes without the lock
-        self._held = self._gather(range(len(self))) if first.nbytes * len(self) < IN_MEMORY else None
+        self._held: dict[tuple[str, bool], Tensor] = {}  # decoded columns, where they fit
 
     @classmethod
     def load(cls, folder: str | Path, split: str) -> Pictures:
@@ -69,12 +68,34 @@ class Pictures:
     def __len__(self) -> int:
         return len(self._column)
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> Tensor:
-        """Pictures by their indices, (B,3,H,W) uint8."""
+    def batch(self, indices: Sequence[int] | np.ndarray, column: str = "image", deep: bool = False) -> Tensor:
+        """A column's pictures by their indices.
+
+        (B,3,H,W) uint8 of pictures in colour, (B,1,H,W) uint8 of masks (indices) and of paired pictures in grey;
+        deep: (B,1,H,W) int32 in 0 to 65,535, whatever the bits of the file.
+        """
         chosen = [int(index) for index in indices]
-        if self._held is not None:
-            return self._held[torch.tensor(chosen, dtype=torch.int64)]
-        return self._gather(chosen)
+        key = (column, deep)
+        if key not in self._held and self._decode(column, 0, deep).nbytes * len(self) < IN_MEMORY:
+            self._held[key] = self._gather(range(len(self)), column, deep)
+        if key in self._held:
+            return self._held[key][torch.tensor(chosen, dtype=torch.int64)]
+        return self._gather(chosen, column, deep)
+
+    def check_column(self, column: str) -> None:
+        """Raise PicturesError where there is no such column of pictures."""
+        if column != "image" and column not in self.paired:
+            there = ", ".join(["image", *self.paired])
+            raise PicturesError(f"The prepared set has no column {column!r} ({there} are there): name another, or "
+                                f"pair the pictures by {column}_file_name in metadata.jsonl and prepare them again.")
+
+    def palette(self, column: str) -> list[tuple[int, int, int]]:
+        """The colours of a mask's classes, as many as occur: of its own palette, else far apart ones."""
+        highest = int(self.batch(range(len(self)), column).max())
+        first = _opened(self._table.column(column)[0])
+        own = first.getpalette("RGB") if first.mode == "P" else None
+        colours = [tuple(own[3 * k:3 * k + 3]) for k in range(len(own) // 3)] if own else []
+        return colours[:highest + 1] + [_apart(k) for k in range(len(colours), highest + 1)]
 
     @property
     def paired(self) -> list[str]:
@@ -87,11 +108,10 @@ class Pictures:
         found = [_visible(_opened(cells[int(index)]), column) for index in indices]
         return torch.from_numpy(np.stack(found).transpose(0, 3, 1, 2).copy())
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """32 hex digits that change with any pixel, label or class name."""
+    def fingerprint_of(self, column: str = "image") -> str:
+        """32 hex digits that change with any pixel of a column, any label or class name."""
         digest = hashlib.blake2b(digest_size=16)
-        for chunk in self._column.chunks:
+        for chunk in self._table.column(column).chunks:
             for content in chunk.field("bytes"):
                 digest.update(content.as_buffer())
         if self.labels is not None:
@@ -99,14 +119,27 @@ class Pictures:
         digest.update("\0".join(self.class_names).encode())
         return digest.hexdigest()
 
-    def _decode(self, index: int) -> np.ndarray:
-        return np.asarray(_opened(self._column[index]).convert("RGB"))  # (H,W,3)
+    @cached_property
+    def fingerprint(self) -> str:
+        """`fingerprint_of` the pictures."""
+        return self.fingerprint_of()
 
-    def _gather(self, indices: Sequence[int]) -> Tensor:
-        images = np.empty((len(indices), 3, self.size, self.size), dtype=np.uint8)
+    def _decode(self, column: str, index: int, deep: bool = False) -> np.ndarray:
+        """(c,H,W) uint8 or, deep, int32."""
+        picture = _opened(self._table.column(column)[index])
+        if deep:
+            values = np.asarray(picture if picture.mode.startswith("I") else picture.convert("L"), np.int32)
+            return (values if picture.mode.startswith("I") else values * 257)[None]
+        if column == "image" or picture.mode not in ("P", "L", "1"):
+            return np.asarray(_visible(picture, column)).transpose(2, 0, 1)
+        return np.asarray(picture if picture.mode == "P" else picture.convert("L"), np.uint8)[None]
+
+    def _gather(self, indices: Sequence[int], column: str, deep: bool) -> Tensor:
+        first = self._decode(column, indices[0], deep)
+        images = np.empty((len(indices), *first.shape), dtype=first.dtype)
 
         def place(position: int) -> None:
-            images[position] = self._decode(indices[position]).transpose(2, 0, 1)
+            images[position] = self._decode(column, indices[position], deep)
 
         list(self._pool.map(place, range(len(indices))))
         return torch.from_numpy(images)
@@ -116,14 +149,18 @@ def _opened(cell) -> Image.Image:
     return Image.open(io.BytesIO(cell["bytes"].as_buffer()))
 
 
+def _apart(index: int) -> tuple[int, int, int]:
+    """A colour far from that of the index before."""
+    turns = index * 0.618 + np.array([0, 0.33, 0.67])
+    return tuple((127.5 + 110 * np.cos(2 * np.pi * turns)).astype(int).tolist())
+
+
 def _visible(picture: Image.Image, column: str) -> np.ndarray:
     """(H,W,3) uint8 to look at."""
     if picture.mode.startswith("I"):
         picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
     elif picture.mode == "L" and is_mask(column):
-        indices = np.asarray(picture).astype(np.float64)[..., None]  # a colour each, far apart from the last
-        turns = indices * 0.618 + np.array([0, 0.33, 0.67])
-        return (127.5 + 110 * np.cos(2 * np.pi * turns)).astype(np.uint8)
+        return np.array([_apart(index) for index in range(256)], np.uint8)[np.asarray(picture)]
     return np.asarray(picture.convert("RGB"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -41,5 +42,20 @@ def tell(what: str) -> Callable[[int, int], None]:
     def progress(done: int, count: int) -> None:
         if done == count or done * 10 // count > (done - 1) * 10 // count:
             print(f"{done:,} of {count:,} {what}", flush=True)
+
+    return progress
+
+
+def eta(what: str, every: float = 5.0) -> Callable[[int, int], None]:
+    """A progress function that prints a line every few seconds: "512 of 4,096 codes, ETA 0:42"."""
+    began = said = time.monotonic()
+
+    def progress(done: int, count: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if done < count and now - said < every:
+            return
+        said, left = now, (now - began) * (count - done) / max(done, 1)
+        print(f"{done:,} of {count:,} {what}, ETA {int(left) // 60}:{int(left) % 60:02d}", flush=True)
 
     return progress

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tesserae.data.batches import to_unit
 from tesserae.data.pictures import Pictures
+from tesserae.data.views import view_of
 from tesserae.models.vqgan import VQGAN
 
 TWINS = 0.05  # distance to the nearest other code, over the median of these: closer ones are doubles
@@ -30,16 +30,16 @@ def encode_set(model: VQGAN, pictures: Pictures, batch_size: int, mirrored: bool
                progress: Callable[[int, int], None] | None = None) -> Tensor:
     """All pictures as code maps: (N,V,h,w) int32; V = 2, as they are and mirrored, or V = 1.
 
-    Pictures are read batch by batch. progress(done, total) counts pictures.
+    The model's own view of the pictures is encoded, batch by batch. progress(done, total) counts pictures.
     """
-    device, f = next(model.parameters()).device, model.config.downsampling
+    view, device, f = view_of(model.config), next(model.parameters()).device, model.config.downsampling
     views = 2 if mirrored else 1
     found = torch.empty(len(pictures), views, pictures.size // f, pictures.size // f, dtype=torch.int32)
     for start in range(0, len(pictures), batch_size):
         chosen = range(start, min(start + batch_size, len(pictures)))
-        images = to_unit(pictures.batch(chosen).to(device))  # (B,3,H,W)
-        for view in range(views):
-            found[chosen.start:chosen.stop, view] = model.encode(images.flip(-1) if view else images).cpu()
+        images = view.seen(view.stored(pictures, chosen).to(device))  # (B,C,H,W)
+        for number in range(views):
+            found[chosen.start:chosen.stop, number] = model.encode(images.flip(-1) if number else images).cpu()
         if progress:
             progress(chosen.stop, len(pictures))
     return found

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from tesserae.data.batches import to_unit
-from tesserae.data.pictures import Pictures
+from tesserae.data.views import Viewed, view_of
 from tesserae.evaluation.codebook import find_pairs
 from tesserae.models.vqgan import VQGAN
 
@@ -34,7 +34,7 @@ class Entries:
 
 
 @torch.no_grad()
-def look_up(model: VQGAN, pictures: Pictures, indices: Tensor, codes: Sequence[int], patches: int,
+def look_up(model: VQGAN, pictures: Viewed, indices: Tensor, codes: Sequence[int], patches: int,
             batch_size: int) -> Entries:
     """The dictionary's entries of some codes; indices (N,h,w) are the maps of `pictures`.
 
@@ -52,7 +52,7 @@ def look_up(model: VQGAN, pictures: Pictures, indices: Tensor, codes: Sequence[i
                    real_patches(pictures, *flat, f).unflatten(0, places.picture.shape), places.chosen)
 
 
-def real_patches(pictures: Pictures, picture: Tensor, row: Tensor, column: Tensor, factor: int,
+def real_patches(pictures: Viewed, picture: Tensor, row: Tensor, column: Tensor, factor: int,
                  around: int = 1) -> Tensor:
     """Cut the places (B,) of single codes out of the pictures: (B,3,s,s) uint8, see `crop_patches`."""
     return crop_patches(pictures.batch(picture.tolist()), row, column, factor, around)
@@ -73,7 +73,7 @@ class Patches:
     chosen: Tensor
 
 
-def pair_patches(pictures: Pictures, indices: Tensor, pairs: Sequence[tuple[int, int]], direction: str,
+def pair_patches(pictures: Viewed, indices: Tensor, pairs: Sequence[tuple[int, int]], direction: str,
                  count: int, factor: int) -> Tensor:
     """Real places of pairs of codes, with two codes around the first: (len(pairs),count,3,5f,5f) uint8.
 
@@ -86,7 +86,7 @@ def pair_patches(pictures: Pictures, indices: Tensor, pairs: Sequence[tuple[int,
 
 
 @torch.no_grad()
-def nearest_patches(model: VQGAN, pictures: Pictures, indices: Tensor, codes: Sequence[int], count: int,
+def nearest_patches(model: VQGAN, pictures: Viewed, indices: Tensor, codes: Sequence[int], count: int,
                     batch_size: int) -> Patches:
     """Where real pictures look most like a code, for each of `codes`.
 
@@ -98,7 +98,7 @@ def nearest_patches(model: VQGAN, pictures: Pictures, indices: Tensor, codes: Se
     best: dict[str, Tensor] = {}
     for start in range(0, len(pictures), batch_size):
         chosen = range(start, min(start + batch_size, len(pictures)))
-        z_hat = rearrange(model.latents(to_unit(pictures.batch(chosen).to(device))), "b c h w -> b (h w) c")
+        z_hat = rearrange(model.latents(pictures.seen(chosen).to(device)), "b c h w -> b (h w) c")
         distances = torch.cdist(vectors, z_hat.float())  # (B,C,hw)
         maps = rearrange(indices[chosen.start:chosen.stop].to(device), "b h w -> b 1 (h w)")
         others = maps != wanted[:, None]  # (B,C,hw)
@@ -127,7 +127,7 @@ def crop_patches(images: Tensor, rows: Tensor, columns: Tensor, factor: int, aro
                         for picture, row, column in zip(padded, rows.tolist(), columns.tolist())])
 
 
-def mean_patches(pictures: Pictures, indices: Tensor, codebook_size: int, batch_size: int) -> Tensor:
+def mean_patches(pictures: Viewed, indices: Tensor, codebook_size: int, batch_size: int) -> Tensor:
     """The mean of all real patches that are given a code, (K,3,f,f) in [-1,1]; grey, 0, for codes never given.
 
     indices: the maps (N,h,w) of the same pictures.
@@ -156,7 +156,8 @@ def decode_patches(model: VQGAN, maps: Tensor, edge: int = 1, batch_size: int = 
     -> (B,3,t,t) in [-1,1], t = (s - 2 edge) f.
     """
     device, cut = next(model.parameters()).device, edge * model.config.downsampling
-    decoded = torch.cat([model.decode(part.to(device)).cpu() for part in maps.split(batch_size)])
+    drawn = view_of(model.config).drawn
+    decoded = torch.cat([drawn(model.decode(part.to(device))).cpu() for part in maps.split(batch_size)])
     return decoded[:, :, cut:decoded.shape[2] - cut, cut:decoded.shape[3] - cut]
 
 

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from tesserae.data.batches import to_unit
 from tesserae.data.pictures import Pictures
+from tesserae.data.views import View, view_of
 from tesserae.evaluation.codebook import usage_statistics
 from tesserae.models.perceptual import LPIPS, Backbone
 from tesserae.models.vqgan import VQGAN
 
 _INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # the file that published FIDs are measured with
+VGG_SIDE = 64  # pixels that VGG looks at for a Fréchet distance: its time grows with them, ranks change little
 _SSIM_WINDOW = 11  # pixels a side; smaller pictures have no SSIM
 Distance = Callable[[Tensor, Tensor], Tensor]  # (B,3,H,W) twice -> (B,)
 
@@ -27,22 +29,27 @@ def reconstruction_metrics(model: VQGAN, pictures: Pictures, indices: Sequence[i
                            lpips: Distance | None = None) -> dict[str, float]:
     """Measures of decode(encode(x)) over the pictures `indices`, each a mean over pictures.
 
-    psnr in dB and ssim in [-1,1] of pixels in [0,1]; l1: |x - x_hat| of pixels in [-1,1]; lpips where an
-    LPIPS is given; usage and perplexity of the codebook on these pictures. The model should be in eval
-    mode; nothing here is random.
+    The measures of the model's own view (`data.views`), and usage and perplexity of the codebook on these
+    pictures. Of pictures in colour: psnr in dB and ssim in [-1,1] of pixels in [0,1]; l1: |x - x_hat| of pixels
+    in [-1,1]; lpips where an LPIPS is given. The model should be in eval mode; nothing here is random.
     """
-    device = next(model.parameters()).device
+    view, device = view_of(model.config), next(model.parameters()).device
     indices, sums = list(indices), {}
     counts = torch.zeros(model.config.codebook_size, dtype=torch.int64)
     for start in range(0, len(indices), batch_size):
-        images = to_unit(pictures.batch(indices[start:start + batch_size]).to(device))  # (B,3,H,W)
-        codes = model.encode(images)
-        for name, values in picture_metrics(model.decode(codes), images, lpips).items():
+        x = view.seen(view.stored(pictures, indices[start:start + batch_size]).to(device))  # (B,C,H,W)
+        codes = model.encode(x)
+        for name, values in view_metrics(view, model.decode(codes), x, lpips).items():
             sums[name] = sums.get(name, 0.0) + float(values.double().sum())
         counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
     statistics = usage_statistics(counts)
     means = {name: total / len(indices) for name, total in sums.items()}
     return means | {name: statistics[name] for name in ("usage", "perplexity")}
+
+
+def view_metrics(view: View, made: Tensor, real: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:
+    """All measures of reconstructions in a view's own form, (B,C,H,W) twice -> (B,) each."""
+    return (picture_metrics(made, real, lpips) if view.perceptual else {}) | dict(view.measures(made, real))
 
 
 def picture_metrics(made: Tensor, real: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:
@@ -99,7 +106,8 @@ def feature_network(backbone: Backbone | None = None) -> tuple[str, Callable[[Te
     """The features for a Fréchet distance, and the distance's honest name: (name, images -> (B,D)).
 
     "fid_inception" where the published Inception weights lie in torch's cache and torch-fidelity, which knows
-    their network, is installed; else "frechet_vgg" on VGG16, comparable only with itself. Images are
+    their network, is installed; else "frechet_vgg" on VGG16, of pictures of at most VGG_SIDE pixels, comparable only
+    with itself. Images are
     (B,3,H,W) in [-1,1]. backbone: VGG16's, loaded where it is not given.
     """
     weights = Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION
@@ -109,7 +117,16 @@ def feature_network(backbone: Backbone | None = None) -> tuple[str, Callable[[Te
         network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
         return "fid_inception", lambda images: network(_bytes(images)).reshape(len(images), -1)
     backbone = backbone or LPIPS.load("vgg").backbone
-    return "frechet_vgg", lambda images: vgg_features(images, backbone)
+    return "frechet_vgg", lambda images: vgg_features(at_most(images), backbone)
+
+
+def at_most(images: Tensor, side: int = VGG_SIDE) -> Tensor:
+    """Images (B,C,H,W), made smaller where their longer side is more than `side` pixels."""
+    scale = side / max(images.shape[-2:])
+    if scale >= 1:
+        return images
+    size = [max(1, round(own * scale)) for own in images.shape[-2:]]
+    return F.interpolate(images.float(), size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def set_features(batches: Iterable[Tensor], features: Callable[[Tensor], Tensor]) -> np.ndarray:

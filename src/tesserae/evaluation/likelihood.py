@@ -1,17 +1,18 @@
-"""How well a latent transformer predicts codes: nats and bits a token, where, and what the class is worth."""
+"""How well a latent transformer predicts codes: nats and bits a token, where, and what its condition is worth."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tesserae.data.codes import CodeMaps, class_prefix
-from tesserae.data.pictures import spread
+from tesserae.data.conditions import Label, Told, conditions_of, make_prefix
+from tesserae.data.paired import Chosen, PairedMaps
 from tesserae.models.transformer import LatentTransformer
+from tesserae.sampling.orderings import as_maps, in_order
 
 
 @dataclass(frozen=True)
@@ -34,60 +35,82 @@ def nats_to_bits(nats: float) -> float:
 
 @torch.no_grad()
 def likelihood(model: LatentTransformer, prefix: Tensor, indices: Tensor, batch_size: int = 64) -> Likelihood:
-    """Every code of every map under the model: prefix (N,P), indices (N,h,w) int64 -> on the CPU."""
-    training, device = model.training, model.head.weight.device
+    """Every code of every map under the model, in its own order: prefix (N,P), indices (N,h,w) -> on the CPU."""
+    training, device, order = model.training, model.head.weight.device, model.config.order
     model.eval()
     nll, hit = [], []
     for rows in torch.arange(len(indices)).split(batch_size):
-        codes = indices[rows].flatten(1).to(device)  # (b,T)
+        codes = in_order(indices[rows], order).to(device)  # (b,T)
         logits = model(prefix[rows].to(device), codes).float()  # (b,T,K)
         nll.append(F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").cpu())
         hit.append((logits.argmax(-1) == codes).cpu())
     model.train(training)
-    return Likelihood(torch.cat(nll).view(indices.shape), torch.cat(hit).view(indices.shape))
+    return Likelihood(*(as_maps(torch.cat(part), order, indices.shape[1:]) for part in (nll, hit)))
 
 
-def maps_likelihood(model: LatentTransformer, maps: CodeMaps, conditional: bool,
-                    count: int | None = None, batch_size: int = 64) -> Likelihood:
-    """`likelihood` of `count` maps (None: all), evenly chosen, as they are, under their classes if conditional."""
-    chosen = spread(count or len(maps), len(maps))
-    labels = maps.labels[chosen] if conditional else None
-    indices = maps.indices[chosen, 0].long()
-    return likelihood(model, class_prefix(labels, len(indices)), indices, batch_size)
+def told_likelihood(model: LatentTransformer, told: Told, indices: Tensor, batch_size: int = 64) -> Likelihood:
+    """`likelihood` of windows (N,h,w), given what is told of them."""
+    return likelihood(model, make_prefix(conditions_of(model.config.conditions), told), indices, batch_size)
 
 
-def by_class(model: LatentTransformer, maps: CodeMaps, batch_size: int = 64) -> dict[str, list[float]]:
-    """Mean nats a code for the maps of each class: {"right class": [...], "wrong class": [...]}.
+def windows_likelihood(model: LatentTransformer, data: PairedMaps, count: int | None = None,
+                       batch_size: int = 64) -> Likelihood:
+    """`likelihood` of a window of each of `count` pictures (None: all), as they are, told the truth."""
+    chosen = data.some(count or len(data))
+    return told_likelihood(model, data.told(chosen), data.codes(chosen), batch_size)
 
-    Under a wrong class each map is told another one. NaN where a class has no map; with one class alone there
-    is no wrong one.
+
+def by_class(model: LatentTransformer, data: PairedMaps, batch_size: int = 64) -> dict[str, list[float]]:
+    """Mean nats a code for the pictures of each class: {"right class": [...], "wrong class": [...]}.
+
+    Under a wrong class each picture is told another one. NaN where a class has no picture; with one class alone
+    there is no wrong one; {} for a model that is told no class.
     """
-    classes, indices = len(maps.class_names), maps.indices[:, 0].long()
-    told = {"right class": maps.labels}
+    if not knows_class(model):
+        return {}
+    labels, classes = data.maps.labels, len(data.maps.class_names)
+    chosen = data.some(len(data))
+    labels, told, indices = labels[chosen.pictures], data.told(chosen), data.codes(chosen)
+    tellings = {"right class": told}
     if classes > 1:
-        told["wrong class"] = wrong_labels(maps.labels, classes)
+        tellings["wrong class"] = replace(told, labels=wrong_labels(labels, classes))
     means = {}
-    for name, labels in told.items():
-        nll = likelihood(model, class_prefix(labels, len(maps)), indices, batch_size).nll.mean((1, 2))  # (N,)
-        means[name] = [float(nll[maps.labels == label].mean()) for label in range(classes)]
+    for name, telling in tellings.items():
+        nll = told_likelihood(model, telling, indices, batch_size).nll.mean((1, 2))  # (N,)
+        means[name] = [float(nll[labels == label].mean()) for label in range(classes)]
     return means
 
 
-def evaluate_codes(model: LatentTransformer, maps: CodeMaps, count: int, conditional: bool,
-                   batch_size: int = 64) -> dict[str, float]:
-    """Measures of `count` maps, evenly chosen, as they are, without mirroring.
+def evaluate_codes(model: LatentTransformer, data: PairedMaps, count: int, batch_size: int = 64) -> dict[str, float]:
+    """Measures of a window of each of `count` pictures, always the same ones, without mirroring.
 
-    `nll`, `bits`, `accuracy`; with classes also `nll_wrong_class`, the same maps under another class each,
-    and `class_gain`, the nats a token that knowing the right one saves.
+    `nll`, `bits`, `accuracy`. Of a model with a condition also `nll_wrong`, the same windows told another
+    picture's condition, `gain` = nll_wrong - nll in nats a code and `gain_bits`. Of one that is told the class,
+    `nll_wrong_class`, another class alone, and `class_gain`.
     """
-    measures = maps_likelihood(model, maps, conditional, count, batch_size).summary()
-    if conditional and len(maps.class_names) > 1:
-        chosen = spread(count, len(maps))
-        indices = maps.indices[chosen, 0].long()
-        wrong = wrong_labels(maps.labels[chosen], len(maps.class_names))
-        other = likelihood(model, class_prefix(wrong, len(indices)), indices, batch_size).summary()
-        measures |= {"nll_wrong_class": other["nll"], "class_gain": other["nll"] - measures["nll"]}
-    return measures
+    chosen = data.some(count)
+    told, indices = data.told(chosen), data.codes(chosen)
+    measures = told_likelihood(model, told, indices, batch_size).summary()
+    nll, classes = measures["nll"], len(data.maps.class_names)
+    if knows_class(model) and classes > 1:
+        wrong = replace(told, labels=wrong_labels(told.labels, classes))
+        other = told_likelihood(model, wrong, indices, batch_size).summary()["nll"]
+        measures |= {"nll_wrong_class": other, "class_gain": other - nll}
+    if data.others and len(chosen.pictures) > 1:
+        other = told_likelihood(model, data.told(chosen, by=others_of(chosen)), indices, batch_size).summary()["nll"]
+    elif "nll_wrong_class" not in measures:
+        return measures
+    return measures | {"nll_wrong": other, "gain": other - nll, "gain_bits": nats_to_bits(other - nll)}
+
+
+def others_of(chosen: Chosen) -> Tensor:
+    """Another picture for each, half the set away, (B,): sets are sorted by class, so mostly of another one."""
+    return chosen.pictures.roll(max(1, len(chosen.pictures) // 2))
+
+
+def knows_class(model: LatentTransformer) -> bool:
+    """Whether the class is among the model's conditions."""
+    return any(isinstance(condition, Label) for condition in conditions_of(model.config.conditions))
 
 
 def wrong_labels(labels: Tensor, classes: int) -> Tensor:

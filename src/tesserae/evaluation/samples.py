@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,23 +14,24 @@ from torch import Tensor
 
 from tesserae.data.batches import to_bytes, to_unit
 from tesserae.data.codes import CodeMaps
-from tesserae.data.pictures import Pictures
+from tesserae.data.views import Viewed, view_of
 from tesserae.evaluation.images import feature_network, frechet_distance, set_features
 from tesserae.evaluation.neighbours import Neighbours, code_overlap, copying, lpips_vectors, nearest
 from tesserae.models.perceptual import LPIPS
 from tesserae.models.vqgan import VQGAN
 
 AT_ONCE = 64
+REFERENCE = 400  # real pictures, at most, that sets are compared with
 
 
 def decoded(vqgan: VQGAN, indices: Tensor, batch_size: int = AT_ONCE) -> Iterator[Tensor]:
-    """Code maps (N,h,w) -> batches of images (B,3,H,W) in [-1,1]."""
-    device = vqgan.codebook.device
+    """Code maps (N,h,w) -> batches of images (B,3,H,W) in [-1,1], as the VQGAN's view is looked at."""
+    device, drawn = vqgan.codebook.device, view_of(vqgan.config).drawn
     for part in indices.split(batch_size):
-        yield vqgan.decode(part.long().to(device)).cpu()
+        yield drawn(vqgan.decode(part.long().to(device))).cpu()
 
 
-def real(pictures: Pictures, indices: Sequence[int], batch_size: int = AT_ONCE) -> Iterator[Tensor]:
+def real(pictures: Viewed, indices: Sequence[int], batch_size: int = AT_ONCE) -> Iterator[Tensor]:
     """Prepared pictures as batches of images (B,3,H,W) in [-1,1]."""
     for start in range(0, len(indices), batch_size):
         yield to_unit(pictures.batch(indices[start:start + batch_size]))
@@ -41,17 +42,18 @@ def spread(total: int, count: int) -> Tensor:
     return torch.arange(count) * total // count
 
 
-def realism(vqgan: VQGAN, samples: Tensor, maps: CodeMaps, pictures: Pictures) -> dict[str, float]:
+def realism(vqgan: VQGAN, samples: Tensor, maps: CodeMaps, pictures: Viewed) -> dict[str, float]:
     """Fréchet distances to real training pictures, each of as many pictures, so that they compare.
 
     samples: code maps (N,h,w); maps and pictures: the training set, as codes and as they are, in one order.
-    Of every two training pictures one is reference; the others, as they are and as the VQGAN returns them,
-    say what the distance of perfect samples would be. Keys: `<name>`, `<name>_reconstructions` and
+    Of every two training pictures one is reference, REFERENCE at most; the others, as they are and as the VQGAN
+    returns them, say what the distance of perfect samples would be. Keys: `<name>`, `<name>_reconstructions` and
     `<name>_real`; the name says whose features they are. {} where there are too few pictures.
 
     Sets come sorted by class, so what is taken of them is spread over the whole.
     """
     reference, others = torch.arange(0, len(pictures), 2), torch.arange(1, len(pictures), 2)
+    reference = reference[spread(len(reference), min(REFERENCE, len(reference)))]
     count = min(len(samples), len(others))
     if count < 2:
         return {}
@@ -105,12 +107,13 @@ def overlaps(samples: Tensor, train: CodeMaps, held_out: CodeMaps) -> dict[str, 
             "code_overlap_held_out": float(code_overlap(held_out.indices[:, 0].flatten(1), bank).mean())}
 
 
-def write_pictures(folder: Path, images: Tensor, groups: Sequence[str]) -> None:
-    """Images (N,3,H,W) in [-1,1] as folder/<group>/<number>.png, the folder anew, whole or not at all."""
+def write_pictures(folder: Path, images: Iterable[Tensor], groups: Sequence[str]) -> None:
+    """Images (3,H,W) in [-1,1], of any sizes, as folder/<group>/<number>.png: anew, all of them or none."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     counts: dict[str, int] = {}
-    for pixels, group in zip(rearrange(to_bytes(images.cpu()), "b c h w -> b h w c").numpy(), groups):
+    for image, group in zip(images, groups):
+        pixels = rearrange(to_bytes(image.cpu()), "c h w -> h w c").numpy()
         name = group.replace("/", "_").lstrip(".") or "_"
         place = part / name / f"{counts.get(name, 0):04d}.png"
         counts[name] = counts.get(name, 0) + 1

@@ -28,7 +28,10 @@ class TransformerConfig:
     """Sizes of a latent transformer; the defaults are the paper's large one on 16x16 codes.
 
     codebook_size: K. prefix_vocab: values that a prefix token takes (1: the start token alone; else for
-    instance the number of classes). prefix_length: P >= 1. max_tokens: the largest h*w.
+    instance the number of classes). prefix_length: P >= 1. max_tokens: the largest h*w. prefix_attention:
+    "causal", or "full" for a prefix that attends to all of itself. Kept for those who make prefixes and draw:
+    conditions, as `data.conditions.record` gives them; window: (h,w) of a map, () where unknown; order, in which
+    the codes come.
     """
 
     codebook_size: int = 1024
@@ -39,6 +42,10 @@ class TransformerConfig:
     n_head: int = 16
     n_embd: int = 1024
     dropout: float = 0.0
+    prefix_attention: str = "causal"
+    conditions: tuple[dict, ...] = ()
+    window: tuple[int, ...] = ()
+    order: str = "row"
 
     @property
     def block_size(self) -> int:
@@ -72,7 +79,7 @@ class Cache:
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention in which position i looks at positions <= i.
+    """Multi-head attention in which position i looks at positions <= i, and a `full` prefix at all of itself.
 
     Dropout is not on its weights, which would double its time on a CPU, but on what it adds to the stream.
     """
@@ -80,6 +87,7 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, c: TransformerConfig) -> None:
         super().__init__()
         self.heads = c.n_head
+        self.full = c.prefix_length if c.prefix_attention == "full" else 0  # positions that see each other
         self.qkv = nn.Linear(c.n_embd, 3 * c.n_embd)
         self.proj = nn.Linear(c.n_embd, c.n_embd)
 
@@ -88,9 +96,16 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         alike = q.shape[2] == k.shape[2]  # else q is the newest position, which looks at all the others
+        mask = self._mask(q) if alike and self.full > 1 else None
         with _kernel_for(q):
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=alike)  # (B,heads,t,d)
+            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=alike and mask is None)  # (B,heads,t,d)
         return self.proj(rearrange(y, "b h t d -> b t (h d)"))
+
+    def _mask(self, q: Tensor) -> Tensor:
+        """Who sees whom, (t,t) bool."""
+        mask = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+        mask[:self.full, :self.full] = True
+        return mask
 
 
 def _kernel_for(q: Tensor) -> contextlib.AbstractContextManager:

@@ -20,15 +20,21 @@ class VQGANConfig:
     """Sizes of a VQGAN; the defaults are the paper's for f=16 on 256x256 pictures.
 
     `patch` folds patch x patch pixels into channels before the first level (1: none), which spares the
-    convolutions at full resolution. `attention_levels` adds attention after each block of those levels.
+    convolutions at full resolution. `refine` adds a last layer of so many channels at full resolution, which
+    mends the weave that unfolded patches leave (0: none). `attention_levels` adds attention after each block of
+    those levels. view, column, colours: what of a picture the network sees, for `data.views.view_of`.
     """
 
+    view: str = "image"
+    column: str = "image"
+    colours: tuple[int, ...] = ()
     in_channels: int = 3
     out_channels: int = 3
     channels: int = 128
     channel_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
     res_blocks: int = 2
     patch: int = 1
+    refine: int = 0
     attention: bool = True
     attention_levels: tuple[int, ...] = ()
     z_channels: int = 256
@@ -83,13 +89,21 @@ class Decoder(nn.Module):
         )
         self.upsample = nn.ModuleList(Upsample(width) for width in widths[:-1])
         self.norm_out = norm(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], c.out_channels * c.patch**2, 3, padding=1)  # G_L, for lambda
+        if c.refine:
+            self.unfold = nn.Conv2d(widths[-1], c.refine * c.patch**2, 3, padding=1)
+            self.conv_out = nn.Conv2d(c.refine, c.out_channels, 3, padding=1)  # G_L, for lambda
+        else:
+            self.unfold = None
+            self.conv_out = nn.Conv2d(widths[-1], c.out_channels * c.patch**2, 3, padding=1)  # G_L, for lambda
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.middle(self.conv_in(z))
         for level, upsample in zip(self.levels, [*self.upsample, nn.Identity()]):
             x = upsample(level(x))
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch)
+        x = F.silu(self.norm_out(x))
+        if self.unfold is not None:
+            return self.conv_out(F.silu(F.pixel_shuffle(self.unfold(x), self.patch)))
+        return F.pixel_shuffle(self.conv_out(x), self.patch)
 
 
 class VQGAN(nn.Module):
@@ -127,11 +141,15 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
-        """indices (B,h,w) int64 -> images (B,3,H,W) float32 in [-1,1]."""
+        """indices (B,h,w) int64 -> images (B,3,H,W) float32 in [-1,1].
+
+        Of a VQGAN of classes: logits (B,classes,H,W), unbounded.
+        """
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.config.codebook_size:
             raise TesseraeError(f"indices run from {int(indices.min())} to {int(indices.max())}: "
                                 f"this codebook has 0 to {self.config.codebook_size - 1}.")
-        return self.decode_latents(self.quantizer.lookup(indices)).float().clamp(-1, 1)
+        made = self.decode_latents(self.quantizer.lookup(indices)).float()
+        return made if self.config.colours else made.clamp(-1, 1)
 
     @property
     def codebook(self) -> Tensor:

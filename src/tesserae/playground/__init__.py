@@ -1,6 +1,7 @@
-"""Widgets to play with trained models in a notebook: draw, complete, take a picture apart into its codes."""
+"""Widgets to play with trained models in a notebook: draw, complete, paint a layout, take a picture apart."""
 
+from tesserae.playground.painter import paint_panel
 from tesserae.playground.panels import Panel, codes_panel, complete_panel, draw_panel
 from tesserae.playground.work import Models, load_models
 
-__all__ = ["Models", "Panel", "codes_panel", "complete_panel", "draw_panel", "load_models"]
+__all__ = ["Models", "Panel", "codes_panel", "complete_panel", "draw_panel", "load_models", "paint_panel"]

@@ -20,7 +20,7 @@ from tesserae import figures
 from tesserae.data.batches import to_unit
 from tesserae.errors import TesseraeError
 from tesserae.evaluation.codebook import code_colours
-from tesserae.playground.work import PARTS, Models, complete, draw, encode, paint, read_picture
+from tesserae.playground.work import PARTS, Models, complete, condition_maps, draw, encode, paint, read_picture
 
 _SHOWN = 224  # pixels a side of a picture on the screen, about
 
@@ -34,28 +34,30 @@ class Panel:
 
 
 def draw_panel(models: Models) -> Panel:
-    """Choose a class and the filters, draw."""
+    """Choose a class and the filters, and a picture whose maps are the condition where there are any; draw."""
     if models.transformer is None:
-        return _absent(models)
-    controls = {"class": _classes(models)} | _filters(models)
+        return absent(models)
     view, message = widgets.Image(format="png"), widgets.HTML()
+    source, picture, number = _source(models, message, lambda: None)
+    controls = (source if models.readers else {}) | {"class": classes(models)} | filters(models)
 
     def work() -> None:
-        view.value = _png(draw(models, controls["class"].value, **_values(controls)))
+        maps = condition_maps(models, picture(), number())
+        view.value = png(draw(models, controls["class"].value, **values(controls), maps=maps))
 
-    controls["draw"], controls["another"] = _button("Draw", work, message), _another(controls, work, message)
+    controls["draw"], controls["another"] = button("Draw", work, message), _another(controls, work, message)
     controls["draw"].click()
-    return Panel(_laid(controls, view, message), controls | {"view": view, "message": message})
+    return Panel(laid(controls, view, message), controls | {"view": view, "message": message})
 
 
 def complete_panel(models: Models) -> Panel:
     """Choose a picture and what is given of it, draw the rest."""
     if models.transformer is None:
-        return _absent(models)
+        return absent(models)
     message, view = widgets.HTML(), widgets.Image(format="png")
-    source, picture = _source(models, message, lambda: None)
-    controls = {**source, "given": widgets.Dropdown(options=PARTS, description="given"), "class": _classes(models),
-                **_filters(models)}
+    source, picture, number = _source(models, message, lambda: None)
+    controls = {**source, "given": widgets.Dropdown(options=PARTS, description="given"), "class": classes(models),
+                **filters(models)}
     if models.held_out.labels is not None and len(models.class_names) > 1:
         def follow(_=None) -> None:
             controls["class"].value = int(models.held_out.labels[controls["picture"].value])
@@ -65,12 +67,12 @@ def complete_panel(models: Models) -> Panel:
 
     def work() -> None:
         given, made = complete(models, picture(), controls["given"].value, controls["class"].value,
-                               **_values(controls))
-        view.value = _png(torch.cat([to_unit(picture())[None], given[None], made]))
+                               **values(controls), maps=condition_maps(models, picture(), number()))
+        view.value = png(torch.cat([to_unit(picture())[None], given[None], made]))
 
-    controls["draw"], controls["another"] = _button("Complete", work, message), _another(controls, work, message)
+    controls["draw"], controls["another"] = button("Complete", work, message), _another(controls, work, message)
     controls["draw"].click()
-    return Panel(_laid(controls, view, message), controls | {"view": view, "message": message})
+    return Panel(laid(controls, view, message), controls | {"view": view, "message": message})
 
 
 def codes_panel(models: Models) -> Panel:
@@ -86,10 +88,10 @@ def codes_panel(models: Models) -> Panel:
 
     def show(_=None) -> None:
         place = controls["row"].value, controls["column"].value
-        views["picture shown"].value = _png(_marked(figures.to_pixels(picture()[None]), models, place))
-        views["codes"].value = _png(_marked(colours[history[-1].numpy()][None], models, place))
+        views["picture shown"].value = png(_marked(figures.to_pixels(picture()[None]), models, place))
+        views["codes"].value = png(_marked(colours[history[-1].numpy()][None], models, place))
         decoded = models.vqgan.decode(history[-1][None])
-        views["decoded"].value = _png(_marked(figures.to_pixels(decoded), models, place))
+        views["decoded"].value = png(_marked(figures.to_pixels(decoded), models, place))
         changed = int((history[-1] != history[0]).sum())
         message.value = (f"Here stands code {int(history[-1][place])}. There are {len(history[-1].unique())} codes "
                          f"in {height * width} places, {changed} of them painted.")
@@ -106,73 +108,78 @@ def codes_panel(models: Models) -> Panel:
         del history[max(1, len(history) - 1):]
         show()
 
-    source, picture = _source(models, message, start)
-    controls = {**source, "row": _whole("row", 0, height - 1, height // 2),
-                "column": _whole("column", 0, width - 1, width // 2),
-                "code": _whole("code", 0, models.vqgan.config.codebook_size - 1, 0),
-                "brush": _whole("brush", 1, max(height, width), 1)}
+    source, picture, _ = _source(models, message, start)
+    controls = {**source, "row": whole("row", 0, height - 1, height // 2),
+                "column": whole("column", 0, width - 1, width // 2),
+                "code": whole("code", 0, models.vqgan.config.codebook_size - 1, 0),
+                "brush": whole("brush", 1, max(height, width), 1)}
     for name, work in (("pick up", pick), ("paint", put), ("undo", undo), ("reset", start)):
-        controls[name] = _button(name.capitalize(), work, message)
+        controls[name] = button(name.capitalize(), work, message)
     for name in ("row", "column"):
         controls[name].observe(show, "value")
     start()
     captions = ("picture", "codes, a colour each", "decoded")
     shown = widgets.HBox([widgets.VBox([widgets.Label(caption), view])
                           for caption, view in zip(captions, views.values())])
-    return Panel(_laid(controls, shown, message), controls | views | {"message": message})
+    return Panel(laid(controls, shown, message), controls | views | {"message": message})
 
 
 # ---------------------------------------------------------------- parts of panels
 
 
-def _absent(models: Models) -> Panel:
+def absent(models: Models) -> Panel:
+    """What to do for a transformer."""
     message = widgets.HTML(models.absent)
     return Panel(message, {"message": message})
 
 
-def _classes(models: Models) -> widgets.Dropdown:
+def classes(models: Models) -> widgets.Dropdown:
+    """The classes to choose from."""
     return widgets.Dropdown(options=[(name, label) for label, name in enumerate(models.class_names)],
                             description="class")
 
 
-def _filters(models: Models) -> dict[str, widgets.Widget]:
+def filters(models: Models, count: int = 4) -> dict[str, widgets.Widget]:
+    """Sliders for everything that `values` reads."""
     start, size = models.filters, models.vqgan.config.codebook_size
     return {
         "temperature": widgets.FloatSlider(value=min(2, start.temperature), min=0.1, max=2, step=0.05,
                                            description="temperature", continuous_update=False),
-        "top_k": _whole("top-k (0: all)", 0, size, min(start.top_k, size)),
+        "top_k": whole("top-k (0: all)", 0, size, min(start.top_k, size)),
         "top_p": widgets.FloatSlider(value=start.top_p, min=0.05, max=1, step=0.01, description="top-p",
                                      continuous_update=False),
-        "count": _whole("pictures", 1, 16, 4),
+        "count": whole("pictures", 1, 16, count),
         "seed": widgets.BoundedIntText(value=start.seed, min=0, max=2**31 - 1, description="seed"),
     }
 
 
-def _values(controls: dict[str, widgets.Widget]) -> dict[str, float]:
+def values(controls: dict[str, widgets.Widget]) -> dict[str, float]:
+    """What the sliders say, as `work.draw` takes it."""
     return {name: controls[name].value for name in ("temperature", "top_k", "top_p", "count", "seed")}
 
 
-def _whole(name: str, least: int, most: int, value: int) -> widgets.IntSlider:
+def whole(name: str, least: int, most: int, value: int) -> widgets.IntSlider:
+    """A slider of whole numbers."""
     return widgets.IntSlider(value=value, min=least, max=most, description=name, continuous_update=False)
 
 
-def _source(models: Models, message: widgets.HTML,
-            changed: Callable[[], None]) -> tuple[dict[str, widgets.Widget], Callable[[], Tensor]]:
-    """A held-out picture by its number or a file of one's own: the controls, and who returns the one chosen
-    last."""
-    number = _whole("held out", 0, len(models.held_out) - 1, 0)
+def _source(models: Models, message: widgets.HTML, changed: Callable[[], None]
+            ) -> tuple[dict[str, widgets.Widget], Callable[[], Tensor], Callable[[], int | None]]:
+    """A held-out picture by its number or a file of one's own: the controls, who returns the one chosen last,
+    and its number; None for a file."""
+    number = whole("held out", 0, len(models.held_out) - 1, 0)
     file = widgets.FileUpload(accept="image/*", multiple=False, description="Your picture")
-    chosen = {"picture": models.held_out.batch([0])[0]}
+    chosen = {"picture": models.held_out.batch([0])[0], "number": 0}
 
-    def take(picture: Callable[[], Tensor]) -> None:
+    def take(picture: Callable[[], Tensor], number: int | None) -> None:
         with _told(message):
-            chosen["picture"] = picture()
+            chosen.update(picture=picture(), number=number)
             changed()
 
-    number.observe(lambda change: take(lambda: models.held_out.batch([change["new"]])[0]), "value")
+    number.observe(lambda change: take(lambda: models.held_out.batch([change["new"]])[0], change["new"]), "value")
     file.observe(lambda change: change["new"] and take(
-        lambda: read_picture(change["new"][0]["content"], models.size, models.fit)), "value")
-    return {"picture": number, "file": file}, lambda: chosen["picture"]
+        lambda: read_picture(change["new"][0]["content"], models.size, models.fit), None), "value")
+    return {"picture": number, "file": file}, lambda: chosen["picture"], lambda: chosen["number"]
 
 
 @contextmanager
@@ -185,7 +192,8 @@ def _told(message: widgets.HTML) -> Iterator[None]:
         message.value = f"<b>{error}</b>"
 
 
-def _button(name: str, work: Callable[[], None], message: widgets.HTML) -> widgets.Button:
+def button(name: str, work: Callable[[], None], message: widgets.HTML) -> widgets.Button:
+    """A button that works, and says in the message what went wrong."""
     button = widgets.Button(description=name)
 
     def clicked(_: widgets.Button) -> None:
@@ -205,10 +213,10 @@ def _another(controls: dict[str, widgets.Widget], work: Callable[[], None], mess
         controls["seed"].value += 1
         work()
 
-    return _button("Another seed", next_seed, message)
+    return button("Another seed", next_seed, message)
 
 
-def _laid(controls: dict[str, widgets.Widget], view: widgets.Widget, message: widgets.HTML) -> widgets.VBox:
+def laid(controls: dict[str, widgets.Widget], view: widgets.Widget, message: widgets.HTML) -> widgets.VBox:
     """Sliders in rows of three, then buttons, the message, the view."""
     buttons = [c for c in controls.values() if isinstance(c, (widgets.Button, widgets.FileUpload))]
     others = [c for c in controls.values() if not isinstance(c, (widgets.Button, widgets.FileUpload))]
@@ -230,10 +238,10 @@ def _marked(pixels: np.ndarray, models: Models, place: tuple[int, int]) -> Tenso
     return rearrange(torch.from_numpy(large), "b h w c -> b c h w")
 
 
-def _png(images: Tensor, columns: int = 6) -> bytes:
-    """Pictures in rows as a PNG, enlarged where they are small."""
+def png(images: Tensor, columns: int = 6, smallest: int = round(_SHOWN * 0.6)) -> bytes:
+    """Pictures in rows as a PNG, enlarged where they are smaller than so many pixels."""
     pixels = figures.to_pixels(images)
-    pixels = figures.resize(pixels, max(1, round(_SHOWN * 0.6 / pixels.shape[1])))
+    pixels = figures.resize(pixels, max(1, round(smallest / pixels.shape[1])))
     buffer = io.BytesIO()
     figures.grid_image(rearrange(pixels, "b h w c -> b c h w"), columns, 4).save(buffer, "png")
     return buffer.getvalue()

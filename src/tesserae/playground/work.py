@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,24 +13,29 @@ from PIL import Image
 from torch import Tensor
 
 from tesserae.data.batches import to_unit
+from tesserae.data.conditions import Codes, Label, conditions_of
 from tesserae.data.decode import Rejected, decode
 from tesserae.data.pictures import Pictures
 from tesserae.data.raw import Entry
+from tesserae.data.views import Classes, View, view_of
 from tesserae.errors import TesseraeError
 from tesserae.models.transformer import LatentTransformer
 from tesserae.models.vqgan import VQGAN
 from tesserae.params import SampleParams, load_params
-from tesserae.sampling.sampler import sample
+from tesserae.sampling.drawing import Asked, draw_codes
+from tesserae.sampling.large import decode_map, encode_map
 from tesserae.stage import find_root, stage_block
 
 PARTS = ("upper half", "lower half", "left half", "right half", "all but the middle", "nothing")
+Maps = Mapping[str, Tensor]  # by condition, the codes of one picture's map (1,h,w)
 
 
 @dataclass
 class Models:
     """What the panels play with. transformer is None where none is trained yet; `absent` then says so.
 
-    size: pixels a side; fit: how other pictures are brought to it; filters: where the sliders start.
+    readers: the VQGANs whose codes are its conditions. size: pixels a side; fit: how other pictures are brought
+    to it; filters: where the sliders start.
     """
 
     vqgan: VQGAN
@@ -40,57 +46,99 @@ class Models:
     fit: str
     filters: SampleParams
     absent: str = ""
+    readers: dict[str, VQGAN] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(h,w) of a code map."""
         return (self.size // self.vqgan.config.downsampling,) * 2
 
+    def view(self, name: str) -> View:
+        """What the VQGAN of a condition sees."""
+        return view_of(self.readers[name].config)
+
+    @property
+    def painted(self) -> str | None:
+        """The condition that one can paint: a map of classes, where it is the only map."""
+        names = [name for name in self.readers if isinstance(self.view(name), Classes)]
+        return names[0] if names and len(self.readers) == 1 else None
+
 
 def load_models(target: str = "class", params_file: str = "params.yaml") -> Models:
     """What transformer.<target> of the parameters needs, from models/ and prepared/ of this repository.
 
-    Raises TesseraeError where the VQGAN or the pictures are missing; without a transformer one can still look
-    at codes.
+    Raises TesseraeError where a VQGAN or the pictures are missing; without a transformer one can still look at
+    codes.
     """
     root = find_root()
     params = load_params(root / params_file)
     name, filters = stage_block(params, "transformer", target).vqgan, stage_block(params, "sample", target)
     held_out = Pictures.load(root / "prepared", "validation")
     vqgan = VQGAN.from_pretrained(root / "models" / f"vqgan-{name}")
-    transformer, absent = None, ""
+    transformer, absent, readers, told = None, "", {}, False
     try:
         transformer = LatentTransformer.from_pretrained(root / "models" / f"transformer-{target}")
     except TesseraeError as error:
         absent = str(error)
-    names = held_out.class_names if transformer and transformer.config.prefix_vocab > 1 else ["any"]
-    return Models(vqgan, transformer, names, held_out, held_out.size, params.prepare.fit, filters, absent)
+    else:
+        conditions = conditions_of(transformer.config.conditions)
+        told = any(isinstance(condition, Label) for condition in conditions)
+        readers = {condition.name: VQGAN.from_pretrained(root / "models" / f"vqgan-{condition.name}")
+                   for condition in conditions if isinstance(condition, Codes)}
+    names = held_out.class_names if told else ["any"]
+    return Models(vqgan, transformer, names, held_out, held_out.size, params.prepare.fit, filters, absent, readers)
 
 
 @torch.no_grad()
-def draw(models: Models, label: int, count: int, temperature: float, top_k: int, top_p: float,
-         seed: int) -> Tensor:
-    """New pictures of a class, (count,3,H,W) in [-1,1]."""
-    prefix = torch.full((count, 1), label, dtype=torch.int64)
-    codes = sample(needed(models), prefix, models.shape, temperature, top_k, top_p, seed)
-    return models.vqgan.decode(codes)
+def draw(models: Models, label: int, count: int, temperature: float, top_k: int, top_p: float, seed: int,
+         maps: Maps | None = None, shape: tuple[int, int] | None = None, progress=None) -> Tensor:
+    """New pictures of a class, (count,3,H,W) in [-1,1]; maps: the transformer's other conditions, where it has any.
+
+    shape: (h,w) codes of the pictures, as large as the maps; None: of the set's pictures.
+    """
+    codes = draw_codes(needed(models), _asked(label, count, maps), shape or models.shape, seed=seed,
+                       temperature=temperature, top_k=top_k, top_p=top_p, progress=progress)
+    return _look(models, codes)
 
 
 @torch.no_grad()
 def complete(models: Models, picture: Tensor, part: str, label: int, count: int, temperature: float, top_k: int,
-             top_p: float, seed: int) -> tuple[Tensor, Tensor]:
+             top_p: float, seed: int, maps: Maps | None = None) -> tuple[Tensor, Tensor]:
     """Keep the codes of one part of a picture (3,H,W) uint8 and draw the others.
 
     -> the picture with what is not given in grey (3,H,W) in [-1,1], and its completions (count,3,H,W).
     """
     known = given_mask(part, models.shape)
     codes = repeat(encode(models, picture), "h w -> b h w", b=count)
-    prefix = torch.full((count, 1), label, dtype=torch.int64)
-    made = sample(needed(models), prefix, models.shape, temperature, top_k, top_p, seed,
-                  given=(known.expand_as(codes), codes))
+    made = draw_codes(needed(models), _asked(label, count, maps), models.shape, seed=seed, temperature=temperature,
+                      top_k=top_k, top_p=top_p, given=(known.expand_as(codes), codes))
     f = models.vqgan.config.downsampling
     shown = repeat(known, "h w -> (h f) (w g)", f=f, g=f)
-    return torch.where(shown, to_unit(picture), 0.6), models.vqgan.decode(made)
+    return torch.where(shown, to_unit(picture), 0.6), _look(models, made)
+
+
+@torch.no_grad()
+def condition_maps(models: Models, picture: Tensor, number: int | None) -> dict[str, Tensor]:
+    """The conditions of a picture (3,H,W) uint8: held-out picture `number`'s, or computed from it where None.
+
+    Raises TesseraeError where one is not known of a picture from outside.
+    """
+    maps = {}
+    for name, reader in models.readers.items():
+        view = models.view(name)
+        stored = view.of_picture(picture[None]) if number is None else view.stored(models.held_out, [number])
+        if stored is None:
+            raise TesseraeError(f"The {name} of your own picture is not known: take a held-out picture, or paint "
+                                "one.")
+        maps[name] = reader.encode(view.seen(stored))
+    return maps
+
+
+@torch.no_grad()
+def painted_maps(models: Models, layout: Tensor) -> dict[str, Tensor]:
+    """A painted layout, (H,W) int64 of classes, as the transformer's condition."""
+    seen = models.view(models.painted).seen(layout[None, None])
+    return {models.painted: encode_map(models.readers[models.painted], seen)}
 
 
 def encode(models: Models, picture: Tensor) -> Tensor:
@@ -117,6 +165,17 @@ def paint(codes: Tensor, row: int, column: int, code: int, brush: int = 1) -> Te
     return painted
 
 
+def stroke(layout: np.ndarray, start: tuple[float, float], end: tuple[float, float], radius: float,
+           value: int) -> None:
+    """Draw a round brush's stroke of a class into a layout (H,W), from one (x,y) to another, in pixels."""
+    y, x = np.mgrid[:layout.shape[0], :layout.shape[1]] + 0.5
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    along = ((x - start[0]) * dx + (y - start[1]) * dy) / max(dx * dx + dy * dy, 1e-9)
+    along = along.clip(0, 1)
+    near = np.square(x - start[0] - along * dx) + np.square(y - start[1] - along * dy) <= radius * radius
+    layout[near] = value
+
+
 def read_picture(content: bytes, size: int, fit: str) -> Tensor:
     """A file's bytes -> (3,size,size) uint8, as the pictures of the set are prepared. Raises
     TesseraeError."""
@@ -131,3 +190,12 @@ def needed(models: Models) -> LatentTransformer:
     if models.transformer is None:
         raise TesseraeError(models.absent)
     return models.transformer
+
+
+def _asked(label: int, count: int, maps: Maps | None) -> Asked:
+    labels = torch.full((count,), label, dtype=torch.int64)
+    return Asked(count, labels, {name: part.expand(count, -1, -1) for name, part in (maps or {}).items()})
+
+
+def _look(models: Models, codes: Tensor) -> Tensor:
+    return view_of(models.vqgan.config).drawn(decode_map(models.vqgan, codes))

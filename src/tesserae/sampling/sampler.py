@@ -1,4 +1,4 @@
-"""Drawing code maps, code after code in row-major order: p(s) = prod_i p(s_i | s_<i, c).
+"""Drawing code maps, code after code in the model's order: p(s) = prod_i p(s_i | s_<i, c).
 
 The random number of a draw belongs to (seed, number of the sample, position). So a sample is the same in
 whatever batch it is drawn, and the same seed shows what another temperature does to the same picture.
@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from tesserae.errors import TesseraeError
 from tesserae.models.transformer import LatentTransformer
 from tesserae.sampling.filters import draw, rank
+from tesserae.sampling.orderings import as_maps, in_order
 
 
 @torch.no_grad()
@@ -28,19 +28,20 @@ def sample(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], tem
     prefix (B,P) int64; shape (h,w). temperature, top_k, top_p: see `filters.rank`. The samples are numbered
     first, first + 1, ... and each depends on (seed, number) alone, up to the rounding of the network's sums.
     given: (mask (B,h,w) bool, indices (B,h,w) int64): codes under the mask are kept, the others are drawn in
-    order, each from those before it. cached=False computes every step from scratch, for comparison. At most
-    `batch_size` samples are drawn at once. progress(done, total) counts codes. Raises TesseraeError for what
+    the model's order, each from those before it. cached=False computes every step from scratch, for comparison.
+    At most `batch_size` samples are drawn at once. progress(done, total) counts codes. Raises TesseraeError for what
     does not fit.
     """
     count, total = prefix.shape[0], shape[0] * shape[1]
     _check(model, prefix, shape, given)
+    order = model.config.order
     run = _cached if cached else _from_scratch
     training, parts = model.training, []
     model.eval()
     try:
         for start in range(0, count, batch_size):
             rows = slice(start, min(start + batch_size, count))
-            known = None if given is None else tuple(part[rows].flatten(1) for part in given)  # (b,T) twice
+            known = None if given is None else tuple(in_order(part[rows], order) for part in given)  # (b,T) twice
             noise = uniforms(seed, range(first + rows.start, first + rows.stop), total).to(prefix.device)
             choose = _chooser(noise, temperature, top_k, top_p)
             tell = _teller(progress, start * total, rows.stop - start, count * total)
@@ -48,7 +49,7 @@ def sample(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], tem
     finally:
         model.train(training)
     codes = torch.cat(parts) if parts else prefix.new_empty(0, total)
-    return rearrange(codes, "b (h w) -> b h w", h=shape[0])
+    return as_maps(codes, order, shape)
 
 
 def upper_half(indices: Tensor) -> Tensor:

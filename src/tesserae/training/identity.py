@@ -24,15 +24,16 @@ def facts_of(block: Any, **others: Any) -> dict[str, str]:
 
 
 def code_of(*files: str) -> str:
-    """A hash of what files of this package compute, named as "models/vqgan.py".
+    """A hash of what files of this package compute, named as "models/vqgan.py", or of a folder's, "data/views".
 
     It does not change with comments, docstrings, layout or what is said in messages. Words count where they
     select something: as keys, as arguments by name, in comparisons and as defaults.
     """
     digest = hashlib.sha256()
-    for file in files:
-        tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
-        digest.update(ast.dump(_Wordless().visit(tree)).encode())
+    for place in (PACKAGE / file for file in files):
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            digest.update(ast.dump(_Wordless().visit(tree)).encode())
     return digest.hexdigest()[:16]
 
 

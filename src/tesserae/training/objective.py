@@ -25,11 +25,16 @@ LAMBDA_MAX = 1e4
 
 @dataclass(frozen=True)
 class Weights:
-    """The objective's constants; names as in params.yaml. `gan_loss`: hinge | vanilla | none."""
+    """The objective's constants; names as in params.yaml.
+
+    pixel_loss: l1 | l2 | cross_entropy, of logits and one-hot maps. perceptual_share: the first so many of each
+    batch's pictures, which come in random order, are judged by LPIPS. gan_loss: hinge | vanilla | none.
+    """
 
     pixel_loss: str = "l1"
     pixel_weight: float = 1.0
     perceptual_weight: float = 1.0
+    perceptual_share: float = 1.0
     codebook_weight: float = 1.0
     commitment_weight: float = 0.25
     gan_loss: str = "hinge"
@@ -55,14 +60,24 @@ def adaptive_weight(rec_grad: Tensor, gan_grad: Tensor) -> Tensor:
 
 
 def reconstruction_loss(x: Tensor, x_hat: Tensor, weights: Weights, lpips: nn.Module | None) -> dict[str, Tensor]:
-    """L_rec and its parts for x, x_hat (B,3,H,W) in [-1,1]: scalars `pixel`, `perceptual` and their sum `rec`."""
-    difference = x - x_hat
-    pixel = difference.abs().mean() if weights.pixel_loss == "l1" else difference.square().mean()
+    """L_rec and its parts for x, x_hat (B,C,H,W): scalars `pixel`, `perceptual` and their sum `rec`.
+
+    Pictures are in [-1,1]; for cross-entropy x is one-hot and x_hat logits.
+    """
+    pixel = _pixel_loss(x, x_hat, weights.pixel_loss)
     parts = {"pixel": pixel, "rec": weights.pixel_weight * pixel}
     if lpips is not None and weights.perceptual_weight:
-        parts["perceptual"] = lpips(x, x_hat).mean()
+        judged = max(1, round(weights.perceptual_share * len(x)))
+        parts["perceptual"] = lpips(x[:judged], x_hat[:judged]).mean()
         parts["rec"] = parts["rec"] + weights.perceptual_weight * parts["perceptual"]
     return parts
+
+
+def _pixel_loss(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
+    if kind == "cross_entropy":
+        return F.cross_entropy(x_hat, x.argmax(1))
+    difference = x - x_hat
+    return difference.abs().mean() if kind == "l1" else difference.square().mean()
 
 
 def generator_backward(model: VQGAN, x: Tensor, weights: Weights, lpips: nn.Module | None,

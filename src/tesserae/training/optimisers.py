@@ -1,6 +1,6 @@
-"""Stage 1's optimisers: Adam, as the paper, or Muon for the convolutions inside and Adam for the rest.
+"""The optimisers: Adam, as the paper, or Muon for the weights inside and Adam for the rest.
 
-Muon (Jordan et al., 2024; `torch.optim.Muon`) replaces each matrix's averaged gradient by the nearest
+Muon (Jordan et al., 2024) replaces each matrix's averaged gradient by the nearest
 orthogonal matrix, so that all directions of a layer learn at the same pace. A convolution's weight counts as the
 matrix (out, in * k * k).
 """
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tesserae.models.vqgan import VQGAN
 from tesserae.params import VQGANParams
+from tesserae.training.muon import Muon
 
 
 def hidden_convolutions(model: VQGAN) -> list[Tensor]:
@@ -24,14 +25,15 @@ def hidden_convolutions(model: VQGAN) -> list[Tensor]:
 class MuonAndAdam:
     """Two optimisers as one: Muon on `hidden` weights of any shape (O,...), Adam on `others`, groups with rates.
 
-    Both rates are of Adam's size: Muon's steps are scaled to the root mean square of Adam's.
+    Both rates are of Adam's size: Muon's steps are scaled to the root mean square of Adam's. weight_decay is the
+    hidden weights' alone.
     """
 
-    def __init__(self, hidden: list[Tensor], others: list[dict], muon_lr: float,
-                 betas: tuple[float, float]) -> None:
+    def __init__(self, hidden: list[Tensor], others: list[dict], muon_lr: float, betas: tuple[float, float],
+                 weight_decay: float = 0.0) -> None:
         self.hidden = hidden
         self.matrices = [weight.detach().flatten(1) for weight in hidden]  # views: a step moves the weights
-        self.muon = torch.optim.Muon(self.matrices, lr=muon_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        self.muon = Muon(self.matrices, lr=muon_lr, weight_decay=weight_decay)
         self.adam = torch.optim.Adam(others, betas=betas, fused=True)
 
     @property

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,11 +16,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tesserae import figures
-from tesserae.data.codes import CodeMaps, class_prefix
+from tesserae.data.codes import CodeMaps
+from tesserae.data.conditions import conditions_of, make_prefix, record
+from tesserae.data.paired import PairedMaps
+from tesserae.data.pictures import spread
+from tesserae.data.views import view_of
 from tesserae.evaluation.likelihood import evaluate_codes, nats_to_bits, unigram_nll
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN
 from tesserae.params import TransformerParams
+from tesserae.sampling.orderings import in_order
 from tesserae.sampling.sampler import sample
 from tesserae.stage import Stage
 from tesserae.training.checkpoints import replace_folder
@@ -33,10 +38,12 @@ from tesserae.training.loop import (
     step_seed,
     train,
 )
+from tesserae.training.optimisers import MuonAndAdam, set_share, with_full_rates
 
 SHOWN = 16  # pictures in the grids by step
-COMPUTING = ("data/codes.py", "models/transformer.py", "training/loop.py",
-             "training/transformer.py")  # code that decides what is learned
+COMPUTING = ("data/codes.py", "data/conditions.py", "data/paired.py", "evaluation/likelihood.py",
+             "models/transformer.py", "sampling/orderings.py", "training/loop.py", "training/muon.py",
+             "training/optimisers.py", "training/transformer.py")  # code that decides what is learned
 MEMORISED = 0.02  # held-out nats that may be lost after the best step before it is called overfitting
 
 
@@ -44,17 +51,21 @@ def fitting(block: TransformerParams, maps: CodeMaps, say: Callable[[str], None]
     """The block as these maps allow it: where the pictures have no classes, without that condition, which is said."""
     if "class" not in block.condition or maps.labels is not None:
         return block
-    say("The pictures have no classes, so this transformer learns without a condition; class folders would give one.")
-    return block.model_copy(update={"condition": []})
+    left = [name for name in block.condition if name != "class"]
+    without = f"with {', '.join(left)} alone" if left else "without a condition"
+    say(f"The pictures have no classes, so this transformer learns {without}; class folders would give one.")
+    return block.model_copy(update={"condition": left})
 
 
-def model_config(block: TransformerParams, maps: CodeMaps) -> TransformerConfig:
+def model_config(block: TransformerParams, data: PairedMaps) -> TransformerConfig:
     """The network that a block of params.yaml asks for, on these code maps; see `fitting`."""
-    height, width = maps.shape
+    conditions = data.conditions(block.condition)
+    height, width = data.window
     return TransformerConfig(
-        codebook_size=maps.codebook_size, prefix_vocab=len(maps.class_names) if block.condition else 1,
-        prefix_length=1, max_tokens=height * width, n_layer=block.n_layer, n_head=block.n_head,
-        n_embd=block.n_embd, dropout=block.dropout,
+        codebook_size=data.maps.codebook_size, prefix_vocab=sum(c.vocab for c in conditions),
+        prefix_length=sum(c.length for c in conditions), max_tokens=height * width, n_layer=block.n_layer,
+        n_head=block.n_head, n_embd=block.n_embd, dropout=block.dropout, prefix_attention=block.prefix_attention,
+        conditions=tuple(record(c) for c in conditions), window=data.window, order=block.order,
     )
 
 
@@ -64,6 +75,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     decayed = [p for p in model.parameters() if id(p) in matrices]
     others = [p for p in model.parameters() if id(p) not in matrices]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def make_optimiser(model: LatentTransformer, block: TransformerParams) -> torch.optim.Optimizer | MuonAndAdam:
+    """AdamW, or Muon for the matrices inside the blocks and Adam for all else."""
+    betas = tuple(block.betas)
+    if block.optimiser == "adamw":
+        groups = parameter_groups(model, block.weight_decay)
+        return with_full_rates(torch.optim.AdamW(groups, lr=block.lr, betas=betas, fused=True))
+    hidden = [module.weight for each in model.blocks for module in each.modules() if isinstance(module, nn.Linear)]
+    chosen = {id(weight) for weight in hidden}
+    others = [{"params": [weight for weight in model.parameters() if id(weight) not in chosen], "lr": block.lr}]
+    return with_full_rates(MuonAndAdam(hidden, others, block.muon_lr, betas, block.weight_decay))
 
 
 def replace_some(indices: Tensor, keep: float, codebook_size: int, generator: torch.Generator) -> Tensor:
@@ -76,41 +99,40 @@ def replace_some(indices: Tensor, keep: float, codebook_size: int, generator: to
 class TransformerTask:
     """One latent transformer and its optimiser, as the loop sees it.
 
-    `show(picture, step)` receives the grid of samples, drawn with the same random numbers each time.
+    vqgans: by name, those that draw what it models and what it is told. `show(picture, step)` receives the grid
+    of samples below their conditions, drawn with the same random numbers each time.
     """
 
     score = "nll"
     unit = "tokens"
     spoken = ("nll", "accuracy")
 
-    def __init__(self, block: TransformerParams, seed: int, maps: CodeMaps, held_out: CodeMaps, vqgan: VQGAN,
-                 accelerator: Accelerator, show: Callable) -> None:
+    def __init__(self, block: TransformerParams, seed: int, data: PairedMaps, held_out: PairedMaps,
+                 vqgans: Mapping[str, VQGAN], accelerator: Accelerator, show: Callable) -> None:
         torch.manual_seed(seed)
         self.block, self.seed, self.accelerator, self.show = block, seed, accelerator, show
-        self.maps, self.held_out = maps, held_out
+        self.data, self.held_out = data, held_out
         self.device = accelerator.device
-        self.vqgan = vqgan.to(self.device).eval()
-        self.model = LatentTransformer(model_config(block, maps)).to(self.device).train()
-        self.optimiser = torch.optim.AdamW(parameter_groups(self.model, block.weight_decay), lr=block.lr,
-                                           betas=tuple(block.betas), fused=True)
+        self.vqgans = {name: vqgan.to(self.device).eval() for name, vqgan in vqgans.items()}
+        self.model = LatentTransformer(model_config(block, data)).to(self.device).train()
+        self.conditions = conditions_of(self.model.config.conditions)
+        self.optimiser = make_optimiser(self.model, block)
         self.processes = accelerator.num_processes
-        self.per_step = block.batch_size * self.processes * maps.shape[0] * maps.shape[1]
+        self.per_step = block.batch_size * self.processes * data.window[0] * data.window[1]
 
     def set_rate(self, share: float) -> None:
-        """The learning rate as a share of the full one."""
+        """The learning rates as a share of the full ones."""
         self.share = share
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.block.lr * share
+        set_share(self.optimiser, share)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Prefix (B,1), input codes (B,T) and their targets (B,T): a function of (seed, step, process)."""
+        """Prefix (B,P), input codes (B,T) and their targets (B,T): a function of (seed, step, process)."""
         process = self.accelerator.process_index
-        indices, labels = self.maps.batch(step, self.block.batch_size, self.seed, self.block.flip, process,
-                                          self.processes)
-        targets = indices.flatten(1)
+        chosen = self.data.batch(step, self.block.batch_size, self.seed, self.block.flip, process, self.processes)
+        targets = in_order(self.data.codes(chosen), self.block.order)
         generator = torch.Generator().manual_seed(step_seed(self.seed, step, stream=16 + process))
-        inputs = replace_some(targets, self.block.pkeep, self.maps.codebook_size, generator)
-        prefix = class_prefix(labels if self.block.condition else None, len(targets))
+        inputs = replace_some(targets, self.block.pkeep, self.data.maps.codebook_size, generator)
+        prefix = make_prefix(self.conditions, self.data.told(chosen))
         return tuple(part.to(self.device, non_blocking=True) for part in (prefix, inputs, targets))
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -133,20 +155,29 @@ class TransformerTask:
         return {"lr": self.block.lr * self.share}
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Likelihood of held-out codes with the right class, with a wrong one, and accuracy."""
+        """Likelihood of held-out codes, told the truth and told another picture's condition, and accuracy."""
         with self.accelerator.autocast():
-            return evaluate_codes(self.model, self.held_out, self.block.eval_images,
-                                  bool(self.block.condition), self.block.batch_size)
+            return evaluate_codes(self.model, self.held_out, self.block.eval_images, self.block.batch_size)
 
     @torch.no_grad()
     def sample(self, step: int) -> None:
-        """Show samples of all classes in turn."""
+        """Show a window of held-out pictures' conditions, and a sample of each."""
         if not self.accelerator.is_main_process:
             return
-        labels = torch.arange(SHOWN) % len(self.maps.class_names) if self.block.condition else None
-        prefix = class_prefix(labels, SHOWN).to(self.device)
-        codes = sample(self.model, prefix, self.maps.shape, seed=self.seed)
-        self.show(figures.grid_image(self.vqgan.decode(codes).cpu(), columns=SHOWN // 2), step)
+        chosen = self.held_out.whole(torch.tensor(spread(SHOWN, len(self.held_out))))
+        told = self.held_out.told(chosen)
+        prefix = make_prefix(self.conditions, told).to(self.device)
+        codes = sample(self.model, prefix, self.data.window, seed=self.seed)
+        rows = [self._drawn(self.block.vqgan, codes)]
+        for condition in self.conditions:
+            if condition.name in told.maps:
+                codes = condition.tokens(told).unflatten(1, condition.window)
+                rows.insert(0, self._drawn(condition.name, codes.to(self.device)))
+        self.show(figures.grid_image(torch.cat(rows).cpu(), columns=SHOWN), step)
+
+    def _drawn(self, name: str, codes: Tensor) -> Tensor:
+        vqgan = self.vqgans[name]
+        return view_of(vqgan.config).drawn(vqgan.decode(codes))
 
     def state(self) -> dict:
         """All that the next steps depend on."""
@@ -174,6 +205,9 @@ def verdict(progress: Progress, unigram: float) -> list[str]:
                     "is kept. More pictures, more dropout or fewer steps would help.")
     else:
         said.append("No overfitting: what held-out codes need fell, or stayed, to the end.")
+    if "gain_bits" in best:
+        said.append(f"To be told its own condition, not another picture's, saves {best['gain_bits']:.2f} bits "
+                    "a code.")
     if "class_gain" in best:
         said.append(f"To know the right class, not a wrong one, saves {best['class_gain']:.3f} nats a code.")
     return said
@@ -187,12 +221,12 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
     """
     params, block = stage.params, stage.block
     accelerator = make_accelerator(params.precision, params.threads)
-    codes = stage.path("codes", block.vqgan)
-    maps, held_out = CodeMaps.load(codes, "train"), CodeMaps.load(codes, "validation")
-    block = fitting(block, maps, say)
-    vqgan = VQGAN.from_pretrained(stage.path("models", f"vqgan-{block.vqgan}"))
+    block = fitting(block, CodeMaps.load(stage.path("codes", block.vqgan), "train"), say)
+    data, held_out = (PairedMaps.load(stage.path("codes"), split, block) for split in ("train", "validation"))
+    vqgans = {name: VQGAN.from_pretrained(stage.path("models", f"vqgan-{name}"))
+              for name in (block.vqgan, *block.codes_read)}
     facts = facts_of(block, seed=params.seed, precision=accelerator.mixed_precision,
-                     data=[maps.fingerprint, held_out.fingerprint], processes=accelerator.num_processes,
+                     data=[data.fingerprint, held_out.fingerprint], processes=accelerator.num_processes,
                      code=code_of(*COMPUTING))
     folder = checkpoint_folder(stage.home, stage.name, facts, say)
 
@@ -202,13 +236,13 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
 
-    task = TransformerTask(block, params.seed, maps, held_out, vqgan, accelerator, show)
+    task = TransformerTask(block, params.seed, data, held_out, vqgans, accelerator, show)
     progress = train(task, block, params.seed, folder, stage.reports, stage.run.metrics, accelerator, say)
     if accelerator.is_main_process:
         models = stage.path("models", stage.name)
         deliver(folder, models)
         replace_folder(folder / "samples", models / "samples")
-        unigram = unigram_nll(maps.indices, held_out.indices[:, 0], maps.codebook_size)
+        unigram = unigram_nll(data.maps.indices, held_out.maps.indices[:, 0], data.maps.codebook_size)
         stage.metrics(_final_metrics(task, progress, models) | {"unigram_nll": unigram})
         for sentence in verdict(progress, unigram):
             say(sentence)
@@ -220,7 +254,7 @@ def _final_metrics(task: TransformerTask, progress: Progress, models: Path) -> d
     best = LatentTransformer.from_pretrained(models).to(task.device)
     count = min(task.block.eval_images, len(task.held_out))
     with task.accelerator.autocast():
-        seen = evaluate_codes(best, task.maps, count, bool(task.block.condition), task.block.batch_size)
+        seen = evaluate_codes(best, task.data, count, task.block.batch_size)
     held_out = {f"val_{name}": value for name, value in progress.best.items() if name != "step"}
     return {**held_out, "train_nll": seen["nll"], "train_accuracy": seen["accuracy"],
             "best_step": progress.best["step"], "last_nll": progress.latest["nll"], "steps": progress.step,

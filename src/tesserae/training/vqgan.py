@@ -15,8 +15,9 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from tesserae import figures
-from tesserae.data.batches import augment, batch_indices, to_unit
+from tesserae.data.batches import augment, batch_indices
 from tesserae.data.pictures import Pictures, spread
+from tesserae.data.views import View, make_view
 from tesserae.evaluation.codebook import usage_statistics
 from tesserae.evaluation.images import reconstruction_metrics
 from tesserae.models.discriminator import PatchDiscriminator
@@ -39,17 +40,19 @@ from tesserae.training.optimisers import make_optimiser, set_share, with_full_ra
 
 FIRST_PICTURES = 256  # pictures whose encodings the codebook starts from
 SHOWN = 8  # pictures in the grids by step
-COMPUTING = ("data/batches.py", "models/discriminator.py", "models/layers.py", "models/perceptual.py",
-             "models/quantizers.py", "models/vqgan.py", "training/loop.py", "training/objective.py",
-             "training/optimisers.py", "training/vqgan.py")  # code that decides what is learned
+COMPUTING = ("data/batches.py", "data/views", "models/discriminator.py", "models/layers.py", "models/perceptual.py",
+             "models/quantizers.py", "models/vqgan.py", "training/loop.py", "training/muon.py",
+             "training/objective.py", "training/optimisers.py",
+             "training/vqgan.py")  # code that decides what is learned
 
 
-def model_config(block: VQGANParams) -> VQGANConfig:
-    """The network that a block of params.yaml asks for."""
+def model_config(block: VQGANParams, view: View) -> VQGANConfig:
+    """The network that a block of params.yaml asks for, for this view of the pictures."""
     return VQGANConfig(
-        channels=block.channels, channel_mult=tuple(block.channel_mult), res_blocks=block.res_blocks,
-        patch=block.patch, attention=block.attention, z_channels=block.z_channels, dropout=block.dropout,
-        quantizer=block.quantizer, codebook_size=block.codebook_size, codebook_dim=block.codebook_dim,
+        **view.record(), channels=block.channels, channel_mult=tuple(block.channel_mult), res_blocks=block.res_blocks,
+        patch=block.patch, refine=block.refine, attention=block.attention, z_channels=block.z_channels,
+        dropout=block.dropout, quantizer=block.quantizer, codebook_size=block.codebook_size,
+        codebook_dim=block.codebook_dim,
     )
 
 
@@ -57,8 +60,8 @@ def objective_weights(block: VQGANParams) -> Weights:
     """The objective's constants that a block of params.yaml asks for."""
     return Weights(
         pixel_loss=block.pixel_loss, pixel_weight=block.pixel_weight, perceptual_weight=block.perceptual_weight,
-        codebook_weight=block.codebook_weight, commitment_weight=block.commitment_weight,
-        gan_loss=block.gan_loss, gan_weight=block.gan_weight,
+        perceptual_share=block.perceptual_share, codebook_weight=block.codebook_weight,
+        commitment_weight=block.commitment_weight, gan_loss=block.gan_loss, gan_weight=block.gan_weight,
     )
 
 
@@ -68,7 +71,6 @@ class VQGANTask:
     `show(picture, step)` receives the grid of held-out pictures above their reconstructions.
     """
 
-    score = "lpips"
     unit = "images"
     spoken = ("rec", "lambda", "perplexity", "usage")
 
@@ -78,12 +80,14 @@ class VQGANTask:
         self.block, self.seed, self.accelerator, self.show = block, seed, accelerator, show
         self.pictures, self.held_out = pictures, held_out
         self.device = device = accelerator.device
-        self.model = VQGAN(model_config(block)).to(device)
+        self.view = make_view(block.view, block.column, pictures, held_out)
+        self.score = self.view.judged
+        self.model = VQGAN(model_config(block, self.view)).to(device)
         self.weights = objective_weights(block)
-        self.discriminator = PatchDiscriminator(3, block.disc_channels, block.disc_layers).to(device)
+        self.discriminator = PatchDiscriminator(self.view.channels, block.disc_channels, block.disc_layers).to(device)
         fast = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         self.lpips = LPIPS.load("vgg", fast).to(device) if block.perceptual_weight else None
-        self.measure = LPIPS.load("vgg").to(device)
+        self.measure = LPIPS.load("vgg").to(device) if self.view.perceptual else None
         self.optimiser = make_optimiser(self.model, block)
         self.disc_optimiser = with_full_rates(torch.optim.Adam(
             self.discriminator.parameters(), lr=block.disc_lr, betas=tuple(block.disc_betas), fused=True))
@@ -98,11 +102,15 @@ class VQGANTask:
             set_share(optimiser, share)
 
     def batch(self, step: int) -> Tensor:
-        """The images of a step, (B,3,H,W) float32 in [-1,1]: a function of (seed, step, process)."""
+        """The images of a step, (B,C,H,W) float32: a function of (seed, step, process)."""
         indices = batch_indices(len(self.pictures), self.block.batch_size, step, self.seed,
                                 self.accelerator.process_index, self.processes)
-        images = augment(self.pictures.batch(indices), step, self.seed, indices, self.block.flip, self.block.zoom)
-        return to_unit(images.to(self.device, non_blocking=True))
+        return self._seen(indices, step)
+
+    def _seen(self, indices, step: int) -> Tensor:
+        block, stored = self.block, self.view.stored(self.pictures, indices)
+        stored = augment(stored, step, self.seed, indices, block.flip, block.zoom, block.crop, self.view.smooth)
+        return self.view.seen(stored.to(self.device, non_blocking=True))
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of E, G, Z and, once it has started, of D."""
@@ -131,7 +139,7 @@ class VQGANTask:
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """PSNR, SSIM, LPIPS and L1 of held-out reconstructions, and the use of the codebook on them."""
+        """How near held-out reconstructions are, and the use of the codebook on them."""
         self.model.eval()
         indices = spread(self.block.eval_images, len(self.held_out))
         measures = reconstruction_metrics(self.model, self.held_out, indices, self.block.batch_size, self.measure)
@@ -144,10 +152,11 @@ class VQGANTask:
         if not self.accelerator.is_main_process:
             return
         self.model.eval()
-        images = to_unit(self.held_out.batch(spread(SHOWN, len(self.held_out)))).to(self.device)
+        shown = self.view.stored(self.held_out, spread(SHOWN, len(self.held_out)))
+        images = self.view.seen(shown.to(self.device))
         both = torch.cat([images, self.model.decode(self.model.encode(images))])
         self.model.train()
-        self.show(figures.grid_image(both.cpu(), columns=len(images)), step)
+        self.show(figures.grid_image(self.view.drawn(both).cpu(), columns=len(images)), step)
 
     def state(self) -> dict:
         """All that the next steps depend on."""
@@ -176,8 +185,7 @@ class VQGANTask:
         quantizer = self.model.quantizer
         if self.block.codebook_init != "data" or not isinstance(quantizer, NearestQuantizer):
             return
-        indices = batch_indices(len(self.pictures), FIRST_PICTURES, 0, self.seed)
-        images = to_unit(self.pictures.batch(indices)).to(self.device)
+        images = self._seen(batch_indices(len(self.pictures), FIRST_PICTURES, 0, self.seed), step=0)
         with torch.no_grad():
             latents = torch.cat([self.model.latents(part) for part in images.split(self.block.batch_size)])
         quantizer.start(latents, torch.Generator().manual_seed(step_seed(self.seed, 0, stream=1)))
@@ -202,7 +210,8 @@ def train_vqgan(stage: Stage, say: Callable[[str], None] = print) -> Progress:
     accelerator = make_accelerator(params.precision, params.threads)
     pictures = Pictures.load(stage.path("prepared"), "train")
     held_out = Pictures.load(stage.path("prepared"), "validation")
-    facts = facts_of(block, seed=params.seed, precision=accelerator.mixed_precision, data=pictures.fingerprint,
+    facts = facts_of(block, seed=params.seed, precision=accelerator.mixed_precision,
+                     data=pictures.fingerprint_of(block.column),
                      processes=accelerator.num_processes, code=code_of(*COMPUTING))
     folder = checkpoint_folder(stage.home, stage.name, facts, say)
     task = VQGANTask(block, params.seed, pictures, held_out, accelerator,
@@ -212,7 +221,7 @@ def train_vqgan(stage: Stage, say: Callable[[str], None] = print) -> Progress:
         deliver(folder, stage.path("models", stage.name))
         stage.metrics({**{f"val_{k}": v for k, v in progress.best.items() if k != "step"},
                        "best_step": progress.best["step"], "steps": progress.step,
-                       "last_lpips": progress.latest["lpips"]})
+                       f"last_{task.score}": progress.latest[task.score]})
     return progress
 
 

@@ -1,0 +1,133 @@
+"""Conditions of a transformer: each puts some tokens of a vocabulary of its own in front of the codes.
+
+A condition is one small object: `length` tokens of `vocab` values, made of what a `Told` tells about the windows
+that are modelled. Several are laid one after the other, the second's tokens counted on from the first's
+vocabulary; without any there is one start token. A new one is a class here and its case in `conditions_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tesserae.errors import TesseraeError
+
+PLACES = 32  # values that a coordinate takes, at most
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of B windows of pictures.
+
+    tops, lefts (B,) int64: of the window, in codes; shape: (h,w) of the whole maps; window: (h,w) of the windows.
+    labels (B,) int64; maps: by name of the VQGAN, the whole maps of its codes (B,h',w'), int64.
+    """
+
+    tops: Tensor
+    lefts: Tensor
+    shape: tuple[int, int]
+    window: tuple[int, int]
+    labels: Tensor | None = None
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Start:
+    """No condition: one start token."""
+
+    name = "start"
+    vocab = 1
+    length = 1
+
+    def tokens(self, told: Told) -> Tensor:
+        return torch.zeros(len(told.tops), 1, dtype=torch.int64, device=told.tops.device)
+
+
+@dataclass(frozen=True)
+class Label:
+    """The class: one token."""
+
+    vocab: int
+    name = "class"
+    length = 1
+
+    def tokens(self, told: Told) -> Tensor:
+        return told.labels[:, None]
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Where the window lies between the map's edges: a token for its row and one for its column.
+
+    The first possible place is 0 and the last vocab / 2 - 1, whatever the map's size: so sky is above on a map
+    of any size (compare COCO-GAN, arXiv 1904.00284). At most PLACES values, no more than training knows places.
+    """
+
+    vocab: int  # of both, the column's counted on from the row's
+    name = "coordinates"
+    length = 2
+
+    def tokens(self, told: Told) -> Tensor:
+        places = self.vocab // 2
+        rooms = [max(1, side - window) for side, window in zip(told.shape, told.window)]
+        row, column = ((at * (places - 1) / room).round().long().clamp(0, places - 1)
+                       for at, room in zip((told.tops, told.lefts), rooms))
+        return torch.stack([row, column + places], dim=1)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The codes of a second VQGAN: r is prepended to s, cut with it. (h,w): of its window."""
+
+    name: str
+    vocab: int
+    window: tuple[int, int]
+
+    @property
+    def length(self) -> int:
+        return self.window[0] * self.window[1]
+
+    def tokens(self, told: Told) -> Tensor:
+        scale = self.window[0] // told.window[0]
+        return windows_of(told.maps[self.name], told.tops * scale, told.lefts * scale, self.window).flatten(1)
+
+
+Condition = Start | Label | Coordinates | Codes
+
+
+def conditions_of(specs: Sequence[Mapping]) -> list[Condition]:
+    """The conditions that a TransformerConfig records; see `record`."""
+    kinds = {"start": lambda spec: Start(), "class": lambda spec: Label(spec["vocab"]),
+             "coordinates": lambda spec: Coordinates(spec["vocab"]),
+             "codes": lambda spec: Codes(spec["name"], spec["vocab"], tuple(spec["window"]))}
+    return [kinds[spec["kind"]](spec) for spec in specs] or [Start()]
+
+
+def record(condition: Condition) -> dict:
+    """What TransformerConfig keeps of a condition."""
+    kind = "codes" if isinstance(condition, Codes) else condition.name
+    kept = {"kind": kind, "vocab": condition.vocab}
+    return kept | {"name": condition.name, "window": list(condition.window)} if kind == "codes" else kept
+
+
+def make_prefix(conditions: Sequence[Condition], told: Told) -> Tensor:
+    """The tokens of all conditions, (B,P) int64. Raises TesseraeError where one was not told what it needs."""
+    parts, before = [], 0
+    for condition in conditions:
+        if isinstance(condition, Label) and told.labels is None:
+            raise TesseraeError("this transformer needs the class of every picture: say which.")
+        if isinstance(condition, Codes) and condition.name not in told.maps:
+            raise TesseraeError(f"this transformer needs the codes of vqgan.{condition.name}: give its maps.")
+        parts.append(condition.tokens(told) + before)
+        before += condition.vocab
+    return torch.cat(parts, dim=1)
+
+
+def windows_of(maps: Tensor, tops: Tensor, lefts: Tensor, window: tuple[int, int]) -> Tensor:
+    """Cut a window of (h,w) out of each map (B,H,W), its top left at (tops, lefts), (B,) each: (B,h,w)."""
+    rows = tops[:, None, None] + torch.arange(window[0], device=maps.device)[None, :, None]
+    columns = lefts[:, None, None] + torch.arange(window[1], device=maps.device)[None, None]
+    return maps[torch.arange(len(maps), device=maps.device)[:, None, None], rows, columns]

@@ -1,0 +1,254 @@
+"""Layouts from outside the data set: a mask that a user has drawn, and one that is drawn here by hand, so to say.
+
+A layout is (H,W) int64, at each pixel the index of its class.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from tesserae.data.decode import Rejected, to_rgb, upright
+from tesserae.data.scenes import SEGMENT_NAMES
+from tesserae.errors import TesseraeError
+
+Palette = Sequence[Sequence[int]]  # (r, g, b) of each class, 0 to 255
+FINER = 4  # a drawn layout is painted that many times as large and then thinned: smooth outlines, no mixed pixels
+
+
+class LayoutError(TesseraeError, ValueError):
+    """A file is no layout for these classes."""
+
+
+# ---- from a file -------------------------------------------------------------------------------------------
+
+
+def read_layout(path: str | Path, classes: int, palette: Palette | None = None,
+                size: tuple[int, int] | None = None) -> Tensor:
+    """A picture file as a layout: (H,W) int64 in [0, classes).
+
+    Grey pictures, and such with a palette of their own, hold the indices themselves; but where each colour used
+    is one of `palette`, a palette picture is read by its colours, since painting programs number them anew.
+    Coloured pictures are read by the nearest colour of `palette`, with a warning that counts the pixels which
+    had none exactly. size: (H,W) to fit, by cutting the middle and taking nearest pixels; None: as it is.
+    Turned upright by its EXIF. Raises LayoutError.
+    """
+    path = Path(path)
+    picture = _opened(path)
+    if picture.mode == "F":
+        raise LayoutError(f"{path} holds floats, and a layout is made of whole numbers: save it as PNG.")
+    known = None if palette is None else np.asarray(palette, dtype=np.int64)[:classes]
+    if picture.mode in ("1", "L", "LA", "La", "P", "PA") or picture.mode.startswith("I"):
+        indices = _indices(picture)
+        own = _own_colours(picture)
+        if own is not None and known is not None:
+            indices = _renumbered(indices, own, known)
+        return torch.from_numpy(_checked(_fitted(indices, size), classes, path))
+    if known is None:
+        raise LayoutError(f"{path} is a coloured picture, and there is no palette to read it by: save it as a grey "
+                          f"picture of indices from 0 to {classes - 1}.")
+    try:
+        colours = _fitted(np.asarray(to_rgb(picture), dtype=np.int64), size)
+    except Rejected as reason:
+        raise LayoutError(f"{path} cannot be read as a layout: {reason}; save it as PNG.") from None
+    return torch.from_numpy(_by_colour(colours, known, path))
+
+
+def write_layout(path: str | Path, layout: Tensor, palette: Palette) -> None:
+    """A layout (H,W) of fewer than 256 classes as a PNG with a palette, which painting programs open in colours."""
+    picture = Image.fromarray(layout.numpy().astype(np.uint8))
+    picture.putpalette([value for colour in palette for value in colour])
+    picture.save(path, "PNG")
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return upright(path.read_bytes())
+    except FileNotFoundError:
+        raise LayoutError(f"{path} does not exist: name the picture file that holds the layout.") from None
+    except OSError as error:
+        raise LayoutError(f"{path} cannot be read ({error.strerror or error}): name a picture file.") from None
+    except Rejected as reason:
+        raise LayoutError(f"{path} cannot be read as a layout: {reason}; save it as PNG.") from None
+
+
+def _indices(picture: Image.Image) -> np.ndarray:
+    """(H,W) int64; transparency says nothing."""
+    return np.asarray(picture).reshape(picture.height, picture.width, -1)[..., 0].astype(np.int64)
+
+
+def _own_colours(picture: Image.Image) -> np.ndarray | None:
+    """The picture's own palette, (M,3), where it has one."""
+    palette = picture.getpalette("RGB") if picture.mode in ("P", "PA") else None
+    return np.asarray(palette, dtype=np.int64).reshape(-1, 3) if palette else None
+
+
+def _renumbered(indices: np.ndarray, own: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Indices into the picture's palette -> classes of the same colours, if all used colours are classes'."""
+    used = np.unique(indices)
+    if used.max() >= len(own):
+        return indices
+    same = (own[used, None] == known).all(-1)  # (used,classes)
+    own_first = [number < len(known) and same[place, number] for place, number in enumerate(used)]
+    if not same.any(1).all() or all(own_first):
+        return indices
+    return same.argmax(1)[np.searchsorted(used, indices)]
+
+
+def _by_colour(colours: np.ndarray, known: np.ndarray, path: Path) -> np.ndarray:
+    """(H,W,3) -> the nearest of the known colours (C,3), (H,W) int64; warns where it is not the same."""
+    packed = colours @ np.array([1 << 16, 1 << 8, 1])
+    every, place = np.unique(packed, return_inverse=True)
+    apart = np.stack([every >> 16, every >> 8 & 255, every & 255], 1)[:, None] - known  # (M,C,3)
+    distance = np.square(apart).sum(-1)
+    strange = int((distance.min(1) > 0)[place].sum())
+    if strange:
+        warnings.warn(f"{path}: {strange} of {packed.size} pixels have no colour of the palette exactly and were "
+                      "given the nearest one.", stacklevel=3)
+    return distance.argmin(1)[place].reshape(packed.shape)
+
+
+def _checked(indices: np.ndarray, classes: int, path: Path) -> np.ndarray:
+    wrong = indices[(indices < 0) | (indices >= classes)]
+    if wrong.size:
+        raise LayoutError(f"{path} holds the index {wrong.max()} at {wrong.size} pixels, and the classes are 0 to "
+                          f"{classes - 1}: paint with these, or save colours as an RGB picture.")
+    return indices
+
+
+def _fitted(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """(H,W,...) -> (h,w,...): the largest part of that shape from the middle, by nearest pixels."""
+    if size is None:
+        return pixels
+    scale = min(have / want for have, want in zip(pixels.shape, size))  # pixels of the file a pixel of the layout
+    rows, columns = ((have - want * scale) / 2 + (np.arange(want) + 0.5) * scale
+                     for have, want in zip(pixels.shape, size))
+    return pixels[rows.astype(int)[:, None], columns.astype(int)]
+
+
+# ---- drawn here --------------------------------------------------------------------------------------------
+
+
+def draw_layout(seed: int, size: tuple[int, int]) -> Tensor:
+    """A landscape as someone might paint it with a broad brush, in the classes of the built-in scenes.
+
+    (H,W) int64 of indices into SEGMENT_NAMES: sky with a sun and clouds, mountains with snow, woods at their
+    foot, water, sand and grass in front. The same for the same seed and size; a wide one has more of everything.
+    """
+    height, width = size
+    picture = Image.new("L", (width * FINER, height * FINER), _CLASS["sky"])
+    brush = _Brush(picture, np.random.Generator(np.random.Philox(np.random.SeedSequence([seed]))))
+    horizon = brush.between(0.5, 0.56)
+    _paint_sky(brush)
+    _paint_mountains(brush, horizon)
+    _paint_ground(brush, horizon)
+    finer = np.asarray(picture)[FINER // 2::FINER, FINER // 2::FINER]
+    return torch.from_numpy(finer.astype(np.int64))
+
+
+_CLASS = {name: index for index, name in enumerate(SEGMENT_NAMES)}
+Points = np.ndarray  # (N,2) of (x, y); y from 0 above to 1 below, x in the same unit
+
+
+class _Brush:
+    """A hand that paints classes onto a picture; lengths are in heights of the picture."""
+
+    def __init__(self, picture: Image.Image, generator: np.random.Generator) -> None:
+        self.draw, self.generator, self.height = ImageDraw.Draw(picture), generator, picture.height
+        self.width = picture.width / picture.height
+        self.between = generator.uniform
+
+    def line(self, points, rough: float) -> Points:
+        """An open line through points as a hand draws it: bent at random between them, by `rough` of a piece."""
+        points = np.asarray(points, dtype=float)
+        for _ in range(4):
+            step = np.diff(points, axis=0)
+            aside = np.stack([-step[:, 1], step[:, 0]], 1) * self.generator.normal(0, rough, (len(step), 1))
+            middle = points[:-1] + step / 2 + aside
+            points = np.concatenate([np.stack([points[:-1], middle], 1).reshape(-1, 2), points[-1:]])
+        return points
+
+    def fill(self, name: str, outline: Points, tip: float = 0.015) -> None:
+        """An area and its outline, gone round with a tip of that radius."""
+        self.draw.polygon([tuple(point) for point in outline * self.height], fill=_CLASS[name])
+        self.stroke(name, np.concatenate([outline, outline[:1]]), tip)
+
+    def stroke(self, name: str, points: Points, tip: float) -> None:
+        """A line painted with a round tip of that radius."""
+        scaled, radius = points * self.height, tip * self.height
+        self.draw.line([tuple(point) for point in scaled], fill=_CLASS[name], width=max(1, round(2 * radius)))
+        for x, y in scaled:
+            self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_CLASS[name])
+
+
+def _paint_sky(brush: _Brush) -> None:
+    """Clouds of three strokes each, and the sun in a place of its own."""
+    count = 1 + max(2, round(1.8 * brush.width))
+    sun = brush.generator.integers(count)
+    for number in range(count):
+        x = brush.width * (number + brush.between(0.3, 0.7)) / count
+        if number == sun:
+            turns = np.linspace(0, 2 * np.pi, 9)[:-1]
+            middle = np.array([x, brush.between(0.1, 0.2)])
+            brush.fill("sun_or_moon", brush.line(middle + 0.045 * np.stack([np.cos(turns), np.sin(turns)], 1), 0.05))
+            continue
+        y, length = brush.between(0.08, 0.26), brush.between(0.14, 0.26)
+        for reach, up, tip in ((1.0, 0.0, 0.022), (0.6, 0.03, 0.026), (0.25, 0.055, 0.022)):
+            shift = brush.between(-0.1, 0.1) * length
+            ends = [(x + shift - reach * length / 2, y - up), (x + shift + reach * length / 2, y - up)]
+            brush.stroke("cloud", brush.line(ends, 0.06), tip)
+
+
+def _paint_mountains(brush: _Brush, horizon: float) -> None:
+    """High peaks with snow, and a low ridge before them."""
+    count = max(1, round(1.4 * brush.width))
+    for number in range(count):
+        x = brush.width * (number + brush.between(0.25, 0.75)) / count
+        _paint_peak(brush, x, brush.between(0.2, 0.3), horizon)
+    posts = np.linspace(-0.05, brush.width + 0.05, max(4, round(5 * brush.width)))
+    ridge = brush.line([(x, horizon - brush.between(0.04, 0.11)) for x in posts], 0.12)
+    brush.fill("mountain", _down_to(ridge, horizon + 0.05))
+
+
+def _paint_peak(brush: _Brush, x: float, top: float, horizon: float) -> None:
+    reach = [(horizon - top) * brush.between(0.9, 1.5) for _ in range(2)]
+    left = brush.line([(x - reach[0], horizon), (x, top)], 0.09)
+    right = brush.line([(x, top), (x + reach[1], horizon)], 0.09)
+    brush.fill("mountain", np.concatenate([left, right]))
+    line = top + (horizon - top) * brush.between(0.3, 0.45)
+    cap = np.concatenate([left[left[:, 1] < line], right[right[:, 1] < line]])
+    teeth = np.linspace(cap[-1, 0], cap[0, 0], 7)[1:-1]
+    depth = [line + (0.05 if number % 2 else -0.02) * brush.between(0.6, 1.2) for number in range(len(teeth))]
+    brush.fill("snow", np.concatenate([cap, np.stack([teeth, depth], 1)]))
+
+
+def _paint_ground(brush: _Brush, horizon: float) -> None:
+    """Woods in dabs before a lake, a beach along it, grass in front."""
+    across = np.linspace(-0.05, brush.width + 0.05, max(4, round(4 * brush.width)))
+    near = brush.between(0.74, 0.8)  # where the water ends
+    brush.fill("grass", _down_to(brush.line([(x, horizon + 0.02) for x in across], 0.04), 1.1))
+    shore = brush.line([(x, near + brush.between(-0.04, 0.05)) for x in across], 0.08)
+    far = brush.line([(x, horizon + 0.06 + brush.between(0, 0.03)) for x in across], 0.05)
+    brush.fill("sand", np.concatenate([far, shore[::-1] + np.array([0, 0.075])]))
+    brush.fill("water", np.concatenate([far, shore[::-1]]))
+    for start in np.arange(brush.between(-0.2, 0.3), brush.width, 0.7):
+        _paint_wood(brush, start + brush.between(-0.05, 0.05), horizon)
+    bank = brush.line([(x, 0.92 + brush.between(-0.05, 0.04)) for x in across], 0.1)
+    brush.fill("grass", _down_to(bank, 1.1), 0.02)
+
+
+def _paint_wood(brush: _Brush, start: float, horizon: float) -> None:
+    for x in np.arange(start, start + brush.between(0.35, 0.6), 0.025):
+        foot, crown = horizon + 0.055 + brush.between(-0.01, 0.015), brush.between(0.05, 0.1)
+        brush.stroke("forest", np.array([(x, foot), (x + brush.between(-0.01, 0.01), foot - crown)]), 0.024)
+
+
+def _down_to(line: Points, y: float) -> Points:
+    """The area between a line and a level below it."""
+    return np.concatenate([line, [(line[-1, 0], y), (line[0, 0], y)]])

@@ -1,0 +1,69 @@
+"""What all views have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Measures = dict[str, Tensor]  # (B,) each
+
+
+class View:
+    """The interface; this class itself is the view of a picture with three channels in [-1,1].
+
+    Two forms of a view occur. *Stored*: (B,c,H,W) integers as the prepared set holds them, which are mirrored, cut
+    and enlarged. *Seen*: (B,channels,H,W) floats, what the encoder reads; the decoder's output is of the same kind
+    (for classes: logits).
+
+    kind: its name in params.yaml. channels: of the seen form and of the decoder's output. judged: the measure of
+    reconstructions whose best model is kept; the smaller the better. perceptual: whether LPIPS and a discriminator
+    make sense of it. smooth: whether it may be interpolated.
+    """
+
+    kind = "image"
+    channels = 3
+    judged = "lpips"
+    perceptual = True
+    smooth = True
+
+    def __init__(self, column: str = "image") -> None:
+        self.column = column
+
+    @classmethod
+    def found_in(cls, pictures, column: str) -> View:
+        """The view of a column of these Pictures. Raises PicturesError where it is none."""
+        pictures.check_column(column)
+        return cls(column)
+
+    @classmethod
+    def recorded(cls, config) -> View:
+        """The view that a VQGANConfig tells of."""
+        return cls(config.column)
+
+    def record(self) -> dict:
+        """What VQGANConfig keeps of it, for `recorded`."""
+        return {"view": self.kind, "column": self.column, "in_channels": self.channels,
+                "out_channels": self.channels}
+
+    def stored(self, pictures, indices: Sequence[int] | np.ndarray) -> Tensor:
+        """The stored form of some pictures, (B,c,H,W) uint8 or int32."""
+        return pictures.batch(indices, self.column)
+
+    def seen(self, stored: Tensor) -> Tensor:
+        """Stored form -> what the encoder reads, (B,channels,H,W) float32."""
+        return stored.to(torch.float32) / 127.5 - 1
+
+    def drawn(self, seen: Tensor) -> Tensor:
+        """Seen form, or the decoder's output -> pictures to look at, (B,3,H,W) in [-1,1]."""
+        return seen.float().clamp(-1, 1)
+
+    def measures(self, made: Tensor, real: Tensor) -> Mapping[str, Tensor]:
+        """How near reconstructions are, beside what `evaluation.images` measures of pictures: (B,) each."""
+        return {}
+
+    def of_picture(self, images: Tensor) -> Tensor | None:
+        """The stored form computed from RGB pictures (B,3,H,W) uint8; None where it cannot be."""
+        return images

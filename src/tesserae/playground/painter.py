@@ -1,0 +1,143 @@
+"""Paint a layout with a brush of classes, and have it drawn, at any size."""
+
+from __future__ import annotations
+
+import ipywidgets as widgets
+import numpy as np
+import torch
+from ipycanvas import Canvas, hold_canvas
+
+from tesserae.data.foreign import foreign_condition
+from tesserae.data.scenes import SEGMENT_NAMES, SEGMENT_PALETTE
+from tesserae.playground.panels import Panel, absent, button, classes, filters, laid, png, values, whole
+from tesserae.playground.work import Models, draw, painted_maps, stroke
+
+SCREEN = 384  # pixels of the canvas's longer side
+SIZES = {"as the set's pictures": (1, 1), "twice as large": (2, 2), "wide": (1, 4), "four times as large": (4, 4)}
+
+
+def paint_panel(models: Models) -> Panel:
+    """A canvas, a class to paint with, a brush; draw what has been painted."""
+    if models.transformer is None:
+        return absent(models)
+    if models.painted is None:
+        return _unpaintable()
+    view, message, board = widgets.Image(format="png"), widgets.HTML(), _Board(models)
+    colours = board.view.colours
+    names = SEGMENT_NAMES[:len(colours)] if colours == list(SEGMENT_PALETTE[:len(colours)]) else range(len(colours))
+    controls = {
+        "paint with": widgets.Dropdown(description="paint with",
+                                       options=[(str(name), number) for number, name in enumerate(names)]),
+        "brush": whole("brush", 2, models.size // 2, models.size // 10),
+        "size": widgets.Dropdown(options=list(SIZES), description="size"), "class": classes(models),
+        **filters(models, count=1),
+    }
+    swatch = widgets.HTML()
+
+    def recolour(_=None) -> None:
+        r, g, b = colours[controls["paint with"].value]
+        swatch.value = f'<div style="width:{SCREEN}px;height:14px;background:rgb({r},{g},{b})"></div>'
+
+    def work() -> None:
+        maps = painted_maps(models, torch.from_numpy(board.layout).long())
+        f = models.vqgan.config.downsampling
+        shape = tuple(side // f for side in board.layout.shape)
+
+        def progress(done: int, total: int) -> None:
+            message.value = f"{done:,} of {total:,} codes"
+
+        view.value = png(draw(models, controls["class"].value, **values(controls), maps=maps, shape=shape,
+                              progress=progress), columns=1 if shape[1] > shape[0] else 3, smallest=SCREEN)
+        message.value = ""
+
+    def fill() -> None:
+        board.fill(controls["paint with"].value)
+
+    board.brush = lambda: (controls["brush"].value, controls["paint with"].value)
+    controls["paint with"].observe(recolour, "value")
+    controls["size"].observe(lambda change: board.resize(SIZES[change["new"]]), "value")
+    controls |= {"draw": button("Draw", work, message), "fill": button("Fill", fill, message),
+                 "example": button("Example", board.example, message)}
+    recolour()
+    board.example()
+    shown = widgets.HBox([widgets.VBox([swatch, board.canvas]), view])
+    return Panel(laid(controls, shown, message), controls | {"view": view, "message": message, "board": board})
+
+
+class _Board:
+    """A layout (H,W) uint8 of classes, and the canvas that shows it. `brush` says radius and class."""
+
+    def __init__(self, models: Models) -> None:
+        self.size, self.view = models.size, models.view(models.painted)
+        self.colours = np.asarray(self.view.colours, np.uint8)
+        self.canvas, self.last = Canvas(width=SCREEN, height=SCREEN), None
+        self.brush = lambda: (8, 0)
+        self.layout = np.zeros((self.size, self.size), np.uint8)
+        self.canvas.on_mouse_down(self.down)
+        self.canvas.on_mouse_move(self.move)
+        self.canvas.on_mouse_up(self.up)
+        self.canvas.on_mouse_out(self.up)
+
+    @property
+    def zoom(self) -> float:
+        """Canvas pixels a pixel of the layout."""
+        return self.canvas.width / self.layout.shape[1]
+
+    def down(self, x: float, y: float) -> None:
+        """The brush is set down."""
+        self.last = x, y
+        self.move(x, y)
+
+    def move(self, x: float, y: float) -> None:
+        """The brush is drawn on, where it is down; all in canvas pixels."""
+        if self.last is None:
+            return
+        radius, value = self.brush()
+        start, end = ((px / self.zoom, py / self.zoom) for px, py in (self.last, (x, y)))
+        stroke(self.layout, start, end, radius * self.layout.shape[0] / self.size, value)
+        self.last = x, y
+        self.show()
+
+    def up(self, x: float = 0, y: float = 0) -> None:
+        """The brush is taken up."""
+        self.last = None
+
+    def fill(self, value: int) -> None:
+        """All of one class."""
+        self.layout[:] = value
+        self.show()
+
+    def example(self) -> None:
+        """A layout painted already, where the classes are the built-in scenes'; else bands."""
+        found = foreign_condition("", {"layout": self.view}, self.layout.shape, None)
+        if found:
+            self.layout[:] = found["layout"][0, 0].numpy()
+        else:
+            bands = np.arange(self.layout.shape[0]) * len(self.colours) // self.layout.shape[0]
+            self.layout[:] = bands[:, None]
+        self.show()
+
+    def resize(self, times: tuple[int, int]) -> None:
+        """Another size, with what was painted stretched over it."""
+        height, width = (self.size * each for each in times)
+        rows, columns = (np.arange(new) * old // new for new, old in zip((height, width), self.layout.shape))
+        self.layout = np.ascontiguousarray(self.layout[rows[:, None], columns])
+        self.canvas.width = SCREEN if width <= height else 2 * SCREEN
+        self.canvas.height = self.canvas.width * height // width
+        self.show()
+
+    def show(self) -> None:
+        """The layout in its classes' colours."""
+        pixels = self.colours[self.layout]
+        rows = (np.arange(self.canvas.height) * self.layout.shape[0]) // self.canvas.height
+        columns = (np.arange(self.canvas.width) * self.layout.shape[1]) // self.canvas.width
+        with hold_canvas(self.canvas):
+            self.canvas.put_image_data(pixels[rows[:, None], columns], 0, 0)
+
+
+def _unpaintable() -> Panel:
+    message = widgets.HTML("This transformer has no map of classes as its only map, so there is nothing to paint: "
+                           "open the playground with the target of one that has, layout for instance.")
+    return Panel(message, {"message": message})
+
+

@@ -1,0 +1,246 @@
+"""Maps larger than the transformer knows, code after code in a window that slides (arXiv 2012.09841, sec. 3.3).
+
+The window is placed so that the code lies in its middle, or further out at the edges of the map; the codes
+before it in the window and the window's own condition are all that it is drawn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor
+
+from tesserae.errors import TesseraeError
+from tesserae.models.transformer import Cache, LatentTransformer
+from tesserae.sampling.filters import draw, rank
+from tesserae.sampling.sampler import uniforms
+from tesserae.sampling.wavefront import Block, Form, Size, alike, blocks_of, local_place, waves
+
+__all__ = ["Prefixes", "local_place", "sample_map", "window_nll"]
+
+# numbers of samples (n,), tops (n,), lefts (n,) int64 -> prefix tokens (n,P) int64 of those windows
+Prefixes = Callable[[Tensor, Tensor, Tensor], Tensor]
+ROWS = 4  # from that many rows on the products of matrices on a CPU are rounded alike, whatever their number
+MOMENTS = 64  # that often, at most, a growing map is shown
+
+
+@torch.no_grad()
+def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window: Size, count: int = 1,
+               temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0, first: int = 0,
+               stride: int = 1, given: tuple[Tensor, Tensor] | None = None, wavefront: bool = True,
+               batch_size: int = 64,
+               progress: Callable[[int, int], None] | None = None,
+               grown: Callable[[Tensor, Tensor], None] | None = None) -> Tensor:
+    """Draw `count` code maps of any shape: -> (count,H,W) int64 on the model's device.
+
+    prefixes: the condition of windows, see `Prefixes`. shape (H,W), no side smaller than the window's (h,w), which
+    is the map that the transformer knows. temperature, top_k, top_p: see `filters.rank`.
+
+    The samples are numbered first, first + 1, ...; the random number of a draw belongs to (seed, sample,
+    position in the map). stride s > 1 draws blocks of s x s codes from one window: about s^2 times fewer passes
+    through the network, but codes inside of a block see less of what surrounds them. Codes beside the block that
+    the window needs before their time are drawn for the moment, then dropped.
+
+    given: (mask (count,H,W) bool, indices (count,H,W) int64): codes under the mask are kept.
+
+    wavefront: what does not depend on each other goes through the network together, up to `batch_size` windows;
+    False draws block after block, for comparison. The codes are the same: in fp32 on a CPU bit for bit what the
+    network says, elsewhere up to the rounding of its sums. progress(done, total) counts codes; grown(codes, drawn),
+    both (count,H,W), shows now and then the maps as they grow and which codes are drawn. Raises TesseraeError for
+    what does not fit.
+    """
+    _check(model, shape, window, batch_size)
+    if not 1 <= stride <= min(window):
+        raise TesseraeError(f"a stride of {stride} does not fit a window of {window[0]}x{window[1]} codes: "
+                            f"take 1 to {min(window)}.")
+    if given is not None and any(part.shape != (count, *shape) for part in given):
+        raise TesseraeError(f"the given mask and indices have the shapes {tuple(given[0].shape)} and "
+                            f"{tuple(given[1].shape)}; both must be {(count, *shape)}.")
+    device = model.head.weight.device
+    codes = torch.zeros(count, *shape, dtype=torch.int64, device=device)
+    noise = uniforms(seed, range(first, first + count), shape[0] * shape[1]).flatten().to(device)
+    slide = _Slide(model, prefixes, codes, window, first)
+    blocks, album, done = blocks_of(shape, window, stride), _Album(codes, grown), 0
+
+    mask, known = (None, None) if given is None else (part.flatten().to(device) for part in given)
+
+    def choose(logits: Tensor, where: Tensor) -> Tensor:
+        drawn = draw(*rank(logits, temperature, top_k, top_p), noise[where])
+        return drawn if mask is None else torch.where(mask[where], known[where], drawn)
+
+    with _evaluating(model):
+        for wave in waves(blocks, shape, window) if wavefront else [[block] for block in blocks]:
+            for batch in slide.batches(wave, batch_size):
+                _draw(slide, batch, choose)
+                done += len(batch.places) * batch.form.rows * batch.form.cols
+                if progress:
+                    progress(done, codes.numel())
+            album.add(wave)
+    return codes
+
+
+@torch.no_grad()
+def window_nll(model: LatentTransformer, prefixes: Prefixes, maps: Tensor, window: Size,
+               batch_size: int = 64) -> Tensor:
+    """-log p of each code of given maps, each in the window that would have drawn it: (N,H,W) -> (N,H,W) nats.
+
+    maps int64; prefixes and window as for `sample_map`, map n is sample n. The map's own codes are the context
+    (teacher forcing). So maps drawn with different strides are compared under the one definition. Raises
+    TesseraeError for what does not fit.
+    """
+    _check(model, maps.shape[1:], window, batch_size)
+    known = model.config.codebook_size
+    if maps.numel() and not 0 <= int(maps.min()) <= int(maps.max()) < known:
+        raise TesseraeError(f"the maps' codes run from {int(maps.min())} to {int(maps.max())}; this transformer "
+                            f"knows 0 to {known - 1}.")
+    slide = _Slide(model, prefixes, maps.to(model.head.weight.device).contiguous(), window)
+    nll = torch.empty(slide.flat.shape, device=slide.flat.device)
+    with _evaluating(model):
+        for batch in slide.batches(blocks_of(maps.shape[1:], window), batch_size):
+            start, end = batch.ends(window)
+            codes = slide.flat[batch.places[:, :end]]  # (n,t)
+            logits = model(slide.prefix(batch), codes)[:, start:].float()  # (n,t-start,K)
+            nll[batch.places[:, start:end]] = F.cross_entropy(logits.mT, codes[:, start:], reduction="none")
+    return nll.view(maps.shape).to(maps.device)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Windows that go through the network together: numbers of samples, tops, lefts (n,), and where their codes
+    lie in the flat maps (n,h w)."""
+
+    form: Form
+    samples: Tensor
+    tops: Tensor
+    lefts: Tensor
+    places: Tensor
+
+    def ends(self, window: Size) -> tuple[int, int]:
+        """The block's first place in its window, in row-major order, and the one after its last."""
+        form, width = self.form, window[1]
+        return (form.row * width + form.col,
+                (form.row + form.rows - 1) * width + form.col + form.cols)
+
+
+class _Slide:
+    """Maps (N,H,W) and the windows in them; `flat` is a view of the maps, (N H W,)."""
+
+    def __init__(self, model: LatentTransformer, prefixes: Prefixes, maps: Tensor, window: Size,
+                 first: int = 0) -> None:
+        self.model, self.prefixes, self.window, self.first = model, prefixes, window, first
+        self.count, self.height, self.width = maps.shape
+        self.flat = maps.view(-1)
+
+    def batches(self, blocks: Sequence[Block], batch_size: int) -> Iterator[_Batch]:
+        """Every block in every map, by form."""
+        to = {"device": self.flat.device}
+        inside = rearrange(torch.arange(self.window[0], **to) * self.width, "h -> h 1")
+        inside = (inside + torch.arange(self.window[1], **to)).flatten()  # (h w,) from a window's first code
+        for form, group in alike(blocks).items():
+            corners = torch.tensor([(block.top, block.left) for block in group], **to)
+            tops, lefts = repeat(corners, "m two -> two (m n)", n=self.count)
+            maps = repeat(torch.arange(self.count, **to), "n -> (m n)", m=len(group))
+            places = ((maps * self.height + tops) * self.width + lefts)[:, None] + inside
+            parts = (part.split(batch_size) for part in (maps + self.first, tops, lefts, places))
+            yield from (_Batch(form, *part) for part in zip(*parts))
+
+    def prefix(self, batch: _Batch) -> Tensor:
+        """The prefix tokens of a batch of windows, (n,P), checked."""
+        tokens, vocabulary = self.prefixes(batch.samples, batch.tops, batch.lefts), self.model.config.prefix_vocab
+        if len(tokens) != len(batch.samples):
+            raise TesseraeError(f"prefixes were asked for {len(batch.samples)} windows and gave tokens of the shape "
+                                f"{tuple(tokens.shape)}: a row for each window is needed.")
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+            raise TesseraeError(f"prefix tokens run from {int(tokens.min())} to {int(tokens.max())}; this "
+                                f"transformer knows 0 to {vocabulary - 1}.")
+        return tokens
+
+
+Choose = Callable[[Tensor, Tensor], Tensor]  # logits (n,K), places in the flat maps (n,) -> codes (n,)
+
+
+def _draw(slide: _Slide, batch: _Batch, choose: Choose) -> None:
+    """Draw the blocks of a batch of windows into the maps.
+
+    Products of matrices with very few rows are left to other routines, which round differently. So a single code
+    is the end of a plain forward pass, whose products have as many rows as there are codes in all the windows.
+    Blocks of several start a cache with all that is known but the last code, and go on from there in steps with
+    copies up to a multiple of ROWS.
+    """
+    form, (start, end), prefix = batch.form, batch.ends(slide.window), slide.prefix(batch)
+    if end - start == 1:
+        logits = slide.model(prefix, slide.flat[batch.places[:, :end]])[:, -1]  # (n,K)
+        slide.flat[batch.places[:, start]] = choose(logits, batch.places[:, start])
+        return
+    filled = torch.arange(-(-len(prefix) // ROWS) * ROWS, device=prefix.device).clamp(max=len(prefix) - 1)
+    if start:
+        _, cache = slide.model.prefill(prefix, slide.flat[batch.places[:, :start - 1]])
+        _copy(cache, filled)
+    else:
+        logits, cache = slide.model.prefill(prefix[filled])
+    for place in range(max(start - 1, 0), end):
+        where, column = batch.places[:, place], place % slide.window[1]
+        if place < start or column < form.col:  # drawn by a block above or to the left
+            codes = slide.flat[where]
+        else:
+            codes = choose(logits[:len(where)], where)
+            if column < form.col + form.cols:
+                slide.flat[where] = codes
+        if place + 1 < end:
+            logits = slide.model.step(codes[filled], cache)
+
+
+def _copy(cache: Cache, rows: Tensor) -> None:
+    """Let a cache hold its samples `rows`, (rows,) int64, of which the first are all that it holds."""
+    if len(rows) > cache.batch:
+        cache.buffers, cache.batch = [(keys[rows], values[rows]) for keys, values in cache.buffers], len(rows)
+
+
+class _Album:
+    """Shows growing maps now and then."""
+
+    def __init__(self, codes: Tensor, grown: Callable[[Tensor, Tensor], None] | None) -> None:
+        self.codes, self.grown, self.shown = codes, grown, 0
+        self.drawn = torch.zeros(codes.shape[1:], dtype=torch.bool, device=codes.device)
+
+    def add(self, blocks: Iterable[Block]) -> None:
+        """These blocks have been drawn."""
+        if self.grown is None:
+            return
+        for block in blocks:
+            self.drawn[block.row:block.row + block.form.rows, block.col:block.col + block.form.cols] = True
+        total, drawn = self.drawn.numel(), int(self.drawn.sum())
+        if drawn == total or (drawn - self.shown) * MOMENTS >= total:
+            self.shown = drawn
+            self.grown(self.codes.clone(), self.drawn.expand_as(self.codes).clone())
+
+
+@contextmanager
+def _evaluating(model: LatentTransformer) -> Iterator[None]:
+    """Without dropout; afterwards the model's mode is what it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _check(model: LatentTransformer, shape: Sequence[int], window: Size, batch_size: int) -> None:
+    order = getattr(model.config, "order", "row")
+    if order != "row":
+        raise TesseraeError(f"this transformer draws codes in the order '{order}'; a sliding window needs the codes "
+                            "above and to the left, so train one with the order 'row'.")
+    if min(window) < 1 or window[0] * window[1] != model.config.max_tokens:
+        raise TesseraeError(f"a window of {window[0]}x{window[1]} codes was asked for; this transformer knows maps "
+                            f"of {model.config.max_tokens} codes: give the height and width that it was trained on.")
+    if len(shape) != 2 or shape[0] < window[0] or shape[1] < window[1]:
+        raise TesseraeError(f"a map of {'x'.join(map(str, shape))} codes is smaller than the window of "
+                            f"{window[0]}x{window[1]}: take a larger map, or sample it without a window.")
+    if batch_size < 1:
+        raise TesseraeError(f"batch_size = {batch_size} is not allowed; it must be at least 1.")

@@ -1,0 +1,238 @@
+"""Measures of obedience on pictures whose answer is known."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tesserae.data.batches import to_bytes
+from tesserae.errors import TesseraeError
+from tesserae.evaluation.obedience import (
+    class_agreement,
+    lpips_to_own_and_other,
+    others,
+    seam_ratio,
+    segmenter_scores,
+    window_frechet,
+)
+from tesserae.evaluation.segmenter import Segmenter
+from tesserae.models.perceptual import LPIPS
+
+
+def pictures(count, seed=0, size=(64, 64)):
+    """Smooth random pictures, (N,3,H,W) in [-1,1], alike at every place: a margin of flat edges is cut away."""
+    sides = [side // 7 + 3 for side in size]
+    coarse = torch.rand(count, 3, *sides, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse * 2 - 1, scale_factor=7, mode="bilinear")[..., 5:5 + size[0], 5:5 + size[1]]
+
+
+def squared(x, y):
+    return (x - y).square().mean((1, 2, 3))
+
+
+# ---- own and other -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [[0, 1, 2, 3], [5, 5, 2, 2, 9, 9], [1, 1, 1, 0], [3, 0, 3, 0, 7]])
+def test_the_other_is_always_of_another_group_and_all_are_used(groups):
+    groups = torch.tensor(groups)
+    found = others(groups)
+    assert (groups[found] != groups).all()
+    assert torch.equal(others(groups), found)
+    sizes = torch.bincount(groups)
+    if (sizes[sizes > 0] == sizes.max()).all():
+        assert torch.equal(found.sort().values, torch.arange(len(groups)))
+
+
+def test_one_condition_alone_has_no_other():
+    with pytest.raises(TesseraeError, match="same condition"):
+        others(torch.zeros(4, dtype=torch.int64))
+
+
+def test_true_pictures_are_nearer_to_themselves_by_lpips():
+    real = pictures(4)
+    found = lpips_to_own_and_other(real, real, LPIPS.load("alex"))
+    assert found["lpips_true"] == pytest.approx(0, abs=1e-6)
+    assert found["lpips_other"] > 0.1
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_distances_are_means_over_pictures(batch_size):
+    made, real, groups = pictures(5), pictures(5, seed=1), torch.tensor([0, 0, 4, 4, 2])
+    found = lpips_to_own_and_other(made, real, squared, groups, batch_size)
+    assert found["lpips_true"] == pytest.approx(float(squared(made, real).mean()), rel=1e-5)
+    assert found["lpips_other"] == pytest.approx(float(squared(made, real[others(groups)]).mean()), rel=1e-5)
+
+
+def test_bytes_are_taken_as_they_are():
+    made, real = pictures(3), pictures(3, seed=1)
+    floats, words = (lpips_to_own_and_other(*pair, squared)
+                     for pair in ((made, real), (to_bytes(made), to_bytes(real))))
+    assert words == pytest.approx(floats, rel=0.02)
+
+
+def test_pictures_without_a_true_one_are_refused():
+    with pytest.raises(TesseraeError, match="differ in shape"):
+        lpips_to_own_and_other(pictures(3), pictures(2), squared)
+
+
+# ---- classes -----------------------------------------------------------------------------------------------
+
+
+def coloured(labels, seed):
+    """Pictures of one colour a class, with some noise."""
+    labels = torch.as_tensor(labels)
+    noise = torch.randn(len(labels), 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return (F.one_hot(labels, 3)[..., None, None] * 1.0 + 0.05 * noise).clamp(-1, 1)
+
+
+def colour(images):
+    return images.mean((2, 3))
+
+
+BANK_LABELS = torch.arange(30) % 3
+
+
+def class_share(made, asked, **how):
+    bank = coloured(BANK_LABELS, 0).split(7)
+    return class_agreement(made, torch.as_tensor(asked), bank, BANK_LABELS, colour, **how)
+
+
+def test_pictures_of_the_asked_class_agree_and_others_do_not():
+    asked = [0, 1, 2, 2]
+    assert class_share(coloured(asked, 1), asked) == {"class_share": 1.0}
+    assert class_share(coloured([1, 2, 0, 0], 1), asked) == {"class_share": 0.0}
+    assert class_share(coloured([0, 1, 0, 2], 1), asked)["class_share"] == 0.75
+
+
+def test_held_out_pictures_are_measured_apart():
+    found = class_share(coloured([0, 0], 1), [1, 1], held_out=(coloured([2, 1, 1], 2), torch.tensor([2, 1, 0])))
+    assert found["class_share"] == 0
+    assert found["class_share_held_out"] == pytest.approx(2 / 3)
+
+
+def test_brightness_of_features_does_not_count_and_a_tie_is_no_majority():
+    dim = coloured([0, 1], 1) * 0.2
+    assert class_share(dim, [0, 1])["class_share"] == 1
+    bank = coloured([0, 1], 0)
+    found = class_agreement(dim, torch.tensor([0, 1]), [bank], torch.tensor([0, 1]), colour, k=2)
+    assert found["class_share"] == 0
+
+
+# ---- the segmenter's word ----------------------------------------------------------------------------------
+
+
+class Signs(Segmenter):
+    """Says class 1 where the red is positive."""
+
+    def __init__(self):
+        super().__init__(2, widths=(8, 8))
+
+    def forward(self, images):
+        return torch.stack([-images[:, 0], images[:, 0]], 1)
+
+
+def test_segmenter_scores_by_hand():
+    masks = torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5
+    real = (masks * 2.0 - 1)[:, None].expand(-1, 3, -1, -1)
+    made = real.clone()
+    made[:, :, :2] *= -1  # a quarter is wrong
+    masks = masks.long()
+    found = segmenter_scores(Signs(), made, to_bytes(real), real, masks, batch_size=3)
+    assert found["pixel_accuracy"] == found["segmenter_share"] == 0.75
+    assert found["pixel_accuracy_reconstructions"] == found["pixel_accuracy_real"] == found["miou_real"] == 1
+    assert 0.5 < found["miou"] < 0.75
+
+
+# ---- large pictures ----------------------------------------------------------------------------------------
+
+
+def texture(images):
+    """Averages of 4 x 4 places and how they change: (B,3,16,16) -> (B,D)."""
+    small = F.adaptive_avg_pool2d(images, 4)
+    return torch.cat([small.flatten(1), images.diff(dim=3).abs().mean((1, 2))], 1)
+
+
+def with_seams(images, every, share=1.0):
+    """Each cell from another of the pictures, so that nothing fits where cells meet; mixed with the picture."""
+    torn, number = images.clone(), 0
+    for top in range(0, images.shape[2], every):
+        for left in range(0, images.shape[3], every):
+            cell = (..., slice(top, top + every), slice(left, left + every))
+            torn[cell] = images.roll(number, 0)[cell]
+            number += 1
+    return images + share * (torn - images)
+
+
+SIZES = [(64, 64), (32, 128)]  # borders both ways, and down alone
+
+
+def frechet(made, real, **how):
+    return window_frechet(made, real.split(5), 16, 32, texture, **how)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_seams_show_across_borders_and_not_inside(size):
+    real, made = pictures(80, 1, size), pictures(40, 2, size)
+    plain, seamed = frechet(made, real), frechet(with_seams(made, 32), real)
+    assert plain["frechet_across"] == pytest.approx(plain["frechet_inside"], rel=0.3)
+    assert plain["frechet_inside"] == pytest.approx(plain["frechet_real"], rel=0.3)
+    assert seamed["frechet_inside"] == pytest.approx(plain["frechet_inside"], rel=0.1)
+    assert seamed["frechet_across"] > 1.5 * seamed["frechet_inside"]
+
+
+def test_scenes_of_another_size_serve_as_far_as_they_go():
+    made = pictures(20, 2, (32, 128))
+    for size in ((64, 64), (16, 16), (24, 24)):
+        found = frechet(made, pictures(60, 1, size))
+        assert set(found) == {"frechet_inside", "frechet_across", "frechet_real"}
+        assert all(math.isfinite(value) and value >= 0 for value in found.values())
+
+
+def test_windows_are_cut_at_the_places_that_are_promised():
+    """Pictures that tell rows and columns by their values."""
+    seen = []
+
+    def noted(images):
+        seen.append((images[:, 0, 0, 0], images[:, 1, 0, 0]))
+        return images.mean((2, 3))
+
+    rows, columns = torch.arange(64.0), torch.arange(64.0)
+    scene = torch.stack([rows[:, None].expand(64, 64), columns.expand(64, 64), torch.zeros(64, 64)])
+    window_frechet(scene.repeat(9, 1, 1, 1), [scene.repeat(40, 1, 1, 1)], 16, 32, noted)
+    places = [set(zip(part[0].tolist(), part[1].tolist())) for part in seen]
+    inside = {(top, left) for top in (8, 40) for left in (8, 40)}
+    across = {(24, 8), (24, 40), (8, 24), (40, 24), (24, 24)}
+    assert inside in places
+    assert across in places
+    assert set().union(*places) == inside | across
+
+
+def test_too_few_windows_have_no_distance_and_too_large_ones_are_refused():
+    assert frechet(pictures(1, size=(32, 32)), pictures(9, 1)) == {}
+    assert frechet(pictures(9), pictures(1, 1)) == {}
+    with pytest.raises(TesseraeError, match="do not fit between borders"):
+        window_frechet(pictures(4), [pictures(4)], 40, 32, texture)
+    with pytest.raises(TesseraeError, match="hold no window of 16"):
+        frechet(pictures(4), pictures(4, 1, (8, 64)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_seam_ratio_is_one_without_seams_and_grows_with_them(size):
+    images = pictures(60, size=size)
+    ratios = [seam_ratio(with_seams(images, 32, share), 32) for share in (0.0, 0.1, 1.0)]
+    assert ratios[0] == pytest.approx(1, abs=0.1)
+    assert ratios[0] < ratios[1] < ratios[2]
+    assert ratios[2] > 4
+
+
+def test_code_borders_are_compared_with_code_borders():
+    """Each patch of 8 pixels in one colour: every border of patches is a step, that of windows no larger one."""
+    blocks = F.interpolate(torch.rand(60, 3, 8, 8, generator=torch.Generator().manual_seed(0)), scale_factor=8)
+    assert seam_ratio(blocks, 32) > 3
+    assert seam_ratio(blocks, 32, grid_pixels=8) == pytest.approx(1, abs=0.1)
+
+
+def test_without_a_border_there_is_no_ratio():
+    assert math.isnan(seam_ratio(pictures(2), 64))
