@@ -23,6 +23,7 @@ from pathlib import Path
 from tesserae import tracking
 from tesserae.errors import TesseraeError
 from tesserae.kernel import die_with_dvc
+from tesserae.mend import keep_lock
 from tesserae.params import load_params
 from tesserae.stage import find_root, lineage, stage_name
 
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if os.environ.get("DVC_STAGE"):
         die_with_dvc()  # else this would go on alone, beside the next `dvc repro`
+        keep_lock(Path.cwd())
     try:
         run_stage(options.notebook, options.target, options.params)
     except TesseraeError as error:

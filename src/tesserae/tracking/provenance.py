@@ -47,7 +47,8 @@ def flatten(values: Mapping, prefix: str = "") -> dict[str, Any]:
 
 def _git(root: Path, *words: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", "--no-optional-locks", "-C", str(root), *words], capture_output=True, text=True,
+                              timeout=10)  # a killed git would leave its lock behind
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
