@@ -22,6 +22,7 @@ data: setup  ## the pictures, where data/ is missing: from the DVC remote or cac
 		|| $(PYTHON) -m tesserae.data.scenes --params params.yaml --out data
 
 repro: data  ## the whole pipeline; what is done already is not done again
+	@$(PYTHON) -m tesserae.mend
 	dvc repro
 
 test: setup  ## the tests
