@@ -7,6 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help setup data repro test lint lab ui bench
 
@@ -21,6 +22,7 @@ data: setup  ## the pictures, where data/ is missing: from the DVC remote or cac
 		|| $(PYTHON) -m tesserae.data.scenes --params params.yaml --out data
 
 repro: data  ## the whole pipeline; what is done already is not done again
+	@$(PYTHON) -m tesserae.mend
 	dvc repro
 
 test: setup  ## the tests

@@ -22,6 +22,8 @@ from pathlib import Path
 
 from tesserae import tracking
 from tesserae.errors import TesseraeError
+from tesserae.kernel import die_with_dvc
+from tesserae.mend import keep_lock
 from tesserae.params import load_params
 from tesserae.stage import find_root, lineage, stage_name
 
@@ -50,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--target", help="the block in params.yaml, for instance image")
     parser.add_argument("--params", default="params.yaml", help="the parameters file (default: %(default)s)")
     options = parser.parse_args(arguments)
+    if os.environ.get("DVC_STAGE"):
+        die_with_dvc()  # else this would go on alone, beside the next `dvc repro`
+        keep_lock(Path.cwd())
     try:
         run_stage(options.notebook, options.target, options.params)
     except TesseraeError as error:
@@ -79,7 +84,7 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
     parameters = {"params_file": params_file} | ({"target": target} if target else {})
     began, status = time.monotonic(), "FAILED"
     try:
-        with _kernel(root, run.id) as kernel, _signals_to(kernel):
+        with _kernel(root, run.key) as kernel, _signals_to(kernel):
             _execute(notebook.resolve(), executed, parameters, kernel)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -122,7 +127,7 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, str], kernel)
 
 
 @contextmanager
-def _kernel(root: Path, run_id: str | None):
+def _kernel(root: Path, run_key: str | None):
     """A kernel manager, not started yet: for this interpreter, the sources at this root, this run.
 
     The kernel spec comes first in JUPYTER_PATH, so that no "python3" of another installation is taken. The
@@ -134,9 +139,12 @@ def _kernel(root: Path, run_id: str | None):
 
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
-        write_kernel_spec(Path(folder) / "kernels" / "python3")
-        os.environ[tracking.RUN_VARIABLE] = run_id or ""
+        write_kernel_spec(Path(folder) / "kernels" / "python3", {
+            "argv": [sys.executable, "-m", "tesserae.kernel", "-f", "{connection_file}"]})
+        os.environ[tracking.RUN_VARIABLE] = run_key or ""
         os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a warning about frozen modules
+        # threads that spin while they wait slow each other tenfold as soon as another program wants a core
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ["JUPYTER_PATH"] = _joined(folder, before.get("JUPYTER_PATH"))
         os.environ["PYTHONPATH"] = _joined(str(root / "src"), before.get("PYTHONPATH"))
         sockets = str(Path(folder) / "k.json")

@@ -113,17 +113,18 @@ def window_frechet(large: Tensor, real: Iterable[Tensor], window_pixels: int, bo
     next. `frechet_inside`: windows in the middle of the cells between borders; `frechet_across`: windows with a
     border, or two that cross, in their middle; `frechet_real`: real windows of other scenes. All three are of
     as many windows, at most `most`, to as many, so that they compare; near `frechet_inside`, `frechet_across`
-    shows that borders cost nothing.
+    shows that borders cost nothing. What is taken is taken by lot, the same in every run.
 
     large (N,3,H,W) and real, batches of such pictures, are uint8 or floats in [-1,1]. Real scenes of the large
     pictures' size are cut at the same places, so that sky is compared with sky; scenes without room for a
-    window across borders are cut inside only. Every second scene is reference. {} where there are too few
+    window across borders are cut inside only. Half of the scenes are reference. {} where there are too few
     windows. Raises TesseraeError where no window fits into a cell, or none into a scene.
     """
     if window_pixels > border_every_pixels:
         raise TesseraeError(f"windows of {window_pixels} pixels do not fit between borders every "
                             f"{border_every_pixels}: take smaller windows.")
     scenes = [scene for batch in real for scene in batch]  # (3,H,W) each
+    scenes = [scenes[place] for place in _lot(len(scenes))]  # sets may come class by class, or day after night
     kinds = [False, True]
     made = [_windows(list(large), window_pixels, border_every_pixels, across) for across in kinds]
     known = [_windows(scenes[0::2], window_pixels, border_every_pixels, across) for across in kinds]
@@ -138,8 +139,7 @@ def window_frechet(large: Tensor, real: Iterable[Tensor], window_pixels: int, bo
         return {}
 
     def measured(windows: list[Tensor], number: int):  # by lot: even steps could miss a place in every picture
-        lot = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))[:number].sort().values
-        chosen = torch.stack([windows[place] for place in lot.tolist()])
+        chosen = torch.stack([windows[place] for place in _lot(len(windows))[:number]])
         return set_features(map(_unit, chosen.split(batch_size)), features)
 
     inside, across = (measured(windows, against) for windows in known)
@@ -166,6 +166,11 @@ def seam_ratio(images: Tensor, border_every_pixels: int, grid_pixels: int = 1) -
         if border.any() and plain.any():
             ratios.append(float(steps[border].mean() / steps[plain].mean().clamp_min(1e-9)))
     return sum(ratios) / len(ratios) if ratios else float("nan")
+
+
+def _lot(count: int) -> list[int]:
+    """0 to count - 1 in an order that has nothing to do with theirs, the same in every run."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
 
 
 def _windows(scenes: list[Tensor], window: int, every: int, across: bool) -> list[Tensor]:

@@ -16,7 +16,6 @@ from tesserae.evaluation.segmenter import fit_segmenter, predicted
 from tesserae.models.perceptual import LPIPS
 
 QUERIES, BANK, NEAREST = 48, 384, 5  # pictures asked about, and training pictures they are compared with
-STEPS = 240  # of the segmenter
 
 
 def obeyed(drawn: Tensor, chosen: Tensor, labels: Tensor | None, views: Mapping[str, View], train: Pictures,
@@ -52,8 +51,8 @@ def _class_share(drawn: Tensor, labels: Tensor, train: Pictures, held_out: Pictu
 def _segmented(drawn: Tensor, chosen: Tensor, view: Classes, train: Pictures, held_out: Pictures,
                seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
     everything = range(len(train))
-    segmenter = fit_segmenter(train.batch(everything), train.batch(everything, view.column)[:, 0], view.channels,
-                              STEPS, seed=seed)
+    masks = train.batch(everything, view.column)[:, 0]
+    segmenter = fit_segmenter(train.batch(everything), masks, view.channels, seed=seed)
     masks = held_out.batch(chosen.tolist(), view.column)[:, 0]
     scores = segmenter_scores(segmenter, drawn, None, to_unit(held_out.batch(chosen.tolist())), masks)
     few = slice(0, 6)

@@ -19,19 +19,21 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from tesserae.data.batches import batch_indices, to_unit
 from tesserae.errors import TesseraeError
-from tesserae.models.layers import norm
 
-WARMUP = 10  # steps
-SOFTEST = 2.0  # pixels: the largest standard deviation of the blur that it learns to see through
-REACH = 5  # pixels on each side that the blur takes in
-TINT, GRAIN = 0.12, 0.06  # standard deviations of a picture's gain and shift a channel, and of its pixels' noise
+WARMUP = 0.1  # share of the training in which the rate rises
+RARE = 0.25  # a class weighs as its frequency to minus this power, so that a sun is not lost in the sky
+GROUPS = 8  # of each normalisation: with a group a channel, a picture's own brightness would be lost
+SOFTEST = 0.8  # pixels: the largest standard deviation of the blur that it learns to see through
+REACH = 3  # pixels on each side that the blur takes in
+TINT, GRAIN = 0.05, 0.025  # standard deviation of a picture's gain and shift a channel; largest of its noise
 
 
 class Segmenter(nn.Module):
     """A U-Net (arXiv 1505.04597) on patches of pixels folded into channels, which is quick on a CPU.
 
     `forward(images (B,3,H,W) in [-1,1]) -> logits (B,classes,H,W)`, for any H and W. widths: channels of each
-    level, each at half the size of the last. patch: pixels a side that are folded, and unfolded at the end.
+    level, multiples of 8, each at half the size of the last. patch: pixels a side that are folded, and unfolded
+    at the end.
     """
 
     def __init__(self, classes: int, widths: tuple[int, ...] = (32, 64, 128), patch: int = 4) -> None:
@@ -48,9 +50,15 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        below, right = -height % self.multiple, -width % self.multiple
-        padded = F.pad(images, (0, right, 0, below), mode="replicate") if below or right else images
-        pixels = rearrange(padded, "b c (h p) (w q) -> b (c p q) h w", p=self.patch, q=self.patch)
+        images = F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        return rearrange(self.folded(self.fold(images)), "b k (p q) h w -> b k (h p) (w q)",
+                         p=self.patch)[..., :height, :width]
+
+    def fold(self, pixels: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C p p,h,w)."""
+        return rearrange(pixels, "b c (h p) (w q) -> b (c p q) h w", p=self.patch, q=self.patch)
+
+    def folded(self, pixels: Tensor) -> Tensor:  # (B,3 p p,h,w) -> (B,classes,p p,h,w)
         x, levels = self.stem(pixels), []
         for shrink in self.down:
             levels.append(x)
@@ -59,28 +67,28 @@ class Segmenter(nn.Module):
         for narrow, mix, finer in zip(self.narrow, self.up, reversed(levels)):
             x = mix(F.interpolate(narrow(x), scale_factor=2.0, mode="nearest") + finer)
         x = self.head(torch.cat([x, pixels.to(x.dtype)], 1))
-        logits = rearrange(x, "b (k p q) h w -> b k (h p) (w q)", p=self.patch, q=self.patch)
-        return logits[..., :height, :width]
+        return rearrange(x, "b (k pq) h w -> b k pq h w", k=self.classes)
 
 
-def fit_segmenter(images: Tensor, masks: Tensor, classes: int, steps: int = 240, batch_size: int = 16, seed: int = 0,
-                  seconds: float = 0.0, lr: float = 4e-3, dtype: torch.dtype = torch.float32,
+def fit_segmenter(images: Tensor, masks: Tensor, classes: int, steps: int = 350, batch_size: int = 8, seed: int = 0,
+                  seconds: float = 0.0, lr: float = 2e-2, dtype: torch.dtype = torch.float32,
                   device: torch.device | str = "cpu",
                   progress: Callable[[int, int], None] | None = None) -> Segmenter:
     """Fit a segmenter on pictures (N,3,H,W) uint8 and their masks (N,H,W) of indices below `classes`.
 
-    Cross-entropy, AdamW, a rate that falls as a cosine to 0; half of the pictures are mirrored, all are softened,
-    tinted and grained by lot. `seconds`: end, with the fall of the rate fitted in, after this time; 0: after
-    `steps`, and then the weights follow from (pictures, seed) alone. dtype: torch.bfloat16 where the hardware is
-    quick at it. progress(done, steps). The global generators stay as they are. Returns it in eval mode, frozen.
-    Raises TesseraeError where masks and pictures do not fit.
+    Cross-entropy, AdamW, a rate that rises and falls as a cosine to 0; half of the pictures are mirrored, all are
+    softened, tinted and grained by lot. `seconds`: end, with the fall of the rate fitted in, after this time; 0:
+    after `steps`, and then the weights follow from (pictures, seed) alone. dtype: torch.bfloat16 where the
+    hardware is quick at it. progress(done, steps). The global generators stay as they are. Returns it in eval
+    mode, frozen. Raises TesseraeError where masks and pictures do not fit.
     """
     _check(images, masks, classes)
     device, generator = torch.device(device), torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
-        segmenter = Segmenter(classes)
-    segmenter.to(device, memory_format=torch.channels_last)
+        segmenter = Segmenter(classes).to(device)
+    images, masks = (_enlarged(each, segmenter.multiple) for each in (images, masks))
+    weight = _weights(masks, classes).to(device)
     optimiser = torch.optim.AdamW(segmenter.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.01)
     began = time.monotonic()
     for step in range(steps):
@@ -88,13 +96,14 @@ def fit_segmenter(images: Tensor, masks: Tensor, classes: int, steps: int = 240,
         if done >= 1:
             break
         for group in optimiser.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
+            group["lr"] = lr * _rate_share(done)
         chosen = torch.from_numpy(batch_indices(len(images), batch_size, step, seed))
         x, target = _mirrored(images[chosen], masks[chosen], generator)
-        x = disturbed(to_unit(x), generator).to(device, memory_format=torch.channels_last)
+        x = segmenter.fold(disturbed(to_unit(x.to(device)), generator))
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits = segmenter(x)
-        loss = F.cross_entropy(logits.float(), target.to(device).long())
+            logits = segmenter.folded(x)  # (B,classes,pp,h,w)
+        target = segmenter.fold(target[:, None]).to(device).long()  # (B,pp,h,w)
+        loss = F.cross_entropy(logits.float(), target, weight=weight)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -144,7 +153,27 @@ def disturbed(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _block(width: int, out_width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(width, out_width, 3, padding=1, bias=False), norm(out_width), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(width, out_width, 3, padding=1, bias=False), 
+                         nn.GroupNorm(GROUPS, out_width), nn.ReLU())
+
+
+def _rate_share(done: float) -> float:
+    if done < WARMUP:
+        return max(0.02, done / WARMUP)
+    return 0.5 * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP)))
+
+
+def _weights(masks: Tensor, classes: int) -> Tensor:
+    """Of each class in the loss, (classes,), 1 on average over the pixels; those that never occur have none."""
+    share = torch.bincount(masks.flatten().long(), minlength=classes).double() / masks.numel()
+    weights = torch.where(share > 0, share.clamp_min(1e-6) ** -RARE, 0.0)
+    return (weights / (weights * share).sum()).float()
+
+
+def _enlarged(pixels: Tensor, multiple: int) -> Tensor:
+    """(...,H,W) uint8 or indices -> sides that are multiples, by repeating the last row and column."""
+    rows, columns = (torch.arange(side + -side % multiple).clamp_max(side - 1) for side in pixels.shape[-2:])
+    return pixels[..., rows[:, None], columns] if len(rows) + len(columns) > sum(pixels.shape[-2:]) else pixels
 
 
 def _mirrored(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

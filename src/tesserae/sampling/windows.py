@@ -49,10 +49,10 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
     given: (mask (count,H,W) bool, indices (count,H,W) int64): codes under the mask are kept.
 
     wavefront: what does not depend on each other goes through the network together, up to `batch_size` windows;
-    False draws block after block, for comparison. The codes are the same up to the rounding of the network's
-    sums (README: with stride 1, in fp32 on a CPU, bit for bit). progress(done, total) counts codes;
-    grown(codes, drawn), both (count,H,W), shows the maps as they grow and which codes are in them yet.
-    Raises TesseraeError for what does not fit.
+    False draws block after block, for comparison. The codes are the same: in fp32 on a CPU bit for bit what the
+    network says, elsewhere up to the rounding of its sums. progress(done, total) counts codes; grown(codes, drawn),
+    both (count,H,W), shows now and then the maps as they grow and which codes are drawn. Raises TesseraeError for
+    what does not fit.
     """
     _check(model, shape, window, batch_size)
     if not 1 <= stride <= min(window):
@@ -168,19 +168,24 @@ def _draw(slide: _Slide, batch: _Batch, choose: Choose) -> None:
     """Draw the blocks of a batch of windows into the maps.
 
     Products of matrices with very few rows are left to other routines, which round differently. So a single code
-    is the end of a plain forward pass, whose products have as many rows as there are codes in all the windows,
-    and blocks of several, which go on from a cache, are filled up with copies to a multiple of ROWS.
+    is the end of a plain forward pass, whose products have as many rows as there are codes in all the windows.
+    Blocks of several start a cache with all that is known but the last code, and go on from there in steps with
+    copies up to a multiple of ROWS.
     """
     form, (start, end), prefix = batch.form, batch.ends(slide.window), slide.prefix(batch)
     if end - start == 1:
         logits = slide.model(prefix, slide.flat[batch.places[:, :end]])[:, -1]  # (n,K)
         slide.flat[batch.places[:, start]] = choose(logits, batch.places[:, start])
         return
-    logits, cache = slide.model.prefill(prefix, slide.flat[batch.places[:, :start]])
-    filled = _fill(cache)
-    for place in range(start, end):
+    filled = torch.arange(-(-len(prefix) // ROWS) * ROWS, device=prefix.device).clamp(max=len(prefix) - 1)
+    if start:
+        _, cache = slide.model.prefill(prefix, slide.flat[batch.places[:, :start - 1]])
+        _copy(cache, filled)
+    else:
+        logits, cache = slide.model.prefill(prefix[filled])
+    for place in range(max(start - 1, 0), end):
         where, column = batch.places[:, place], place % slide.window[1]
-        if column < form.col:  # drawn by a block to the left
+        if place < start or column < form.col:  # drawn by a block above or to the left
             codes = slide.flat[where]
         else:
             codes = choose(logits[:len(where)], where)
@@ -190,14 +195,10 @@ def _draw(slide: _Slide, batch: _Batch, choose: Choose) -> None:
             logits = slide.model.step(codes[filled], cache)
 
 
-def _fill(cache: Cache) -> Tensor:
-    """Add copies of the last sample to a cache up to a multiple of ROWS: -> which sample each row is, (rows,)."""
-    device = cache.buffers[0][0].device
-    filled = torch.arange(-(-cache.batch // ROWS) * ROWS, device=device).clamp(max=cache.batch - 1)
-    if len(filled) > cache.batch:
-        cache.buffers = [(keys[filled], values[filled]) for keys, values in cache.buffers]
-        cache.batch = len(filled)
-    return filled
+def _copy(cache: Cache, rows: Tensor) -> None:
+    """Let a cache hold its samples `rows`, (rows,) int64, of which the first are all that it holds."""
+    if len(rows) > cache.batch:
+        cache.buffers, cache.batch = [(keys[rows], values[rows]) for keys, values in cache.buffers], len(rows)
 
 
 class _Album:

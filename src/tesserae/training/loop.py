@@ -27,6 +27,7 @@ from torch import Tensor
 
 from tesserae.errors import TesseraeError
 from tesserae.training.checkpoints import load_checkpoint, replace_folder, save_checkpoint, to_device
+from tesserae.training.lock import held
 
 
 class Task(Protocol):
@@ -111,8 +112,16 @@ def train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: C
 
     `folder` is for this task with this fingerprint alone. Writes reports/history.csv and reports/timings.csv;
     leaves `folder/best` and `folder/last` as `task.export` writes them. Raises TesseraeError where the loss is no
-    longer a number, KeyboardInterrupt after SIGINT or SIGTERM, with a checkpoint written first.
+    longer a number or another process writes `folder`, KeyboardInterrupt after SIGINT or SIGTERM, with a checkpoint
+    written first.
     """
+    with held(folder, accelerator.is_main_process):
+        accelerator.wait_for_everyone()  # nobody reads the folder before the first process holds it
+        return _train(task, block, seed, folder, reports, log, accelerator, say)
+
+
+def _train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: Callable[[dict, int], None],
+           accelerator: Accelerator, say: Callable[[str], None]) -> Progress:
     progress = _resume(task, block, folder, accelerator, say)
     if progress.history and accelerator.is_main_process:  # the pipeline removes a stage's outputs before it runs
         write_table(reports / "history.csv", progress.history)
@@ -159,8 +168,9 @@ def train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: C
 
 def deliver(folder: Path, models: Path) -> None:
     """The best model to `models`, the last one to `models`/last, both whole."""
-    replace_folder(folder / "best", models)
-    replace_folder(folder / "last", models / "last")
+    with held(folder):
+        replace_folder(folder / "best", models)
+        replace_folder(folder / "last", models / "last")
 
 
 def _resume(task: Task, block: Any, folder: Path, accelerator: Accelerator, say: Callable) -> Progress:

@@ -1,0 +1,86 @@
+"""The process that runs a notebook's cells for pipeline.py: it never outlives what started it.
+
+    python -m tesserae.kernel -f connection.json
+
+Jupyter gives a kernel its own session, so no signal to the pipeline's group reaches it. Left alone after `kill -9`,
+it would go on training, beside the next run of the same stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+POLL_SECONDS = 0.5
+SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "tcsh", "csh", "ash", "busybox"}
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """End this process by SIGKILL when its parent is dead; at once where process `parent` is no longer that."""
+    parent = parent or os.getppid()
+    _ask_linux()
+    if os.getppid() != parent:  # it died before it was asked
+        _die()
+    _watch(lambda: os.getppid() == parent)
+
+
+def die_with_dvc() -> None:
+    """The same for `dvc`, which starts stages through a shell that may stay in between."""
+    import psutil
+
+    line = []
+    for ancestor in psutil.Process().parents():
+        line.append(ancestor)
+        if ancestor.name() not in SHELLS:
+            break
+    if len(line) == 1:
+        _ask_linux()
+    _watch(lambda: all(ancestor.is_running() and ancestor.status() != psutil.STATUS_ZOMBIE for ancestor in line))
+
+
+def _ask_linux() -> None:
+    """Linux kills a process with its parent, if asked, even one that is stuck in a library."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a C library without it
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def _watch(well: Callable[[], bool]) -> None:
+    """Elsewhere, and where there is a shell in between, a thread looks."""
+
+    def work() -> None:
+        while True:
+            try:
+                if not well():
+                    _die()
+            except Exception:  # a process that vanishes while it is asked about
+                _die()
+            time.sleep(POLL_SECONDS)
+
+    threading.Thread(target=work, name="parent", daemon=True).start()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+    os._exit(1)
+
+
+def main() -> None:
+    """An IPython kernel, as `python -m ipykernel_launcher` gives it."""
+    die_with_parent(int(os.environ.get("JPY_PARENT_PID") or 0))
+    if sys.path[0] in ("", os.getcwd()):  # IPython puts it where it belongs
+        del sys.path[0]
+    from ipykernel.kernelapp import launch_new_instance
+
+    launch_new_instance()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""MLflow, and the only place that knows it: one run a stage execution, and nothing recorded is lost.
+
+What a stage records is written to .tracking/outbox at the repository's root first, and sent from there by a thread:
+a store that is down, slow or fails half-way neither stops nor slows the work. What could not be sent waits for the
+next stage, or for `python -m tesserae.tracking sync`.
+
+The default store is `mlflow.db` with `mlruns/` beside it at the repository's root, also where DVC runs the
+experiment in a temporary copy. `MLFLOW_TRACKING_URI` names another one.
+"""
+
+from tesserae.tracking.provenance import flatten, params_hash, provenance
+from tesserae.tracking.reading import history, images, runs_table
+from tesserae.tracking.run import RUN_VARIABLE, Run, silent_run, start_run
+from tesserae.tracking.store import EXPERIMENT, real_root, tracking_uri
+
+__all__ = ["EXPERIMENT", "RUN_VARIABLE", "Run", "flatten", "history", "images", "params_hash", "provenance",
+           "real_root", "runs_table", "silent_run", "start_run", "tracking_uri"]

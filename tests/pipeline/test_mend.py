@@ -1,0 +1,97 @@
+"""What a killed dvc leaves is put right, and nothing else is touched."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tesserae.mend import KEPT, keep_lock, mend
+
+WHOLE = "schema: '2.0'\nstages:\n  prepare:\n    cmd: python x.py\n    outs:\n    - path: prepared\n      md5: 0123.dir\n"
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    (tmp_path / "dvc.yaml").touch()
+    return tmp_path
+
+
+def rwlock(root, *holders):
+    path = root / ".dvc/tmp/rwlock"
+    writes = {f"/{number}": each for number, each in enumerate(holders)}
+    path.write_text(json.dumps({"read": {"/a": list(holders)}, "write": writes}))
+    return path
+
+
+def test_where_all_is_well_nothing_happens(root):
+    assert mend(root) == []
+    (root / "dvc.lock").write_text(WHOLE)
+    own = {"pid": os.getpid(), "cmd": " ".join(sys.orig_argv[-2:])}
+    path = rwlock(root, own)
+    before = path.read_text()
+    assert mend(root) == []
+    assert (path.read_text(), (root / "dvc.lock").read_text()) == (before, WHOLE)
+
+
+@pytest.mark.parametrize("half", ["", "{", '{"read": {"/a": [{"pid": 1', '{"read": 3}', '{"read": {"/a": [{}]}}'])
+def test_half_of_the_locks_is_removed(root, half):
+    (root / ".dvc/tmp/rwlock").write_text(half)
+    assert mend(root) == ["A killed dvc had left half of .dvc/tmp/rwlock: it is removed."]
+    assert not (root / ".dvc/tmp/rwlock").exists()
+    assert mend(root) == []
+
+
+def test_locks_of_the_dead_are_taken_out_and_those_of_the_living_stay(root):
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    living = {"pid": os.getpid(), "cmd": " ".join(sys.orig_argv[-2:])}
+    dead = {"pid": child.pid, "cmd": "dvc repro"}
+    another = {"pid": os.getppid(), "cmd": "/usr/bin/dvc repro vqgan@image"}  # the number is taken again
+    path = rwlock(root, living, dead, another)
+    assert mend(root) == ["A killed dvc had left its locks in .dvc/tmp/rwlock: they are taken out."]
+    assert json.loads(path.read_text()) == {"read": {"/a": [living]}, "write": {"/0": living}}
+
+
+@pytest.mark.parametrize("length", range(0, len(WHOLE) - 12, 9))
+def test_half_of_the_lock_file_is_whole_again(root, length):
+    (root / "dvc.lock").write_text(WHOLE)
+    keep_lock(root)
+    half = (WHOLE + "  vqgan@image:\n    cmd: y\n")[:length]
+    (root / "dvc.lock").write_text(half)
+    said = mend(root)
+    text = (root / "dvc.lock").read_text()
+    assert text == WHOLE if said else text == half  # a cut may fall where a smaller file is a good one, too
+    assert mend(root) == []
+
+
+def test_without_a_kept_one_the_committed_is_taken_then_none(root):
+    (root / "dvc.lock").write_text("")
+    assert "there is no older one: it is removed" in mend(root)[0]
+    assert not (root / "dvc.lock").exists()
+    (root / "dvc.lock").write_text(WHOLE)
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "dvc.lock"], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *words], check=True)
+    (root / "dvc.lock").write_text(WHOLE[:-30])
+    assert mend(root) == ["A killed dvc had left half of dvc.lock: it is as it was committed again."]
+    assert (root / "dvc.lock").read_text() == WHOLE
+
+
+def test_a_half_written_copy_is_never_kept(root):
+    (root / "dvc.lock").write_text("")
+    keep_lock(root)
+    (root / KEPT).write_text("schema: '2.0'\nstages:")
+    assert "removed" in mend(root)[0]
+
+
+def test_the_command_says_what_it_did(root):
+    (root / ".dvc/tmp/rwlock").write_text("{")
+    command = [sys.executable, "-m", "tesserae.mend"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 1, "")
+    done = subprocess.run(command, cwd=root.parent, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "holds dvc.yaml" in done.stderr

@@ -1,0 +1,330 @@
+"""A store that is down, silent, or fails half-way: the work goes on, and in the end all is there once."""
+
+import contextlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tesserae import tracking
+from tesserae.tracking.outbox import Outbox
+from tesserae.tracking.sending import Store, deliver
+from tesserae.tracking.store import default_uri
+
+SYNC = [sys.executable, "-m", "tesserae.tracking", "sync"]
+
+
+def record_all(run, pictures=3):
+    """A bit of everything; returns what should be in the store."""
+    run.params({"seed": 1, "vqgan": {"steps": 5}})
+    for step in range(20):
+        run.metrics({"loss": step / 2, "usage": 0.5}, step)
+    for step in range(pictures):
+        run.image(np.full((8, 8, 3), step, np.uint8), "samples", step)
+    run.tags({"mine": "yes"})
+    run.figure(np.zeros((4, 4, 3), np.uint8), "curve.png")
+
+
+def check_all(home, pictures=3, status="FINISHED"):
+    """Everything of `record_all` is in the store, once, and nothing waits."""
+    (row,) = tracking.runs_table(home).to_dict("records")
+    assert (row["params.seed"], row["params.vqgan.steps"], row["tags.mine"]) == (1, 5, "yes")
+    assert row["status"] == status
+    table = tracking.history(home, row["run_id"])
+    assert table["loss"].tolist() == [step / 2 for step in range(20)]
+    found = tracking.images(home, row["run_id"])
+    assert [(key, step) for key, step, _ in found] == [("samples", step) for step in range(pictures)]
+    assert len(list((home / "mlruns").rglob("curve.png"))) == 1
+    assert len(list((home / "mlruns").rglob("*.webp"))) == pictures
+    assert Outbox(home).boxes() == []
+    assert not list((home / ".tracking").rglob("*.lives"))
+
+
+@pytest.fixture
+def closed_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]  # bound, but nobody listens
+
+
+def test_a_server_that_is_down_costs_nothing_and_gets_everything_later(home, monkeypatch, closed_port, capfd):
+    uri = f"http://127.0.0.1:{closed_port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run = tracking.start_run(home, "prepare")
+    began = time.monotonic()
+    record_all(run)
+    run.finish()
+    assert time.monotonic() - began < 5
+    assert run.id is None
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith(f"MLflow's store {uri} fails (Connection refused). The work goes on; what it records ")
+    assert re.fullmatch(r"For MLflow 27 records and .* MB of files wait in \.tracking/outbox: .* sync sends them\.",
+                        said[1])
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (home / "dvc.yaml").touch()
+    done = subprocess.run(SYNC, cwd=home, capture_output=True, text=True)
+    assert done.returncode == 1, "the store it was meant for is still down"
+    assert "Connection refused" in done.stdout
+    done = subprocess.run([*SYNC, "--to", default_uri(home)], cwd=home, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 parameters, 40 metrics, 4 pictures and files" in done.stdout
+    assert done.stdout.endswith("Everything is sent: 1 run.\n")
+    check_all(home)
+
+
+def test_a_server_that_never_answers_slows_nothing(home, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # connections wait in its queue for ever
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        run = tracking.start_run(home, "prepare")
+        began = time.monotonic()
+        record_all(run)
+        assert time.monotonic() - began < 1
+        run.finish()
+        assert time.monotonic() - began < 5
+    (box,) = Outbox(home).boxes()
+    assert box.size()[0] == 27
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    deliver(box, Store(home, None), Counter())
+    check_all(home)
+
+
+@pytest.mark.parametrize(("uri", "reason"), [
+    ("htp://server:5000", "MLflow knows no such kind of address"),
+    ("http://", "it names no host"),
+    ("http://127.0.0.1:port", "Port could not be cast to integer"),
+])
+def test_an_address_that_is_none_is_one_sentence(home, monkeypatch, capfd, uri, reason):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run = tracking.start_run(home, "prepare")
+    record_all(run)
+    run.finish()
+    said = capfd.readouterr().err.splitlines()
+    assert said[0].startswith(f"MLFLOW_TRACKING_URI = {uri} cannot be used ({reason}")
+    assert "set it to an address such as http://127.0.0.1:5000, or unset it. The work goes on" in said[0]
+    assert len(said) == 2
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    tracking.start_run(home, "next").finish()  # the next stage, with the address mended
+    assert sorted(tracking.runs_table(home)["stage"]) == ["next", "prepare"]
+    assert Outbox(home).boxes() == []
+
+
+def test_a_password_is_not_shown(home, monkeypatch, capfd, closed_port):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{closed_port}")
+    tracking.start_run(home, "prepare").finish()
+    said = capfd.readouterr().err
+    assert "secret" not in said
+    assert "127.0.0.1" in said
+
+
+def test_metrics_wait_while_the_store_is_away(home, monkeypatch, capfd):
+    monkeypatch.setattr(tracking.thread, "PATIENCE_SECONDS", 0.3)
+    run = tracking.start_run(home, "prepare")
+    run.flush()
+    failing = run._sender.store._client = Failing(run._sender.store._client, at=0, length=10**6)
+    record_all(run)
+    run.flush()
+    time.sleep(0.1)
+    assert failing.calls < 3, "a store that is away is left alone for a while"
+    failing.length = 0
+    time.sleep(0.4)
+    run.finish()
+    check_all(home)
+    assert capfd.readouterr().err.count("\n") == 1, "one sentence"
+
+
+class KilledError(BaseException):
+    """In the place of kill -9: nothing that the code does for ordinary errors happens."""
+
+
+class Failing:
+    """A client that fails from call `at` on, `length` times, before the call is done or after."""
+
+    def __init__(self, client, at, length, after=False, error=ConnectionError):
+        self.client, self.at, self.length, self.after, self.error, self.calls = client, at, length, after, error, -1
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            self.calls += 1
+            fails = self.at <= self.calls < self.at + self.length
+            if fails and not self.after:
+                raise self.error("no answer")
+            answer = getattr(self.client, name)(*arguments, **options)
+            if fails:
+                raise self.error("no answer")
+            return answer
+        return call
+
+
+@pytest.fixture(scope="module")
+def filled(store_of):
+    """A store, and an outbox with a finished run beside it that was never sent."""
+    home = store_of()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking.run, "Sender", lambda *_: None)
+        run = tracking.run.Run(Outbox(home).new({"name": "prepare", "uri": None, "began": 1}))
+        record_all(run)
+        run.tags({"stage": "prepare"})
+        run.finish()
+    return home
+
+
+def copied(filled, store_of):
+    home = store_of()
+    shutil.copytree(filled / ".tracking", home / ".tracking")
+    return home
+
+
+@pytest.mark.parametrize("error", [ConnectionError, KilledError])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_store_that_fails_at_any_call_loses_and_doubles_nothing(filled, store_of, after, error):
+    """At each call in turn; the sender is then another, as after a kill."""
+    home = copied(filled, store_of)
+    for at in range(100):
+        boxes = Outbox(home).boxes()
+        if not boxes:
+            break
+        store = Store(home, None)
+        store._client = Failing(store.client, at=at % 4, length=1, after=after, error=error)
+        try:
+            deliver(boxes[0], store, Counter())
+        except error:
+            continue
+    assert at > 3
+    check_all(home)
+
+
+@pytest.mark.parametrize("function", ["note", "mark", "forget", "remove"])
+def test_a_sender_that_dies_while_it_marks_loses_and_doubles_nothing(filled, store_of, monkeypatch, function):
+    home = copied(filled, store_of)
+    (box,) = Outbox(home).boxes()
+    before = getattr(type(box), function)
+    calls = 0
+
+    def dying(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls % 2:
+            raise KilledError
+        return before(*arguments, **options)
+
+    monkeypatch.setattr(type(box), function, dying)
+    for _ in range(30):
+        for box in Outbox(home).boxes():
+            with contextlib.suppress(KilledError):
+                deliver(box, Store(home, None), Counter())
+    assert calls > 1
+    monkeypatch.undo()
+    check_all(home)
+
+
+def test_a_store_that_takes_no_files_gets_the_numbers(filled, store_of):
+    home = copied(filled, store_of)
+    (box,) = Outbox(home).boxes()
+    store = Store(home, None)
+
+    class NoFiles(Failing):
+        def log_artifacts(self, *_):
+            raise PermissionError("read-only")
+
+    store._client = NoFiles(store.client, at=0, length=0)
+    with pytest.raises(PermissionError):
+        deliver(box, store, Counter())
+    (row,) = tracking.runs_table(home).to_dict("records")
+    assert (row["status"], row["metrics.loss"]) == ("FINISHED", 9.5)
+    assert box.size()[0] == 4, "pictures and the figure wait"
+    deliver(box, Store(home, None), Counter())
+    check_all(home)
+
+
+def test_what_the_store_refuses_is_kept_and_holds_nothing_up(filled, store_of):
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+    home = copied(filled, store_of)
+    (box,) = Outbox(home).boxes()
+    store, done = Store(home, None), Counter()
+
+    class Choosy(Failing):
+        def log_batch(self, run_id, metrics=(), params=(), tags=()):
+            if metrics:
+                raise MlflowException("no such metric", INVALID_PARAMETER_VALUE)
+            return self.client.log_batch(run_id, params=params, tags=tags)
+
+    store._client = Choosy(store.client, at=0, length=0)
+    assert deliver(box, store, done)
+    assert done["refused"] == 1
+    assert (done["params"], done["files"]) == (2, 4)
+    assert "no such metric" in (home / ".tracking/refused" / box.key / "records.jsonl").read_text()
+    assert Outbox(home).boxes() == []
+
+
+@pytest.mark.slow
+def test_sync_killed_again_and_again(store_of):
+    """Real processes and kill -9: everything arrives once."""
+    home = store_of()
+    (home / "dvc.yaml").touch()
+    for number in range(12):
+        run = tracking.run.Run(Outbox(home).new({"name": f"stage-{number}", "uri": None, "began": number + 1}))
+        record_all(run, pictures=8)
+        run.finish()
+    for lines in (1, 3, 4):
+        process = subprocess.Popen([sys.executable, "-u", *SYNC[1:]], cwd=home, stdout=subprocess.PIPE, text=True)
+        for _ in range(lines):
+            process.stdout.readline()
+        time.sleep(0.05 * lines)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert Outbox(home).boxes(), "it was killed before the end"
+    done = subprocess.run(SYNC, cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    table = tracking.runs_table(home)
+    assert len(table) == 12
+    assert set(table["status"]) == {"FINISHED"}
+    for run_id in table["run_id"]:
+        assert len(tracking.images(home, run_id)) == 8
+        assert len(tracking.history(home, run_id)) == 20
+    done = subprocess.run(SYNC, cwd=home, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "Nothing waits in .tracking/outbox.\n")
+
+
+def test_a_full_disk_is_one_sentence_and_the_work_goes_on(home, monkeypatch, capfd):
+    run = tracking.start_run(home, "prepare")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tracking.outbox.os, "write", full)
+    run.metrics({"loss": 1.0}, 1)
+    run.image(np.zeros((4, 4, 3), np.uint8), "x", 1)
+    monkeypatch.undo()
+    run.metrics({"loss": 2.0}, 2)
+    run.finish()
+    assert capfd.readouterr().err == (
+        "Something could not be recorded for MLflow (No space left on device); the work goes on without it.\n")
+    (row,) = tracking.runs_table(home).to_dict("records")
+    assert row["metrics.loss"] == 2.0
+
+
+def test_an_outbox_that_cannot_be_made_leaves_a_silent_run(tmp_path, capfd):
+    (tmp_path / ".tracking").write_text("a file")
+    run = tracking.start_run(tmp_path, "prepare")
+    run.metrics({"loss": 1.0}, 1)
+    run.finish()
+    assert run.key is None
+    assert "the work goes on without it" in capfd.readouterr().err
+
+
+def test_nothing_else_is_kept_by_git():
+    lines = (Path(__file__).parents[2] / ".gitignore").read_text().splitlines()
+    assert "/.tracking/" in lines
