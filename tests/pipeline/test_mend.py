@@ -9,7 +9,8 @@ import pytest
 
 from tesserae.mend import KEPT, keep_lock, mend
 
-WHOLE = "schema: '2.0'\nstages:\n  prepare:\n    cmd: python x.py\n    outs:\n    - path: prepared\n      md5: 0123.dir\n"
+WHOLE = ("schema: '2.0'\nstages:\n  prepare:\n    cmd: python x.py\n    outs:\n    - path: prepared\n"
+         "      md5: 0123.dir\n")
 
 
 @pytest.fixture
