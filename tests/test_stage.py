@@ -106,10 +106,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_figures_are_small_and_returned(root):
     stage = Stage.open("prepare")
-    noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (450, 600, 3), dtype=np.uint8)
     picture = Image.fromarray(noise)
     assert stage.figure(picture, "noise") is picture
-    figure = Figure(figsize=(16, 12))
+    figure = Figure(figsize=(10, 7.5))
     figure.subplots().imshow(noise)
     assert stage.figure(figure, "plot") is figure
     for name in ("noise", "plot"):
