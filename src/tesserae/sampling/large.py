@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 @torch.no_grad()
 def decode_map(vqgan: VQGAN, codes: Tensor, tile: int = TILE, overlap: int = OVERLAP,
                progress: Progress | None = None) -> Tensor:
-    """Code maps -> pictures of any size: (H,W) or (B,H,W) int64 -> (B,C,f H,f W) float32 in [-1,1].
+    """Code maps -> pictures of any size: (H,W) or (B,H,W) int64 -> (B,C,f H,f W) float32 as `VQGAN.decode`'s.
 
     Of a VQGAN of classes: logits, unbounded, as `VQGAN.decode` gives them.
     Maps of at most tile x tile codes, whatever their shape, are decoded whole; larger ones in tiles of that size,
