@@ -1,5 +1,7 @@
 """Large maps: a tile is what the VQGAN makes of it, tiles meet without a seam, and the memory is a tile's."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -135,6 +137,13 @@ def test_other_channels_than_three():
     pictures = decode_map(vqgan, codes_of(7, 12), tile=6, overlap=2)
     assert pictures.shape == (1, 1, 14, 24)
     assert encode_map(vqgan, pictures, tile=6, overlap=2).shape == (1, 7, 12)
+
+
+def test_logits_of_classes_are_not_bounded(vqgan, monkeypatch):
+    monkeypatch.setattr(vqgan, "config", replace(vqgan.config, view="segmentation", colours=(1, 2, 3)))
+    logits = torch.full((1, 3, 6 * F, 6 * F), 7.0)
+    monkeypatch.setattr(vqgan, "decode", lambda codes: logits)
+    assert decode_map(vqgan, codes_of(9, 9), tile=6, overlap=2).allclose(torch.tensor(7.0))
 
 
 def test_progress_counts_tiles(vqgan):

@@ -27,6 +27,7 @@ def decode_map(vqgan: VQGAN, codes: Tensor, tile: int = TILE, overlap: int = OVE
                progress: Progress | None = None) -> Tensor:
     """Code maps -> pictures of any size: (H,W) or (B,H,W) int64 -> (B,C,f H,f W) float32 as `VQGAN.decode`'s.
 
+    Of a VQGAN of classes: logits, unbounded, as `VQGAN.decode` gives them.
     Maps of at most tile x tile codes, whatever their shape, are decoded whole; larger ones in tiles of that size,
     of which neighbours share at least `overlap` rows or columns of codes, where one fades into the other in equal
     steps. One tile is decoded at a time, on the network's device, and the pictures gather on the codes': memory
