@@ -58,7 +58,7 @@ def test_runs_are_compared_however_many_there_are(project, count):
 
 def test_the_playground_opens(project):
     notebook = _execute(project, "08_playground.ipynb")
-    assert len(_shown(notebook, "application/vnd.jupyter.widget-view+json")) == 3
+    assert len(_shown(notebook, "application/vnd.jupyter.widget-view+json")) == 4
 
 
 @pytest.fixture
@@ -135,14 +135,15 @@ def test_halves_lie_where_they_say():
 
 def test_a_completion_keeps_the_given_codes(models, monkeypatch):
     picture = models.held_out.batch([1])[0]
-    kept = {}
+    kept = []
     decode = models.vqgan.decode
-    monkeypatch.setattr(models.vqgan, "decode", lambda codes: (kept.update(codes=codes), decode(codes))[1])
+    monkeypatch.setattr(models.vqgan, "decode", lambda codes: (kept.append(codes), decode(codes))[1])
     shown, made = work.complete(models, picture, "upper half", 1, 3, 1.0, 0, 1.0, seed=0)
     assert made.shape == (3, 3, 32, 32)
     codes = work.encode(models, picture)
-    assert (kept["codes"][:, :2] == codes[:2]).all()
-    assert len({tuple(each.flatten().tolist()) for each in kept["codes"][:, 2:]}) == 3
+    drawn = torch.cat(kept)
+    assert (drawn[:, :2] == codes[:2]).all()
+    assert len({tuple(each.flatten().tolist()) for each in drawn[:, 2:]}) == 3
     assert torch.allclose(shown[:, :16], picture[:, :16] / 127.5 - 1, atol=1e-6)
     assert (shown[:, 16:] == 0.6).all()
 

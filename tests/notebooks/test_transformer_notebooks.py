@@ -117,7 +117,7 @@ def test_figures_are_small(house):
 
 
 def test_the_executed_copies_show_their_figures(house):
-    for stage, least in (("transformer-class", 4), ("sample-class", 6)):
+    for stage, least in (("transformer-class", 4), ("sample-class", 8)):
         notebook = nbformat.read(house / f"reports/notebooks/{stage}.ipynb", 4)
         shown = [output for cell in notebook.cells for output in cell.get("outputs", ())
                  if "image/png" in output.get("data", {})]
