@@ -135,6 +135,7 @@ VQGAN, TRANSFORMER, HIGHRES = ("vqgan", "image"), ("transformer", "layout"), ("h
         ({(*HIGHRES, "sizes"): []}, ["highres.layout.sizes = []", "a list of 1 to 16"]),
         ({(*HIGHRES, "stride"): 9}, ["highres.layout.stride = 9 must be at most the window of 8 codes"]),
         ({(*HIGHRES, "compare_stride"): 9}, ["highres.layout.compare_stride = 9"]),
+        ({("sample", "layout", "stride"): 9}, ["sample.layout.stride = 9 must be at most the window of 8 codes"]),
         ({(*HIGHRES, "tile"): 4}, ["highres.layout.tile = 4", "at least 8"]),
         ({("highres",): {"other": VALUES["highres"]["layout"]}}, ["highres.other has no transformer.other"]),
     ],
