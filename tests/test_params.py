@@ -89,7 +89,7 @@ def test_every_knob_has_its_place_in_the_file():
         (("vqgan", "../x"), VALUES["vqgan"]["image"], ["'../x'", "a name is made of letters"]),
         (("vqgan", "image"), None, ["vqgan.image", "a block of keys and values"]),
         (("prepare", "image_size"), 65, ["prepare.image_size = 65", "multiple of the downsampling f = 8"]),
-        (("transformer", "class", "vqgan"), "none", ["transformer.class.vqgan = 'none'", "['image', 'segmentation']"]),
+        (("transformer", "class", "vqgan"), "none", ["class.vqgan = 'none'", "['image', 'segmentation']"]),
         (("transformer", "class", "n_head"), 7, ["n_embd = 256", "n_head = 7"]),
         (("sample",), {"nothing": VALUES["sample"]["class"]}, ["sample.nothing has no transformer.nothing"]),
     ],
@@ -99,6 +99,67 @@ def test_a_bad_value_is_named_with_its_remedy(path, value, words):
     assert_is_a_sentence(text)
     for word in ("params.yaml", *words):
         assert word in text
+
+
+VQGAN, TRANSFORMER, HIGHRES = ("vqgan", "image"), ("transformer", "layout"), ("highres", "layout")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        # views and what judges them
+        ({(*VQGAN, "pixel_loss"): "cross_entropy"}, ["pixel_loss = 'cross_entropy' does not go with view = 'image'",
+                                                     "take l1 or l2"]),
+        ({("vqgan", "segmentation", "pixel_loss"): "l1"}, ["does not go with view = 'segmentation'",
+                                                           "take cross_entropy"]),
+        ({("vqgan", "segmentation", "perceptual_weight"): 1.0}, ["view = 'segmentation' has no colours",
+                                                                 "set perceptual_weight: 0"]),
+        ({(*VQGAN, "view"): "edges"}, ["view = 'edges' has no colours", "gan_loss: none"]),
+        ({(*VQGAN, "view"): "thermal"}, ["vqgan.image.view = 'thermal'", "one of image, segmentation, depth"]),
+        # crops
+        ({(*VQGAN, "crop"): 60}, ["crop = 60 must be a multiple of the downsampling f = 8"]),
+        ({(*VQGAN, "crop"): 256}, ["vqgan.image.crop = 256 must be at most prepare.image_size = 128"]),
+        # conditions and windows
+        ({(*TRANSFORMER, "condition"): ["class", "depth"]}, ["transformer.layout.condition names 'depth'",
+                                                             "none of class, coordinates, image, segmentation"]),
+        ({(*TRANSFORMER, "condition"): ["class", "class"]}, ["names one of them twice"]),
+        ({(*TRANSFORMER, "condition"): "class"}, ["transformer.layout.condition = 'class'", "a list"]),
+        ({(*TRANSFORMER, "window"): 17}, ["transformer.layout.window = 17 must be at most the 16 codes a side"]),
+        ({("vqgan", "segmentation", "patch"): 8}, ["the downsampling 16 of vqgan.segmentation must divide the 8 of "
+                                                   "vqgan.image"]),
+        ({("codebook", "depth"): VALUES["codebook"]["image"]}, ["codebook.depth has no vqgan.depth to go with it"]),
+        # large pictures
+        ({(*TRANSFORMER, "order"): "z_curve"}, ["highres.layout needs transformer.layout.order = 'row'"]),
+        ({(*HIGHRES, "sizes"): [[512, 516]]}, ["highres.layout.sizes holds [512, 516]", "multiple of 8"]),
+        ({(*HIGHRES, "sizes"): [[512, 512], [56, 512]]}, ["sizes holds [56, 512]", "at least 64 pixels"]),
+        ({(*HIGHRES, "sizes"): []}, ["highres.layout.sizes = []", "a list of 1 to 16"]),
+        ({(*HIGHRES, "stride"): 9}, ["highres.layout.stride = 9 must be at most the window of 8 codes"]),
+        ({(*HIGHRES, "compare_stride"): 9}, ["highres.layout.compare_stride = 9"]),
+        ({(*HIGHRES, "tile"): 4}, ["highres.layout.tile = 4", "at least 8"]),
+        ({("highres",): {"other": VALUES["highres"]["layout"]}}, ["highres.other has no transformer.other"]),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_named(changes, words):
+    values = VALUES
+    for path, value in changes.items():
+        values = replaced(values, path, value)
+    text = sentence_for(values)
+    assert_is_a_sentence(text)
+    for word in words:
+        assert word in text
+
+
+def test_one_window_is_the_whole_map_where_it_is_0():
+    """Then a large picture's sides are at least a prepared picture's."""
+    values = replaced(VALUES, (*TRANSFORMER, "window"), 0)
+    assert "[64, 256]; each side must be a multiple of 8 and at least 128 pixels" in sentence_for(
+        replaced(values, (*HIGHRES, "sizes"), [[64, 256]]))
+    check_params(replaced(values, (*HIGHRES, "sizes"), [[128, 256]]))
+
+
+def test_conditions_may_be_codes_of_finer_maps():
+    values = replaced(VALUES, ("vqgan", "segmentation", "patch"), 2)
+    assert check_params(values).transformer["layout"].codes_read == ["segmentation"]
 
 
 def test_a_missing_key_is_named():
@@ -157,7 +218,7 @@ def test_any_content_gives_parameters_or_a_sentence(tmp_path_factory, content):
 @pytest.mark.parametrize(
     "text",
     [
-        "[" * 5000,
+        "[" * 2000,
         "a: &a [*a]\n",
         "a: 1\na: 2\n",
         "!!python/object:os.system {}\n",

@@ -189,6 +189,7 @@ class SampleParams(_Block):
     temperature: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
     top_k: Count
     top_p: Annotated[float, Field(gt=0, le=1)]
+    stride: Annotated[int, Field(ge=1, le=256)]
     per_class: Positive
     measured: Annotated[int, Field(ge=2, le=1_000_000)]
     completions: Positive
@@ -251,6 +252,8 @@ class Params(_Block):
             for name in getattr(self, kind):
                 if name not in self.transformer:
                     raise ValueError(f"{kind}.{name} has no transformer.{name} to go with it")
+        for name, sample in self.sample.items():
+            self._check_stride(f"sample.{name}.stride", sample.stride, self._window(self.transformer[name]))
         for name, highres in self.highres.items():
             self._check_highres(name, highres)
         return self
@@ -271,10 +274,17 @@ class Params(_Block):
             raise ValueError(f"transformer.{name}.window = {block.window} must be at most the "
                              f"{self.prepare.image_size // f} codes a side of a whole picture")
 
+    def _check_stride(self, key: str, stride: int, window: int) -> None:
+        if stride > window:
+            raise ValueError(f"{key} = {stride} must be at most the window of {window} codes")
+
+    def _window(self, transformer: TransformerParams) -> int:
+        return transformer.window or self.prepare.image_size // self.vqgan[transformer.vqgan].downsampling
+
     def _check_highres(self, name: str, block: HighresParams) -> None:
         transformer = self.transformer[name]
         f = self.vqgan[transformer.vqgan].downsampling
-        window = transformer.window or self.prepare.image_size // f
+        window = self._window(transformer)
         if transformer.order != "row":
             raise ValueError(f"highres.{name} needs transformer.{name}.order = 'row': the window slides row by row")
         for height, width in block.sizes:
@@ -282,9 +292,7 @@ class Params(_Block):
                 raise ValueError(f"highres.{name}.sizes holds {[height, width]}; each side must be a multiple of "
                                  f"{f} and at least {window * f} pixels, the transformer's window")
         for key in ("stride", "compare_stride"):
-            if getattr(block, key) > window:
-                raise ValueError(f"highres.{name}.{key} = {getattr(block, key)} must be at most the window of "
-                                 f"{window} codes")
+            self._check_stride(f"highres.{name}.{key}", getattr(block, key), window)
         return self
 
 

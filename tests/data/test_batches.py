@@ -95,6 +95,64 @@ def test_zoom_keeps_to_the_picture():
     assert torch.equal(augment(plain, 0, 0, range(4), flip=True, zoom=3.0), plain)  # no border comes in
 
 
+@pytest.fixture
+def places():
+    """Pictures whose pixels tell picture, row and column."""
+    rows, columns = torch.arange(16)[:, None], torch.arange(16)
+    return torch.stack([torch.stack([torch.full((16, 16), number), rows.expand(16, 16), columns.expand(16, 16)])
+                        for number in range(64)])
+
+
+def test_a_crop_is_a_square_of_its_picture(places):
+    out = augment(places, 3, 0, range(64), flip=False, crop=6)
+    assert out.shape == (64, 3, 6, 6)
+    for number, cut in enumerate(out):
+        top, left = cut[1, 0, 0].item(), cut[2, 0, 0].item()
+        assert torch.equal(cut, places[number, :, top:top + 6, left:left + 6])
+
+
+def test_crops_come_from_everywhere_alike(places):
+    drawn = torch.cat([augment(places, step, 0, range(64), flip=False, crop=13)[:, 1:, 0, 0] for step in range(40)])
+    counts = torch.bincount(drawn[:, 0] * 4 + drawn[:, 1], minlength=16)  # 16 - 13 + 1 = 4 places a side
+    expected = len(drawn) / 16
+    assert len(counts) == 16
+    assert ((counts - expected) ** 2 / expected).sum() < 15 + 5 * 30**0.5  # chi squared of 15 degrees of freedom
+
+
+def test_a_crop_follows_the_picture_and_the_step(places):
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+    straight = augment(places, 7, 2, range(64), flip=True, crop=6)
+    assert torch.equal(augment(places[order], 7, 2, order.tolist(), flip=True, crop=6), straight[order])
+    assert not torch.equal(augment(places, 8, 2, range(64), flip=True, crop=6), straight)
+    assert not torch.equal(augment(places, 7, 3, range(64), flip=True, crop=6), straight)
+
+
+def test_what_is_cut_is_the_mirrored_picture(places):
+    mirrored = augment(places, 7, 2, range(64), flip=True)
+    assert torch.equal(augment(places, 7, 2, range(64), flip=True, crop=6),
+                       augment(mirrored, 7, 2, range(64), flip=False, crop=6))
+
+
+@pytest.mark.parametrize("crop", [0, 16, 99])
+def test_no_crop_is_the_whole_picture(images, crop):
+    assert torch.equal(augment(images, 0, 0, range(64), flip=False, crop=crop), images)
+
+
+def test_pictures_and_masks_are_cut_together(images):
+    """A mask of a picture's own values stays that, mirrored and cut, whatever the channels."""
+    masks = images[:, :1].int() * 257
+    pictures = augment(images, 5, 1, range(64), flip=True, crop=8)
+    assert torch.equal(augment(masks, 5, 1, range(64), flip=True, crop=8, smooth=False), pictures[:, :1].int() * 257)
+
+
+def test_what_is_not_smooth_gets_no_new_value():
+    masks = torch.randint(0, 2, (20, 1, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8) * 250
+    out = augment(masks, 0, 0, range(20), flip=True, zoom=2.5, smooth=False)
+    assert set(out.unique().tolist()) == {0, 250}
+    assert not torch.equal(out, masks)
+    assert len(augment(masks, 0, 0, range(20), flip=True, zoom=2.5).unique()) > 50
+
+
 def test_bytes_survive_the_unit_range():
     values = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
     unit = to_unit(values)

@@ -22,9 +22,10 @@ def make_model(seed=0, **changes):
     return model
 
 
-@pytest.fixture
-def model():
-    return make_model()
+@pytest.fixture(params=["causal", "full"])
+def model(request):
+    """Under both kinds of attention in the prefix: for the codes nothing changes."""
+    return make_model(prefix_attention=request.param)
 
 
 @pytest.fixture
@@ -50,6 +51,43 @@ def test_every_prefix_token_matters_everywhere(model, batch, place):
     changed = prefix.clone()
     changed[:, place] = (changed[:, place] + 1) % 5
     assert ((model(prefix, indices) - model(changed, indices)).abs().amax(-1) > 1e-6).all()
+
+
+@torch.no_grad()
+def first_keys(prefix_attention, last_token):
+    """What the second layer keeps of the first prefix token, beside another last one."""
+    prefix = torch.tensor([[1, 2, last_token]])
+    _, cache = make_model(prefix_attention=prefix_attention).prefill(prefix)
+    return cache.buffers[1][0][:, :, 0]
+
+
+def test_a_full_prefix_sees_all_of_itself():
+    assert torch.equal(first_keys("causal", 3), first_keys("causal", 4))
+    assert not torch.allclose(first_keys("full", 3), first_keys("full", 4))
+
+
+@torch.no_grad()
+def test_a_full_prefix_is_a_mask(batch):
+    """Attention by hand, with weights from a mask written out, in the place of torch's."""
+    prefix, indices = batch
+    model, positions = make_model(prefix_attention="full"), P + T - 1
+    allowed = torch.tensor([[key <= query or (query < P and key < P) for key in range(positions)]
+                            for query in range(positions)])
+
+    def by_hand(q, k, v, mask=None, is_causal=False):
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~allowed, -torch.inf)
+        return scores.softmax(-1) @ v
+
+    expected = model(prefix, indices)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.nn.functional.scaled_dot_product_attention", by_hand)
+        torch.testing.assert_close(model(prefix, indices), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(make_model()(prefix, indices), expected)
+
+
+def test_a_prefix_of_one_token_is_the_same_either_way(batch):
+    full, causal = (make_model(prefix_attention=kind, prefix_length=1) for kind in ("full", "causal"))
+    assert torch.equal(full(batch[0][:, :1], batch[1]), causal(batch[0][:, :1], batch[1]))
 
 
 def test_positions_matter(model, batch):
@@ -151,12 +189,16 @@ def test_dropout_is_only_for_training(batch):
     assert not torch.allclose(model.train()(*batch), make_model()(*batch))
 
 
-def test_save_and_load(tmp_path, model, batch):
+def test_save_and_load(tmp_path, batch):
+    model = make_model(conditions=({"kind": "class", "vocab": 5}, {"kind": "codes", "name": "a", "vocab": 9,
+                                                                   "window": [2, 1]}),
+                       window=(3, 4), order="z_curve", prefix_attention="full")
     model.save_pretrained(tmp_path / "m")
     again = LatentTransformer.from_pretrained(tmp_path / "m")
+    assert again.config == model.config
     assert torch.equal(model(*batch), again(*batch))
-    assert json.loads((tmp_path / "m/config.json").read_text()) == {"kind": "LatentTransformer",
-                                                                    **asdict(model.config)}
+    plain = json.loads(json.dumps(asdict(model.config)))
+    assert json.loads((tmp_path / "m/config.json").read_text()) == {"kind": "LatentTransformer", **plain}
 
 
 def test_loading_says_what_is_wrong(tmp_path, model):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import tesserae
+from tesserae.data.views import Classes, view_of
 from tesserae.errors import TesseraeError
 from tesserae.models.layers import Attention
 from tesserae.models.vqgan import VQGAN, VQGANConfig
@@ -25,6 +26,7 @@ def tiny(**changes):
 @pytest.mark.parametrize(("changes", "f"), [
     ({"channel_mult": (1,)}, 1), ({}, 2), ({"channel_mult": (1, 1, 2, 2)}, 8), ({"patch": 2}, 4),
     ({"patch": 4, "channel_mult": (1, 2, 2)}, 16), ({"patch": 8, "channel_mult": (1,)}, 8),
+    ({"patch": 4, "refine": 6}, 8), ({"refine": 6}, 2),
 ])
 @pytest.mark.parametrize("side", [1, 3])
 def test_shapes_follow_from_f(changes, f, side):
@@ -43,6 +45,31 @@ def test_shapes_follow_from_f(changes, f, side):
 def test_other_channels_in_and_out():
     model = tiny(in_channels=5, out_channels=7, patch=2)
     assert model.decode(model.encode(torch.randn(1, 5, 8, 8))).shape == (1, 7, 8, 8)
+
+
+def test_the_last_layer_refines_at_full_resolution():
+    """It sees pixels of different patches side by side, which a layer before the unfolding does not."""
+    model, shapes = tiny(patch=4, refine=6), []
+    model.decoder.conv_out.register_forward_hook(lambda layer, inputs, output: shapes.append(inputs[0].shape[1:]))
+    codes = torch.randint(16, (1, 3, 5), generator=torch.Generator().manual_seed(0))
+    assert model.decode(codes).shape == (1, 3, 24, 40)
+    assert shapes == [(6, 24, 40)]
+    assert model.decoder.conv_out.weight.shape == (3, 6, 3, 3)
+    assert tiny(patch=4).decoder.conv_out.weight.shape == (3 * 16, 8, 3, 3)
+
+
+def test_a_vqgan_of_classes_gives_logits():
+    view = Classes("segmentation", [(0, 0, 0), (255, 0, 7), (1, 2, 3), (9, 9, 9), (5, 0, 5)])
+    model = tiny(**view.record(), patch=2)
+    with torch.no_grad():
+        model.decoder.conv_out.weight.mul_(30)
+    masks = torch.randint(5, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    seen = view.seen(masks)
+    logits = model.decode(model.encode(seen))
+    assert logits.shape == (2, 5, 16, 16)
+    assert logits.abs().max() > 2  # not cut off at 1, as pictures are
+    torch.testing.assert_close(logits, model(seen)[0], rtol=1e-4, atol=1e-4)
+    assert view.drawn(logits).shape == (2, 3, 16, 16)
 
 
 @pytest.mark.parametrize("quantizer", ["nearest", "ema", "simvq", "fsq", "lfq", "gumbel"])
@@ -130,6 +157,13 @@ def test_saved_and_loaded(tmp_path, quantizer):
     assert torch.equal(again.encode(images), model.encode(images))
     codes = model.encode(images)
     assert torch.equal(again.decode(codes), model.decode(codes))
+
+
+def test_a_view_is_saved_with_its_network(tmp_path):
+    view = Classes("layout", [(0, 128, 255), (255, 255, 255)])
+    tiny(**view.record(), refine=2).save_pretrained(tmp_path)
+    found = view_of(VQGAN.from_pretrained(tmp_path).config)
+    assert (type(found), vars(found)) == (Classes, vars(view))
 
 
 def test_folders_that_hold_no_vqgan(tmp_path):

@@ -9,14 +9,8 @@ import pytest
 
 from tesserae.mend import KEPT, keep_lock, mend
 
-WHOLE = """schema: '2.0'
-stages:
-  prepare:
-    cmd: python x.py
-    outs:
-    - path: prepared
-      md5: 0123.dir
-"""
+WHOLE = ("schema: '2.0'\nstages:\n  prepare:\n    cmd: python x.py\n    outs:\n    - path: prepared\n"
+         "      md5: 0123.dir\n")
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Large maps: a tile is what the VQGAN makes of it, tiles meet without a seam, and the memory is a tile's."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -40,6 +42,23 @@ def test_a_map_within_the_limit_is_decoded_whole(vqgan, seen, shape):
     assert seen == [(1, *shape)] * 3
     assert torch.equal(pictures, torch.cat([vqgan.decode(one[None]) for one in codes]))
     assert torch.equal(decode_map(vqgan, codes[0], tile=8), pictures[:1])
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (9, 20)])
+def test_logits_of_classes_are_not_cut_off(shape):
+    """The largest of several above 1 would be any of them."""
+    torch.manual_seed(0)
+    made = VQGAN(VQGANConfig(view="segmentation", column="segmentation", colours=(1, 2, 3, 4, 5), out_channels=5,
+                             channels=8, channel_mult=(1, 1), res_blocks=1, z_channels=8, codebook_size=K,
+                             codebook_dim=4)).eval()
+    with torch.no_grad():
+        made.decoder.conv_out.weight.mul_(30)
+    codes = codes_of(2, *shape)
+    logits = decode_map(made, codes, tile=8, overlap=2)
+    assert logits.shape == (2, 5, 2 * shape[0], 2 * shape[1])
+    assert logits.abs().max() > 2
+    if shape == (5, 6):
+        assert torch.equal(logits, torch.cat([made.decode(one[None]) for one in codes]))
 
 
 @pytest.mark.parametrize("shape", [(9, 9), (5, 40), (23, 17), (8, 9), (70, 1)])
@@ -118,6 +137,13 @@ def test_other_channels_than_three():
     pictures = decode_map(vqgan, codes_of(7, 12), tile=6, overlap=2)
     assert pictures.shape == (1, 1, 14, 24)
     assert encode_map(vqgan, pictures, tile=6, overlap=2).shape == (1, 7, 12)
+
+
+def test_logits_of_classes_are_not_bounded(vqgan, monkeypatch):
+    monkeypatch.setattr(vqgan, "config", replace(vqgan.config, view="segmentation", colours=(1, 2, 3)))
+    logits = torch.full((1, 3, 6 * F, 6 * F), 7.0)
+    monkeypatch.setattr(vqgan, "decode", lambda codes: logits)
+    assert decode_map(vqgan, codes_of(9, 9), tile=6, overlap=2).allclose(torch.tensor(7.0))
 
 
 def test_progress_counts_tiles(vqgan):

@@ -1,7 +1,7 @@
 """The sliding window: as the definition does it, whatever is drawn at once."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pytest
 import torch
@@ -221,6 +221,33 @@ def test_a_stride_of_the_window_draws_windows_that_know_nothing_of_each_other():
                 assert torch.equal(again, tile)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_what_is_given_is_kept(model, stride):
+    """Codes that were drawn, given again, change nothing; others change what comes after them."""
+    shape, how = (7, 10), {"window": WINDOW, "count": 2, "seed": 1, "stride": stride}
+    free = sample_map(model, telling, shape, **how)
+    mask = torch.zeros(2, *shape, dtype=torch.bool)
+    mask[0, 3, 4:6] = mask[1, 2:, 5] = True
+    indices = torch.randint(K, mask.shape, generator=torch.Generator().manual_seed(0))
+    codes = sample_map(model, telling, shape, given=(mask, indices), **how)
+    assert torch.equal(codes[mask], indices[mask])
+    assert not torch.equal(codes[~mask], free[~mask])
+    assert torch.equal(codes[0, :1], free[0, :1])
+    assert torch.equal(codes, sample_map(model, telling, shape, given=(mask, indices), wavefront=False, **how))
+    other = torch.where(mask, indices, K - 1)  # at places that are not given anything may stand
+    assert torch.equal(codes, sample_map(model, telling, shape, given=(mask, other), **how))
+    assert torch.equal(free, sample_map(model, telling, shape, given=(mask, free), **how))
+
+
+def test_completion_in_one_window_is_the_plain_sampler_s(model):
+    mask = torch.zeros(2, *WINDOW, dtype=torch.bool)
+    mask[:, 0] = mask[1, 2, 1] = True
+    given = (mask, torch.randint(K, mask.shape, generator=torch.Generator().manual_seed(1)))
+    prefix = constant(*torch.zeros(3, 2, dtype=torch.int64))
+    assert torch.equal(sample_map(model, constant, WINDOW, WINDOW, count=2, seed=3, given=given),
+                       sample(model, prefix, WINDOW, seed=3, given=given))
+
+
 def test_blocks_make_the_map_less_likely(model):
     """What a stride costs: nats under the definition's windows."""
     exact, coarse = (sample_map(model, constant, (12, 16), WINDOW, count=8, stride=stride) for stride in (1, 3))
@@ -265,6 +292,8 @@ def test_the_model_s_mode_is_left_as_it_was(model):
     ({"stride": 0}, "stride of 0"),
     ({"batch_size": 0}, "batch_size = 0"),
     ({"top_p": 2.0}, "top_p"),
+    ({"given": (torch.ones(1, 5, 5).bool(), torch.zeros(1, 5, 5).long())}, r"given mask .* of \(1, 5, 6\)"),
+    ({"given": (torch.ones(1, 5, 6).bool(), torch.full((1, 5, 6), K))}, "given codes run from 11"),
     ({"prefixes": lambda samples, tops, lefts: constant(samples, tops, lefts) + 4}, "tokens run from 7 to 7"),
     ({"prefixes": lambda samples, tops, lefts: torch.zeros(1, 2).long(), "count": 2}, "a row for each window"),
     ({"prefixes": lambda samples, tops, lefts: samples[:, None]}, "the prefix has the shape"),
@@ -275,16 +304,20 @@ def test_what_does_not_fit_is_named(model, call, said):
 
 
 def test_only_row_major_transformers_slide(model):
-    @dataclass(frozen=True)
-    class Ordered(TransformerConfig):
-        order: str = "spiral_in"
-
     other = made()
-    other.config = Ordered(**vars(model.config))
+    other.config = replace(model.config, order="spiral_in")
     for call in (lambda: sample_map(other, constant, (5, 6), WINDOW),
                  lambda: window_nll(other, constant, torch.zeros(1, 5, 6).long(), WINDOW)):
         with pytest.raises(TesseraeError, match="in the order 'spiral_in'"):
             call()
+
+
+def test_the_window_is_the_one_that_was_trained_on():
+    other = made()
+    other.config = replace(other.config, window=WINDOW)
+    assert sample_map(other, constant, (5, 6), WINDOW).shape == (1, 5, 6)
+    with pytest.raises(TesseraeError, match="4x3 codes was asked for; this transformer knows maps of 3x4 codes"):
+        sample_map(other, constant, (5, 6), (4, 3))
 
 
 def test_maps_with_foreign_codes_are_named(model):

@@ -33,22 +33,32 @@ class Features(nn.Module):
         return (self.conv(x).tanh() - self.conv(y).tanh()).square().mean((1, 2, 3))
 
 
-def parts(patch=1, quantizer="nearest"):
+def parts(patch=1, quantizer="nearest", classes=0, refine=0):
+    """A VQGAN with what judges it, and pictures, or one-hot maps of `classes`."""
     torch.manual_seed(0)
+    channels = classes or 3
     model = VQGAN(VQGANConfig(channels=8, channel_mult=(1, 2), res_blocks=1, patch=patch, z_channels=8,
-                              codebook_size=16, codebook_dim=4, quantizer=quantizer)).double()
+                              codebook_size=16, codebook_dim=4, quantizer=quantizer, refine=refine,
+                              in_channels=channels, out_channels=channels, colours=tuple(range(classes)))).double()
     if quantizer == "nearest":
         nn.init.normal_(model.quantizer.codebook, std=0.5)
     discriminator = PatchDiscriminator(3, 8, 2).double()
-    return model, discriminator, Features().double(), torch.rand(3, 3, 16, 16).double() * 2 - 1
+    images = torch.rand(3, 3, 16, 16).double() * 2 - 1
+    if classes:
+        images = torch.eye(classes).double()[torch.randint(classes, (3, 16, 16))].permute(0, 3, 1, 2).contiguous()
+    return model, discriminator, Features().double(), images
 
 
 def plain(model, discriminator, lpips, x, weights):
     """Both losses with autograd alone, term by term as the paper writes them."""
     x_hat, quantized = model(x)
     difference = x - x_hat
-    pixel = difference.abs().mean() if weights.pixel_loss == "l1" else difference.square().mean()
-    rec = weights.pixel_weight * pixel + weights.perceptual_weight * lpips(x, x_hat).mean()
+    pixel = {"l1": lambda: difference.abs().mean(), "l2": lambda: difference.square().mean(),
+             "cross_entropy": lambda: -(x * x_hat.log_softmax(1)).sum(1).mean()}[weights.pixel_loss]()
+    rec = weights.pixel_weight * pixel
+    if lpips is not None:
+        judged = slice(0, round(weights.perceptual_share * len(x)))
+        rec = rec + weights.perceptual_weight * lpips(x[judged], x_hat[judged]).mean()
     loss = (rec + weights.codebook_weight * quantized.codebook_loss
             + weights.commitment_weight * quantized.commitment_loss)
     factor = torch.zeros(())
@@ -85,10 +95,11 @@ def assert_same_gradients(a, b):
 @pytest.mark.parametrize("kind", ["hinge", "vanilla"])
 @pytest.mark.parametrize("patch", [1, 2])
 @pytest.mark.parametrize("pixel_loss", ["l1", "l2"])
-def test_every_gradient_and_lambda(kind, patch, pixel_loss):
-    model, discriminator, lpips, x = parts(patch)
-    weights = Weights(pixel_loss=pixel_loss, pixel_weight=0.7, perceptual_weight=1.3, codebook_weight=0.9,
-                      commitment_weight=0.4, gan_loss=kind, gan_weight=0.8)
+@pytest.mark.parametrize(("refine", "share"), [(0, 1.0), (3, 2 / 3)])
+def test_every_gradient_and_lambda(kind, patch, pixel_loss, refine, share):
+    model, discriminator, lpips, x = parts(patch, refine=refine)
+    weights = Weights(pixel_loss=pixel_loss, pixel_weight=0.7, perceptual_weight=1.3, perceptual_share=share,
+                      codebook_weight=0.9, commitment_weight=0.4, gan_loss=kind, gan_weight=0.8)
     other, other_discriminator = copy.deepcopy(model), copy.deepcopy(discriminator)
     x_hat, factor = plain(other, other_discriminator, lpips, x, weights)
     other_discriminator.zero_grad()
@@ -103,6 +114,21 @@ def test_every_gradient_and_lambda(kind, patch, pixel_loss):
     assert_same_gradients(model, other)
     assert_same_gradients(discriminator, other_discriminator)
     assert all(not value.requires_grad for value in terms.values())
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_every_gradient_of_classes(patch):
+    """Cross-entropy over one-hot maps, without a discriminator or LPIPS."""
+    model, _, _, x = parts(patch, classes=5)
+    weights = Weights(pixel_loss="cross_entropy", pixel_weight=0.7, perceptual_weight=0.0, codebook_weight=0.9,
+                      commitment_weight=0.4, gan_loss="none")
+    other = copy.deepcopy(model)
+    plain(other, None, None, x, weights)
+    terms, made = generator_backward(model, x, weights, None, None)
+    assert_same_gradients(model, other)
+    assert made["x_hat"].shape == x.shape
+    assert terms["rec"].item() == pytest.approx(0.7 * terms["pixel"].item())
+    assert {"perceptual", "gan", "lambda"}.isdisjoint(terms)
 
 
 @pytest.mark.parametrize("quantizer", ["nearest", "gumbel"])
@@ -191,6 +217,32 @@ def test_pixel_losses(pixel_loss, value):
     assert found["pixel"].item() == pytest.approx(value)
     assert found["rec"].item() == pytest.approx(3 * value)
     assert "perceptual" not in found
+
+
+def test_cross_entropy_by_hand():
+    x = torch.eye(2)[torch.tensor([[0, 1]])].permute(0, 2, 1)[:, :, None]  # (1,2,1,2): of either class
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), math.log(3)]]).view(1, 2, 1, 2)  # 1/4 and 3/4 everywhere
+    found = reconstruction_loss(x, logits, Weights(pixel_loss="cross_entropy", perceptual_weight=0.0), None)
+    assert found["pixel"].item() == pytest.approx(-(math.log(1 / 4) + math.log(3 / 4)) / 2)
+
+
+@pytest.mark.parametrize(("share", "judged"), [(1.0, 8), (0.5, 4), (0.25, 2), (0.01, 1)])
+def test_lpips_judges_a_share_of_the_batch(share, judged):
+    """The mean of those it judges: so its weight does not fall with the share."""
+    x, seen = torch.zeros(8, 3, 4, 4), []
+
+    def lpips(real, made):
+        seen.append(len(made))
+        return made.abs().mean((1, 2, 3))
+
+    x_hat = (x + torch.arange(1.0, 9)[:, None, None, None]).requires_grad_()
+    weights = Weights(pixel_weight=0.0, perceptual_weight=2.0, perceptual_share=share)
+    found = reconstruction_loss(x, x_hat, weights, lpips)
+    assert seen == [judged]
+    assert found["rec"].item() == pytest.approx(2 * (1 + judged) / 2)
+    gradient, = torch.autograd.grad(found["rec"], x_hat)
+    assert (gradient[:judged] > 0).all()
+    assert not gradient[judged:].any()
 
 
 def test_mixed_precision_stays_near_full_precision():

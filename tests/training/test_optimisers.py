@@ -1,12 +1,14 @@
-"""Both optimisers of stage 1 move what they should, at the rate they should, and remember it."""
+"""Both stages' optimisers move what they should, at the rate they should, and remember it."""
 
 import copy
 
 import pytest
 import torch
 
+from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.params import load_params
+from tesserae.training import transformer
 from tesserae.training.optimisers import hidden_convolutions, make_optimiser, set_share
 
 
@@ -16,6 +18,19 @@ def small(kind, **changes):
                               codebook_size=16, codebook_dim=4))
     block = load_params("tests/plain.yaml").vqgan["image"].model_copy(update={"optimiser": kind, **changes})
     return model, make_optimiser(model, block)
+
+
+def small_transformer(kind, **changes):
+    torch.manual_seed(0)
+    model = LatentTransformer(TransformerConfig(codebook_size=11, prefix_vocab=3, max_tokens=6, n_layer=2, n_head=2,
+                                                n_embd=16))
+    block = load_params("tests/plain.yaml").transformer["class"].model_copy(update={"optimiser": kind, **changes})
+    return model, transformer.make_optimiser(model, block)
+
+
+SMALL = [(small, "adam"), (small, "muon"), (small_transformer, "adamw"), (small_transformer, "muon")]
+EACH = pytest.mark.parametrize(("make", "kind"), SMALL, ids=["vqgan-adam", "vqgan-muon", "transformer-adamw",
+                                                             "transformer-muon"])
 
 
 def gradients(model, seed):
@@ -38,9 +53,33 @@ def test_hidden_convolutions_leave_out_what_meets_pixels_and_the_codebook():
     assert id(model.quantizer.codebook) not in hidden
 
 
-@pytest.mark.parametrize("kind", ["adam", "muon"])
-def test_every_weight_is_in_one_group_and_moves(kind):
-    model, optimiser = small(kind)
+def test_muon_works_on_the_matrices_inside_the_transformer_alone():
+    model, optimiser = small_transformer("muon")
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    hidden = [names[id(weight)] for weight in optimiser.hidden]
+    assert sorted(name.split(".", 2)[2] for name in hidden) == 2 * [
+        "attention.proj.weight"] + 2 * ["attention.qkv.weight"] + 2 * ["down.weight"] + 2 * ["up.weight"]
+    others = {names[id(weight)] for group in optimiser.adam.param_groups for weight in group["params"]}
+    assert {"head.weight", "token_embedding.weight", "prefix_embedding.weight", "positions", "norm.weight"} <= others
+    assert others.isdisjoint(hidden)
+
+
+def test_weight_decay_is_on_the_matrices_inside_alone():
+    """Without a gradient's push they shrink, and nothing else does."""
+    model, optimiser = small_transformer("muon", weight_decay=0.5, muon_lr=0.1, lr=0.1)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    hidden = {id(weight) for weight in optimiser.hidden}
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimiser.step()
+    for name, weight in model.named_parameters():
+        shrunk = before[name] * (1 - 0.1 * 0.5) if id(weight) in hidden else before[name]
+        torch.testing.assert_close(weight.detach(), shrunk, msg=name)
+
+
+@EACH
+def test_every_weight_is_in_one_group_and_moves(make, kind):
+    model, optimiser = make(kind)
     grouped = [p for group in optimiser.param_groups for p in group["params"]]
     assert sum(p.numel() for p in grouped) == sum(p.numel() for p in model.parameters())
     before = [weight.detach().clone() for weight in model.parameters()]
@@ -61,6 +100,15 @@ def test_muon_moves_along_an_orthogonal_matrix_of_adams_size():
     assert 0.2 * 1e-2 * 0.5 < moved.square().mean().sqrt() < 0.2 * 1e-2 * 1.5
 
 
+def test_the_transformers_rates_are_shares_of_the_full_ones():
+    model, optimiser = small_transformer("muon", lr=1e-3, muon_lr=4e-3)
+    set_share(optimiser, 0.5)
+    rates = {id(p): group["lr"] for group in optimiser.adam.param_groups for p in group["params"]}
+    assert set(rates.values()) == {5e-4}
+    assert id(model.head.weight) in rates
+    assert [group["lr"] for group in optimiser.muon.param_groups] == [2e-3]
+
+
 @pytest.mark.parametrize("kind", ["adam", "muon"])
 def test_rates_are_shares_of_the_full_ones_and_the_codebook_has_its_own(kind):
     model, optimiser = small(kind, lr=1e-3, codebook_lr=4e-3)
@@ -75,9 +123,9 @@ def test_rates_are_shares_of_the_full_ones_and_the_codebook_has_its_own(kind):
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
 
 
-@pytest.mark.parametrize("kind", ["adam", "muon"])
-def test_state_goes_on_to_the_same_bits(kind):
-    (model, optimiser), (other, resumed) = small(kind), small(kind)
+@EACH
+def test_state_goes_on_to_the_same_bits(make, kind):
+    (model, optimiser), (other, resumed) = make(kind), make(kind)
     gradients(model, 4)
     optimiser.step()
     other.load_state_dict(model.state_dict())

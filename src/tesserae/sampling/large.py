@@ -25,8 +25,9 @@ Progress = Callable[[int, int], None]
 @torch.no_grad()
 def decode_map(vqgan: VQGAN, codes: Tensor, tile: int = TILE, overlap: int = OVERLAP,
                progress: Progress | None = None) -> Tensor:
-    """Code maps -> pictures of any size: (H,W) or (B,H,W) int64 -> (B,C,f H,f W) float32 in [-1,1].
+    """Code maps -> pictures of any size: (H,W) or (B,H,W) int64 -> (B,C,f H,f W) float32 as `VQGAN.decode`'s.
 
+    Of a VQGAN of classes: logits, unbounded, as `VQGAN.decode` gives them.
     Maps of at most tile x tile codes, whatever their shape, are decoded whole; larger ones in tiles of that size,
     of which neighbours share at least `overlap` rows or columns of codes, where one fades into the other in equal
     steps. One tile is decoded at a time, on the network's device, and the pictures gather on the codes': memory
@@ -42,6 +43,8 @@ def decode_map(vqgan: VQGAN, codes: Tensor, tile: int = TILE, overlap: int = OVE
     for number, (row, down), (col, right) in _each(len(maps), zip(rows, fades[0]), zip(cols, fades[1]), progress):
         part = vqgan.decode(maps[number:number + 1, row, col].to(device))[0].to(codes.device)  # (C,f h,f w)
         pictures[number, :, _pixels(row, f), _pixels(col, f)] += part * down[:, None] * right
+    if vqgan.config.colours:
+        return pictures
     return pictures.clamp_(-1, 1)  # weights that are rounded may lead a little past it
 
 

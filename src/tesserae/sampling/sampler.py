@@ -134,6 +134,11 @@ def _check(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int],
     if prefix.numel() and not 0 <= int(prefix.min()) <= int(prefix.max()) < c.prefix_vocab:
         raise TesseraeError(f"prefix tokens run from {int(prefix.min())} to {int(prefix.max())}; this "
                             f"transformer knows 0 to {c.prefix_vocab - 1}.")
+    check_given(model, given, wanted)
+
+
+def check_given(model: LatentTransformer, given: tuple[Tensor, Tensor] | None, wanted: tuple[int, ...]) -> None:
+    """Raise TesseraeError where a given mask or its indices are not (B,h,w) = `wanted`, or no codes of the model."""
     if given is None:
         return
     mask, indices = given
@@ -141,6 +146,7 @@ def _check(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int],
         raise TesseraeError(f"the given mask and indices have the shapes {tuple(mask.shape)} and "
                             f"{tuple(indices.shape)}; a boolean mask and indices of {wanted} are needed.")
     kept = indices[mask]
-    if kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < c.codebook_size:
+    known = model.config.codebook_size
+    if kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < known:
         raise TesseraeError(f"given codes run from {int(kept.min())} to {int(kept.max())}; this transformer "
-                            f"knows 0 to {c.codebook_size - 1}.")
+                            f"knows 0 to {known - 1}.")

@@ -18,7 +18,7 @@ from torch import Tensor
 from tesserae.errors import TesseraeError
 from tesserae.models.transformer import Cache, LatentTransformer
 from tesserae.sampling.filters import draw, rank
-from tesserae.sampling.sampler import uniforms
+from tesserae.sampling.sampler import check_given, uniforms
 from tesserae.sampling.wavefront import Block, Form, Size, alike, blocks_of, local_place, waves
 
 __all__ = ["Prefixes", "local_place", "sample_map", "window_nll"]
@@ -33,8 +33,7 @@ MOMENTS = 64  # that often, at most, a growing map is shown
 def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window: Size, count: int = 1,
                temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0, first: int = 0,
                stride: int = 1, given: tuple[Tensor, Tensor] | None = None, wavefront: bool = True,
-               batch_size: int = 64,
-               progress: Callable[[int, int], None] | None = None,
+               batch_size: int = 64, progress: Callable[[int, int], None] | None = None,
                grown: Callable[[Tensor, Tensor], None] | None = None) -> Tensor:
     """Draw `count` code maps of any shape: -> (count,H,W) int64 on the model's device.
 
@@ -46,7 +45,8 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
     through the network, but codes inside of a block see less of what surrounds them. Codes beside the block that
     the window needs before their time are drawn for the moment, then dropped.
 
-    given: (mask (count,H,W) bool, indices (count,H,W) int64): codes under the mask are kept.
+    given: (mask (count,H,W) bool, indices (count,H,W) int64): codes under the mask are kept, the others are drawn
+    in order, each from those before it.
 
     wavefront: what does not depend on each other goes through the network together, up to `batch_size` windows;
     False draws block after block, for comparison. The codes are the same: in fp32 on a CPU bit for bit what the
@@ -58,15 +58,12 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
     if not 1 <= stride <= min(window):
         raise TesseraeError(f"a stride of {stride} does not fit a window of {window[0]}x{window[1]} codes: "
                             f"take 1 to {min(window)}.")
-    if given is not None and any(part.shape != (count, *shape) for part in given):
-        raise TesseraeError(f"the given mask and indices have the shapes {tuple(given[0].shape)} and "
-                            f"{tuple(given[1].shape)}; both must be {(count, *shape)}.")
+    check_given(model, given, (count, *shape))
     device = model.head.weight.device
     codes = torch.zeros(count, *shape, dtype=torch.int64, device=device)
     noise = uniforms(seed, range(first, first + count), shape[0] * shape[1]).flatten().to(device)
     slide = _Slide(model, prefixes, codes, window, first)
     blocks, album, done = blocks_of(shape, window, stride), _Album(codes, grown), 0
-
     mask, known = (None, None) if given is None else (part.flatten().to(device) for part in given)
 
     def choose(logits: Tensor, where: Tensor) -> Tensor:
@@ -232,13 +229,14 @@ def _evaluating(model: LatentTransformer) -> Iterator[None]:
 
 
 def _check(model: LatentTransformer, shape: Sequence[int], window: Size, batch_size: int) -> None:
-    order = getattr(model.config, "order", "row")
-    if order != "row":
-        raise TesseraeError(f"this transformer draws codes in the order '{order}'; a sliding window needs the codes "
-                            "above and to the left, so train one with the order 'row'.")
-    if min(window) < 1 or window[0] * window[1] != model.config.max_tokens:
+    c = model.config
+    if c.order != "row":
+        raise TesseraeError(f"this transformer draws codes in the order '{c.order}'; a sliding window needs the "
+                            "codes above and to the left, so train one with the order 'row'.")
+    if min(window) < 1 or window[0] * window[1] != c.max_tokens or tuple(c.window) not in ((), tuple(window)):
+        knows = "x".join(map(str, c.window)) if c.window else c.max_tokens
         raise TesseraeError(f"a window of {window[0]}x{window[1]} codes was asked for; this transformer knows maps "
-                            f"of {model.config.max_tokens} codes: give the height and width that it was trained on.")
+                            f"of {knows} codes: give the height and width that it was trained on.")
     if len(shape) != 2 or shape[0] < window[0] or shape[1] < window[1]:
         raise TesseraeError(f"a map of {'x'.join(map(str, shape))} codes is smaller than the window of "
                             f"{window[0]}x{window[1]}: take a larger map, or sample it without a window.")

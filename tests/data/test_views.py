@@ -1,0 +1,242 @@
+"""Views: what a VQGAN sees of a picture has the right shape and range, and is what it says."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_pictures import PALETTE, painted, pictures_of, smooth
+
+from tesserae.data.batches import to_unit
+from tesserae.data.pictures import PicturesError
+from tesserae.data.views import KINDS, Classes, Depth, Edges, LowResolution, Picture, Viewed, make_view, view_of
+from tesserae.evaluation.images import view_metrics
+from tesserae.models.vqgan import VQGANConfig
+
+COUNT, SIDE = 5, 16
+COLUMNS = [("image", "image"), ("image", "photo"), ("segmentation", "segmentation"), ("depth", "depth"),
+           ("edges", "image"), ("edges", "photo"), ("low_resolution", "image")]
+
+
+def masks(count=COUNT, classes=3, seed=0):
+    found = np.random.default_rng(seed).integers(0, classes, (count, SIDE, SIDE), dtype=np.uint8)
+    found[:, 0, 0] = classes - 1  # each occurs
+    return found
+
+
+def depths(count=COUNT):
+    return np.random.default_rng(2).integers(0, 65536, (count, SIDE, SIDE), dtype=np.uint16)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return pictures_of(image=smooth(COUNT), photo=smooth(COUNT, seed=1), depth=depths(),
+                       segmentation=[painted(mask) for mask in masks()])
+
+
+def uniform(*colour, side=SIDE):
+    return torch.tensor(colour, dtype=torch.uint8)[None, :, None, None].expand(1, 3, side, side)
+
+
+# ------------------------------------------------------------------ all of them
+
+
+def test_every_kind_is_tried_here():
+    assert {kind for kind, _ in COLUMNS} == set(KINDS)
+
+
+@pytest.mark.parametrize(("kind", "column"), COLUMNS)
+def test_shapes_and_ranges(pictures, kind, column):
+    view = make_view(kind, column, pictures)
+    assert (view.kind, view.column) == (kind, column)
+    stored = view.stored(pictures, [3, 0])
+    assert stored.shape[0] == 2
+    assert stored.shape[2:] == (SIDE, SIDE)
+    assert not stored.is_floating_point()
+    seen = view.seen(stored)
+    assert seen.shape == (2, view.channels, SIDE, SIDE)
+    assert seen.dtype == torch.float32
+    assert -1 <= seen.min() < seen.max() <= 1
+    assert torch.equal(seen[1], view.seen(view.stored(pictures, [0]))[0])
+    for made in (seen, 5 * torch.randn(seen.shape)):  # a decoder's output keeps to no range
+        drawn = view.drawn(made)
+        assert drawn.shape == (2, 3, SIDE, SIDE)
+        assert -1 <= drawn.min() <= drawn.max() <= 1
+
+
+@pytest.mark.parametrize(("kind", "column"), COLUMNS)
+def test_a_networks_config_tells_its_view(pictures, kind, column):
+    view = make_view(kind, column, pictures)
+    again = view_of(VQGANConfig(**view.record()))
+    assert type(again) is type(view)
+    assert vars(again) == vars(view)
+    config = VQGANConfig(**view.record())
+    assert config.in_channels == config.out_channels == view.channels
+    assert bool(config.colours) == (kind == "segmentation")
+
+
+@pytest.mark.parametrize(("kind", "column"), COLUMNS)
+def test_a_view_is_mirrored_as_its_picture_is(pictures, kind, column):
+    """Stored forms are mirrored where they lie: what is computed from a mirrored picture must be that."""
+    view = make_view(kind, column, pictures)
+    stored = view.stored(pictures, range(COUNT))
+    assert torch.equal(view.seen(stored.flip(-1)), view.seen(stored).flip(-1))
+    if view.of_picture(uniform(0, 0, 0)) is not None:
+        images = pictures.batch(range(COUNT), column)
+        mirrored = view.of_picture(images.flip(-1)).int()
+        assert (mirrored - stored.flip(-1).int()).abs().max() <= 1  # sums round in another order
+
+
+@pytest.mark.parametrize(("kind", "column"), COLUMNS)
+def test_measures_know_what_is_perfect(pictures, kind, column):
+    view = make_view(kind, column, pictures)
+    seen = view.seen(view.stored(pictures, range(COUNT)))
+    lpips = lambda x, y: (x - y).abs().mean((1, 2, 3))  # noqa: E731
+    perfect = view_metrics(view, seen, seen, lpips)
+    worse = view_metrics(view, seen.roll(1, 0), seen, lpips)
+    assert view.judged in perfect
+    assert all(values.shape == (COUNT,) for values in perfect.values())
+    assert perfect[view.judged].abs().max() < 1e-6
+    assert (worse[view.judged] > 0.01).all()
+    assert ("psnr" in perfect) == view.perceptual
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_column_is_one_sentence(pictures, kind):
+    with pytest.raises(PicturesError, match=r"no column 'thermal' \(image, .*depth.* are there\)") as caught:
+        make_view(kind, "thermal", pictures)
+    assert "thermal_file_name in metadata.jsonl" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_can_be_computed_from_a_picture(pictures):
+    images = pictures.batch(range(COUNT))
+    assert torch.equal(Picture().of_picture(images), images)
+    for view in (Edges(), LowResolution()):
+        assert torch.equal(view.of_picture(images), view.stored(pictures, range(COUNT)))
+    for view in (Picture("photo"), Depth("depth"), Classes("segmentation", PALETTE)):
+        assert view.of_picture(images) is None
+
+
+def test_viewed_pictures_are_seen_and_looked_at(pictures):
+    viewed = Viewed(pictures, make_view("segmentation", "segmentation", pictures))
+    assert (len(viewed), viewed.size) == (COUNT, SIDE)
+    colours = torch.tensor(PALETTE, dtype=torch.uint8)[torch.from_numpy(masks()[[4, 1]]).long()]
+    assert torch.equal(viewed.batch([4, 1]), colours.permute(0, 3, 1, 2))
+    assert torch.equal(viewed.seen([2]).argmax(1)[0], torch.from_numpy(masks()[2]).long())
+    plain = Viewed(pictures, Picture())
+    assert torch.equal(plain.batch([2]), pictures.batch([2]))
+    assert torch.equal(plain.seen([2]), to_unit(pictures.batch([2])))
+
+
+# ------------------------------------------------------------------ classes
+
+
+def test_classes_are_one_hot_and_drawn_in_their_colours(pictures):
+    view = make_view("segmentation", "segmentation", pictures)
+    assert view.colours == PALETTE
+    seen = view.seen(view.stored(pictures, range(COUNT)))
+    truth = torch.from_numpy(masks()).long()
+    assert torch.equal(seen.sum(1), torch.ones(COUNT, SIDE, SIDE))
+    assert set(seen.unique().tolist()) == {0, 1}
+    assert torch.equal(seen.argmax(1), truth)
+    colours = torch.tensor(PALETTE)[truth].permute(0, 3, 1, 2)
+    for made in (seen, 9 * seen + torch.rand(seen.shape)):  # one-hot, or logits with the same largest
+        assert torch.equal(((view.drawn(made) + 1) * 127.5).round().long(), colours)
+
+
+def test_masks_without_a_palette_get_colours_far_apart():
+    view = make_view("segmentation", "segmentation", pictures_of(image=smooth(2), segmentation=masks(2, 7)))
+    assert view.channels == len(set(view.colours)) == 7
+    apart = torch.cdist(*2 * [torch.tensor(view.colours).double()]) + 1000 * torch.eye(7)
+    assert apart.min() > 30
+
+
+def test_the_split_with_most_classes_decides():
+    few, many = (pictures_of(image=smooth(2), segmentation=[painted(mask) for mask in masks(2, classes)])
+                 for classes in (2, 3))
+    assert make_view("segmentation", "segmentation", few, many).colours == PALETTE
+    assert make_view("segmentation", "segmentation", many, few).colours == PALETTE
+    narrow = make_view("segmentation", "segmentation", few)
+    assert narrow.seen(narrow.stored(many, [0])).shape[1] == 2  # what it never saw counts as its last class
+
+
+def test_measures_of_classes_by_hand():
+    def one_hot(*classes):
+        return torch.eye(3)[torch.tensor(classes)].T.view(1, 3, 2, 2)
+
+    found = Classes("segmentation", PALETTE).measures(5 * one_hot(0, 1, 1, 1), one_hot(0, 0, 1, 1))
+    assert found["error"].tolist() == [0.25]
+    assert found["pixel_accuracy"].tolist() == [0.75]
+    assert found["miou"].item() == pytest.approx((1 / 2 + 2 / 3) / 2)  # the third class does not occur
+
+
+# ------------------------------------------------------------------ depth
+
+
+def test_depth_keeps_sixteen_bits():
+    steps = np.array([[0, 1], [30000, 65535]], dtype=np.uint16).repeat(8, 0).repeat(8, 1)
+    pictures = pictures_of(image=smooth(1), depth=[steps])
+    view = make_view("depth", "depth", pictures)
+    seen = view.seen(view.stored(pictures, [0]))[0, 0, ::8, ::8].flatten()
+    assert seen.tolist() == pytest.approx([-1, 2 / 65535 - 1, 60000 / 65535 - 1, 1], abs=1e-7)
+    assert seen[1] > seen[0]
+
+
+def test_depth_of_eight_bits_has_the_same_range():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    pictures = pictures_of(image=smooth(1), depth=[levels])
+    seen = Depth("depth").seen(Depth("depth").stored(pictures, [0])).flatten()
+    torch.testing.assert_close(seen, torch.linspace(-1, 1, 256))
+    drawn = Depth("depth").drawn(seen.view(1, 1, 16, 16))
+    assert torch.equal(drawn[:, 0], drawn[:, 2])
+
+
+# ------------------------------------------------------------------ edges and small pictures
+
+
+def edges_of(images):
+    return Edges().seen(Edges().of_picture(images))[:, 0]
+
+
+def test_a_step_is_a_strong_edge_and_a_plain_picture_has_none():
+    assert (edges_of(uniform(200, 10, 90)) == -1).all()
+    step = uniform(0, 0, 0).clone()
+    step[..., SIDE // 2:] = 255
+    found = edges_of(step)[0]
+    assert (found[:, SIDE // 2 - 1:SIDE // 2 + 1] > 0.99).all()
+    assert (found[:, :SIDE // 2 - 4] == -1).all()
+    assert (found[:, SIDE // 2 + 4:] == -1).all()
+    assert torch.equal(edges_of(step.mT)[0], found.T)  # in any direction
+    assert torch.equal(edges_of(step.flip(-1))[0], found.flip(-1))
+
+
+def test_edges_grow_with_the_step_and_do_not_depend_on_the_brightness():
+    found = []
+    for low, high in ((100, 104), (100, 110), (160, 170), (100, 140)):
+        step = uniform(low, low, low).clone()
+        step[..., SIDE // 2:] = high
+        found.append(edges_of(step).max().item())
+    assert -1 < found[0] < found[1] < found[3]
+    assert found[1] == pytest.approx(found[2], abs=0.01)
+
+
+def test_a_small_picture_of_one_colour_is_that_colour():
+    assert torch.equal(LowResolution().of_picture(uniform(12, 200, 255)), uniform(12, 200, 255))
+
+
+def test_a_small_picture_has_no_details():
+    checks = (torch.arange(SIDE)[:, None] + torch.arange(SIDE)) % 2 * 255
+    found = LowResolution().of_picture(checks.to(torch.uint8).expand(1, 3, SIDE, SIDE))
+    assert (found.int() - 128).abs().max() <= 1
+    halves = uniform(0, 0, 0).clone()
+    halves[..., SIDE // 2:] = 240
+    blurred = LowResolution().of_picture(halves)[0, 0, 0].int()
+    assert blurred[0] < 20
+    assert blurred[-1] > 220
+    assert blurred.diff().max() < 120  # where the picture itself goes from 0 to 240
+
+
+@pytest.mark.parametrize("size", [(18, 22), (4, 9), (3, 3)])
+def test_what_is_computed_has_the_pictures_size(size):
+    images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    assert LowResolution().of_picture(images).shape == images.shape
+    assert Edges().of_picture(images).shape == (2, 1, *size)

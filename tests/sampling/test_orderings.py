@@ -1,0 +1,146 @@
+"""Orders of drawing: permutations with their inverses, and maps that come out right under each of them."""
+
+import pytest
+import torch
+from torch import nn
+
+from tesserae.errors import TesseraeError
+from tesserae.evaluation.likelihood import likelihood
+from tesserae.models.transformer import LatentTransformer, TransformerConfig
+from tesserae.sampling.orderings import ORDERS, as_maps, in_order, inverse, ordering
+from tesserae.sampling.sampler import sample, upper_half
+
+SHAPE = (3, 4)
+MARK = 12  # one more than the codes of places
+
+
+@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (6, 1), (2, 3), (4, 4), (5, 7), (8, 8), (16, 16)])
+def test_every_order_is_a_permutation_with_its_inverse(name, shape):
+    order = ordering(name, *shape)
+    assert order.dtype == torch.int64
+    assert sorted(order.tolist()) == list(range(shape[0] * shape[1]))
+    turns = inverse(order)
+    assert torch.equal(order[turns], torch.arange(len(order)))
+    assert torch.equal(turns[order], torch.arange(len(order)))
+
+
+@pytest.mark.parametrize(("name", "turns"), [  # when each place has its turn
+    ("row", [[0, 1, 2], [3, 4, 5]]),
+    ("alternate", [[0, 1, 2], [5, 4, 3]]),
+    ("spiral_in", [[0, 1, 2], [7, 8, 3], [6, 5, 4]]),
+    ("spiral_in", [[0, 1, 2, 3], [7, 6, 5, 4]]),
+    ("spiral_in", [[0, 1], [7, 2], [6, 3], [5, 4]]),
+    ("spiral_out", [[8, 7, 6], [1, 0, 5], [2, 3, 4]]),
+    ("z_curve", [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]),
+    ("z_curve", [[0, 1, 4], [2, 3, 5], [6, 7, 8]]),
+    # the corner, every other row and column, then the rest as one reads
+    ("subsample", [[0, 4, 1, 5], [6, 7, 8, 9], [2, 10, 3, 11], [12, 13, 14, 15]]),
+    ("subsample", [[0, 2, 1], [3, 4, 5]]),
+])
+def test_small_ones_by_hand(name, turns):
+    turns = torch.tensor(turns)
+    assert inverse(ordering(name, *turns.shape)).view(turns.shape).tolist() == turns.tolist()
+
+
+@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("before", [(), (3,), (2, 3)])
+def test_sequences_become_the_maps_they_were(name, before):
+    maps = torch.randint(0, 99, (*before, *SHAPE), generator=torch.Generator().manual_seed(0))
+    sequences = in_order(maps, name)
+    assert sequences.shape == (*before, 12)
+    assert torch.equal(as_maps(sequences, name, SHAPE), maps)
+    assert torch.equal(sequences[..., 5], maps.flatten(-2)[..., ordering(name, *SHAPE)[5]])
+
+
+def test_an_unknown_order_is_named():
+    with pytest.raises(TesseraeError, match="order = 'column' is not known: use one of row, spiral_in"):
+        ordering("column", 2, 2)
+
+
+# ------------------------------------------------------------------ drawing
+
+
+class OwnPlace(LatentTransformer):
+    """It draws at each turn the code of that turn's place: what it should have learned under its order.
+
+    One code more is a mark: after one it draws nothing but marks. So it shows what comes before what.
+    """
+
+    def __init__(self, order):
+        super().__init__(TransformerConfig(codebook_size=MARK + 1, max_tokens=MARK, n_layer=1, n_head=1, n_embd=8,
+                                           window=SHAPE, order=order))
+        self.places = ordering(order, *SHAPE)
+
+    def forward(self, prefix, indices):
+        marks = (indices == MARK).long()
+        codes = torch.where(marks.cumsum(1) > marks, MARK, self.places[:indices.shape[1]])  # (B,T)
+        return 1000.0 * nn.functional.one_hot(codes, MARK + 1)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_drawn_maps_have_each_code_in_its_place(name):
+    drawn = sample(OwnPlace(name), torch.zeros(2, 1, dtype=torch.int64), SHAPE, cached=False)
+    assert torch.equal(drawn, torch.arange(12).view(1, *SHAPE).expand(2, -1, -1))
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_what_is_given_counts_from_its_turn_on(name):
+    """A mark at one place changes what is drawn after it in the order, and nothing before."""
+    mask = torch.zeros(1, *SHAPE, dtype=torch.bool)
+    mask[0, 1, 2] = True
+    given = mask, torch.where(mask, MARK, 0)
+    drawn = sample(OwnPlace(name), torch.zeros(1, 1, dtype=torch.int64), SHAPE, given=given, cached=False)[0]
+    turns = inverse(ordering(name, *SHAPE)).view(SHAPE)
+    assert torch.equal(drawn, torch.where(turns >= turns[1, 2], MARK, torch.arange(12).view(SHAPE)))
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A network with random weights, as large as makes every part of the input matter, under each order."""
+    torch.manual_seed(0)
+    config = {"codebook_size": 13, "prefix_vocab": 4, "max_tokens": 12, "n_layer": 2, "n_head": 2, "n_embd": 16}
+    made = {name: LatentTransformer(TransformerConfig(**config, window=SHAPE, order=name)).eval() for name in ORDERS}
+    for parameter in made["row"].parameters():
+        nn.init.normal_(parameter, std=0.4)
+    for model in made.values():
+        model.load_state_dict(made["row"].state_dict())
+    return made
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_the_codes_are_those_of_the_row_order_in_other_places(models, name):
+    """The network counts turns, not places: the same sequence, laid out otherwise."""
+    prefix = torch.arange(4)[:, None]
+    rows, drawn = (sample(models[order], prefix, SHAPE, seed=2) for order in ("row", name))
+    assert torch.equal(in_order(drawn, name), rows.flatten(1))
+    assert torch.equal(drawn, sample(models[name], prefix, SHAPE, seed=2, cached=False))
+
+
+@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("where", ["upper half", "scattered", "all"])
+def test_completion_keeps_what_is_given(models, name, where):
+    indices = torch.randint(13, (3, *SHAPE), generator=torch.Generator().manual_seed(0))
+    mask = upper_half(indices)
+    if where == "scattered":
+        mask = torch.rand(mask.shape, generator=torch.Generator().manual_seed(1)) < 0.4
+    if where == "all":
+        mask = torch.ones_like(mask)
+    prefix = torch.zeros(3, 1, dtype=torch.int64)
+    drawn, slow = (sample(models[name], prefix, SHAPE, seed=4, given=(mask, indices), cached=cached)
+                   for cached in (True, False))
+    assert torch.equal(drawn[mask], indices[mask])
+    assert torch.equal(drawn, slow)
+    if where != "all":
+        assert not torch.equal(drawn[~mask], indices[~mask])
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_likelihoods_belong_to_places(models, name):
+    """A map's nll under an order is that of its sequence, each where its code lies."""
+    maps = torch.randint(13, (5, *SHAPE), generator=torch.Generator().manual_seed(3))
+    prefix = torch.ones(5, 1, dtype=torch.int64)
+    found = likelihood(models[name], prefix, maps, batch_size=2)
+    expected = likelihood(models["row"], prefix, in_order(maps, name).view(5, *SHAPE))
+    torch.testing.assert_close(in_order(found.nll, name), expected.nll.flatten(1))
+    assert torch.equal(in_order(found.hit, name), expected.hit.flatten(1))
