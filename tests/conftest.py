@@ -1,9 +1,56 @@
 """Two processes share the machine (pyproject.toml), so each of them, and what it starts, works with one thread."""
 
+import builtins
+import errno
+import io
 import os
 import sys
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; child processes inherit it
     if "torch" in sys.modules:  # a plugin was quicker
         sys.modules["torch"].set_num_threads(1)
+
+
+class FullDisk(io.FileIO):
+    """A file that was made, and for whose content there is no space."""
+
+    def write(self, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fileno(self):
+        raise io.UnsupportedOperation("fileno")  # so that nobody writes behind its back
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A function after which there is no space left for anything that begins with a path."""
+
+    def fill(start):
+        real = io.open
+
+        def opened(file, mode="r", *rest, **options):
+            if not str(file).startswith(str(start)) or not any(letter in mode for letter in "wax+"):
+                return real(file, mode, *rest, **options)
+            buffer = io.BufferedWriter(FullDisk(file, "w"))
+            return buffer if "b" in mode else io.TextIOWrapper(buffer)
+
+        monkeypatch.setattr(io, "open", opened)
+        monkeypatch.setattr(builtins, "open", opened)
+        saved = sys.modules["safetensors.torch"].save_file
+
+        def save(tensors, path, *rest):
+            if not str(path).startswith(str(start)):
+                return saved(tensors, path, *rest)
+            Path(path).touch()
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+        for name, module in list(sys.modules.items()):
+            if name.startswith("tesserae.") and getattr(module, "save_file", None) is saved:
+                monkeypatch.setattr(module, "save_file", save)
+
+    return fill

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tesserae import stage as stages
 from tesserae import tracking
+from tesserae.errors import DiskFullError
 from tesserae.params import load_params
 from tesserae.stage import Stage, StageError, find_root, lineage, stage_block, write_atomically
 
@@ -97,11 +98,24 @@ def test_metrics_are_sorted_rounded_and_valid_json(root):
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "metrics.json"
     write_atomically(path, b"old")
-    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError("something odd")))
+    with pytest.raises(OSError, match="something odd"):
         write_atomically(path, b"new")
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_a_full_disk_is_one_sentence(root, full_disk, monkeypatch):
+    stage = Stage.open("prepare")
+    stage.metrics({"n": 1})
+    full_disk(root / "reports")
+    with pytest.raises(DiskFullError, match=r"prepare/metrics\.json could not be written: free some space"):
+        stage.metrics({"n": 2})
+    with pytest.raises(DiskFullError, match=r"prepare/noise\.png could not be written"):
+        stage.figure(Image.new("RGB", (4, 4)), "noise")
+    monkeypatch.undo()
+    assert [path.name for path in stage.reports.iterdir()] == ["metrics.json"]
+    assert json.loads((stage.reports / "metrics.json").read_text()) == {"n": 1}
 
 
 def test_figures_are_small_and_returned(root):

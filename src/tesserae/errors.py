@@ -1,4 +1,14 @@
-"""The one error a user is meant to read."""
+"""The errors that a user is meant to read."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_WORDS = ("No space left on device", "Disk quota exceeded")
 
 
 class TesseraeError(Exception):
@@ -7,3 +17,37 @@ class TesseraeError(Exception):
     def _render_traceback_(self) -> list[str]:
         """IPython asks for this: a notebook shows the sentence alone, and the pipeline knows it by that."""
         return [str(self)]
+
+
+class DiskFullError(TesseraeError):
+    """Something could not be written for want of space; what was there before is intact."""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Around what writes `path`: a full disk, or one that may not be written, becomes one sentence.
+
+    Raises DiskFullError, or TesseraeError for any other fault of the system. Libraries that are not Python's, such as
+    safetensors, report the same faults in errors of their own, which are known by their words.
+    """
+    try:
+        yield
+    except TesseraeError:
+        raise
+    except Exception as error:
+        path = Path(path)
+        named = f"{path.parent.name}/{path.name}"
+        with suppress(OSError):
+            path.with_name(f"{path.name}.part").unlink(missing_ok=True)  # half of it would take what space is left
+        if is_full(error):
+            raise DiskFullError(f"The disk is full, {named} could not be written: free some space, then run again."
+                                ) from None
+        if isinstance(error, OSError) and error.strerror:
+            raise TesseraeError(f"{named} cannot be written ({error.strerror}): see to the disk and its rights, then "
+                                "run again.") from None
+        raise
+
+
+def is_full(error: BaseException | str) -> bool:
+    """Whether this is a full disk's error."""
+    return getattr(error, "errno", None) in FULL or any(words in str(error) for words in FULL_WORDS)

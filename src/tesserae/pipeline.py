@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tesserae import tracking
-from tesserae.errors import TesseraeError
+from tesserae.errors import TesseraeError, is_full
 from tesserae.kernel import die_with_dvc
 from tesserae.mend import keep_lock
 from tesserae.params import load_params
@@ -36,6 +36,7 @@ STAGES = {
     "06_sample_highres": "highres",
 }
 
+FULL = "The disk is full: free some space, then run again."
 PATIENCE = 600  # seconds that a kernel on a busy machine may take to start, or to hand over what it printed
 
 
@@ -59,6 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
         run_stage(options.notebook, options.target, options.params)
     except TesseraeError as error:
         print(f"\n{error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not is_full(error):
+            raise
+        print(f"\n{FULL}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
@@ -116,6 +122,8 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, str], kernel)
             raise KeyboardInterrupt from None
         if error.traceback == [error.evalue]:  # TesseraeError shows itself so, see there
             raise PipelineError(error.evalue) from None
+        if is_full(error.evalue):
+            raise PipelineError(FULL) from None
         trace = "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", line) for line in error.traceback)
         print(f"\n{trace}", file=sys.stderr)
         where = f"{executed.parent.parent.name}/{executed.parent.name}/{executed.name}"

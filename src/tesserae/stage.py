@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tesserae import tracking
-from tesserae.errors import TesseraeError
+from tesserae.errors import TesseraeError, writing
 from tesserae.params import Params, load_params
 
 KINDS = ("prepare", "vqgan", "codebook", "transformer", "sample", "highres")
@@ -159,13 +159,17 @@ def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the file, then rename: a reader finds the old content or the new, never half of it."""
+    """Write beside the file, then rename: a reader finds the old content or the new, never half of it.
+
+    Raises DiskFullError, TesseraeError.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            aside.write_bytes(content)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def _rounded(value: Any) -> Any:

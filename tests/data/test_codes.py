@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tesserae.data.codes import CodeMaps, CodesError, save_codes
+from tesserae.errors import DiskFullError
 
 N, K = 12, 20
 
@@ -79,3 +80,9 @@ def test_what_does_not_fit_is_not_written(tmp_path, changes, said):
         save_codes(tmp_path, "train", **{"indices": make()[0], "labels": make()[1], "codebook_size": K,
                                          "class_names": ["a", "b", "c"]} | changes)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, full_disk):
+    full_disk(tmp_path)
+    with pytest.raises(DiskFullError, match=r"image/train\.safetensors could not be written: free some space"):
+        save_codes(tmp_path / "image", "train", torch.zeros(2, 1, 4, 4, dtype=torch.int32), None, [], 4)

@@ -83,6 +83,12 @@ def test_any_other_failure_shows_its_trace_and_where_to_look(clone):
     assert executed(clone.root)[-2]["outputs"][0]["text"] == ["before\n"]
 
 
+def test_a_full_disk_is_one_sentence_wherever_it_is_met(clone):
+    write_notebook(clone.root, "raise OSError(28, 'No space left on device', 'history.csv')")
+    text = clone.run(*COMMAND, fails=True)
+    assert text.strip() == "The disk is full: free some space, then run again."
+
+
 def test_a_kernel_that_dies_is_reported(clone):
     write_notebook(clone.root, "import os\nos._exit(9)")
     text = clone.run(*COMMAND, fails=True)

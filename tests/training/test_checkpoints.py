@@ -1,7 +1,9 @@
 """Checkpoints: what is written comes back, and neither a crash nor a changed byte goes unnoticed."""
 
-import errno
+import hashlib
+import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tesserae.errors import TesseraeError
+from tesserae.errors import DiskFullError
 from tesserae.training import checkpoints
 from tesserae.training.checkpoints import (
     fingerprint,
@@ -94,7 +96,7 @@ def two_checkpoints(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "json"])
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("share", [place / 20 for place in range(20)] + [0.999])
 def test_a_cut_file_gives_the_one_before(tmp_path, suffix, share):
     path = two_checkpoints(tmp_path) / f"step-00000002.{suffix}"
     content = path.read_bytes()
@@ -106,15 +108,62 @@ def test_a_cut_file_gives_the_one_before(tmp_path, suffix, share):
     assert "step-00000002" in said[0]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.99])
-def test_a_changed_byte_is_noticed(tmp_path, share):
-    path = two_checkpoints(tmp_path) / "step-00000002.safetensors"
+@pytest.mark.parametrize("suffix", ["safetensors", "json"])
+@pytest.mark.parametrize("share", [place / 12 for place in range(12)] + [0.99])
+def test_a_changed_byte_is_noticed(tmp_path, suffix, share):
+    path = two_checkpoints(tmp_path) / f"step-00000002.{suffix}"
     content = bytearray(path.read_bytes())
     content[int(len(content) * share)] ^= 1
     path.write_bytes(content)
     said = []
     assert load_checkpoint(tmp_path, 9, said.append)[0] == 1
     assert len(said) == 1
+
+
+def test_a_changed_number_in_the_text_part_is_noticed(tmp_path):
+    """It is JSON as before, and nothing but its own checksum could tell."""
+    path = two_checkpoints(tmp_path) / "step-00000002.json"
+    text = path.read_text()
+    assert text.count('{"value": 2}') == 1
+    path.write_text(text.replace('{"value": 2}', '{"value": 3}'))
+    said = []
+    assert load_checkpoint(tmp_path, 9, said.append)[0] == 1
+    assert "step-00000002.safetensors is damaged (its checksum does not match)" in said[0]
+
+
+def test_the_files_of_another_step_are_noticed(tmp_path):
+    two_checkpoints(tmp_path)
+    for suffix in ("safetensors", "json"):
+        (tmp_path / f"step-00000001.{suffix}").replace(tmp_path / f"step-00000005.{suffix}")
+    assert load_checkpoint(tmp_path, 9, lambda _: None)[0] == 2
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("write", [lambda bomb, path: path.write_bytes(pickle.dumps(bomb)),
+                                   lambda bomb, path: torch.save({"x": bomb}, path)], ids=["pickle", "torch"])
+def test_a_pickle_is_never_opened(tmp_path, write):
+    """Not even one whose checksums are all right."""
+    path = two_checkpoints(tmp_path) / "step-00000002.safetensors"
+    mark = tmp_path / "exploded"
+    write(Bomb(mark), path)
+    head = path.with_suffix(".json")
+    record = json.loads(head.read_text())
+    del record["self"]
+    record["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    head.write_text(json.dumps({**record, "self": checkpoints._seal(record)}))
+    said = []
+    assert load_checkpoint(tmp_path, 9, said.append)[0] == 1
+    assert len(said) == 1
+    assert not mark.exists()
 
 
 def test_a_missing_file_of_the_pair(tmp_path):
@@ -162,17 +211,40 @@ def test_a_crash_at_any_call_of_the_system_leaves_a_whole_checkpoint(tmp_path, m
     assert load_checkpoint(tmp_path, 9)[0] == 3
 
 
-def test_a_full_disk_is_one_sentence_and_spoils_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_sentence_and_spoils_nothing(tmp_path, full_disk, monkeypatch):
     two_checkpoints(tmp_path)
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(TesseraeError, match="the disk is full"):
-        save_checkpoint(tmp_path, 3, {"n": 3})
+    full_disk(tmp_path)
+    with pytest.raises(DiskFullError, match=r"^The disk is full, .*step-00000003.safetensors could not be written: "
+                                            r"free some space, then run again\.$"):
+        save_checkpoint(tmp_path, 3, {"n": 3, "x": torch.ones(5)})
+    monkeypatch.undo()
     assert load_checkpoint(tmp_path, 9)[0] == 2
     assert not list(tmp_path.glob("*.part"))
+    save_checkpoint(tmp_path, 3, {"n": 3})
+    assert load_checkpoint(tmp_path, 9)[0] == 3
+
+
+def test_a_disk_that_fills_up_with_the_text_part_spoils_nothing(tmp_path, full_disk, monkeypatch):
+    two_checkpoints(tmp_path)
+    full_disk(tmp_path / "step-00000003.json")
+    with pytest.raises(DiskFullError):
+        save_checkpoint(tmp_path, 3, {"n": 3, "x": torch.ones(5)})
+    monkeypatch.undo()
+    assert steps_in(tmp_path) == [1, 2]
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_full_disk_leaves_a_folder_as_it_was(tmp_path, full_disk, monkeypatch):
+    source, target = tmp_path / "best", tmp_path / "models"
+    for folder, text in ((source, "new"), (target, "old")):
+        folder.mkdir()
+        (folder / "weights").write_text(text)
+    full_disk(target)
+    with pytest.raises(DiskFullError, match="models could not be written"):
+        replace_folder(source, target)
+    monkeypatch.undo()
+    assert (target / "weights").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "models"]
 
 
 def test_the_newest_stay(tmp_path):

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tesserae.errors import TesseraeError
-from tesserae.training import loop
+from tesserae.errors import DiskFullError, TesseraeError
+from tesserae.training import loop, tables
 from tesserae.training.checkpoints import steps_in
 from tesserae.training.loop import (
     deliver,
@@ -242,6 +242,43 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence_and_a_good_checkpoint(tm
     assert "nan" not in (tmp_path / "checkpoints" / "last" / "w").read_text()
 
 
+@pytest.mark.parametrize(("what", "state"), [
+    ("checkpoints/step-00000016.safetensors", "the last checkpoint (step 8) is intact"),
+    ("checkpoints/best-00000010", "the last checkpoint (step 8) is intact"),
+    ("checkpoints/last.part", "the last checkpoint (step 30) is intact"),
+    ("reports/history.csv", "there is no checkpoint yet"),
+])
+def test_a_full_disk_stops_with_a_sentence_and_the_same_command_goes_on(tmp_path, accelerator, full_disk, monkeypatch,
+                                                                       what, state):
+    run(Toy(), tmp_path / "whole", accelerator)
+    place = tmp_path / "cut"
+    full_disk(place / what)
+    with pytest.raises(DiskFullError) as caught:
+        run(Toy(), place, accelerator)
+    said = str(caught.value)
+    assert said.startswith(f"The disk is full, {what} could not be written: free some space, then run again; ")
+    assert said.endswith(f"; {state}.")
+    monkeypatch.undo()
+    assert not list((place / "checkpoints").glob("step-*.part"))
+    run(Toy(), place, accelerator)
+    assert outcome(place) == outcome(tmp_path / "whole")
+
+
+def test_a_kill_between_the_last_checkpoint_and_the_best_model(tmp_path, accelerator, monkeypatch):
+    run(Toy(), tmp_path / "whole", accelerator)
+
+    def killed(progress, folder):
+        if progress.step == 30:
+            raise KilledError
+
+    monkeypatch.setattr(loop, "_settle_best", killed)
+    with pytest.raises(KilledError):
+        run(Toy(), tmp_path / "cut", accelerator)
+    monkeypatch.undo()
+    run(Toy(), tmp_path / "cut", accelerator)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
 def test_rates_and_samples(tmp_path, accelerator):
     task = Toy()
     run(task, tmp_path, accelerator)
@@ -293,7 +330,7 @@ def test_tables_are_whole_or_not_at_all(tmp_path, monkeypatch):
     def killed(*_):
         raise KilledError
 
-    monkeypatch.setattr(loop.os, "replace", killed)
+    monkeypatch.setattr(tables.os, "replace", killed)
     with pytest.raises(KilledError):
         write_table(path, [{"step": 9}])
     assert path.read_text().startswith("step,a,b")

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tesserae.errors import TesseraeError
+from tesserae.errors import TesseraeError, writing
 
 VIEWS = 2  # as it is, and mirrored
 _KEY = "tesserae"  # one entry of metadata: several are written in any order, and the file's hash changes
@@ -85,7 +85,8 @@ def save_codes(folder: str | Path, split: str, indices: Tensor, labels: Tensor |
     path = _path(folder, split)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file(tensors, part, {_KEY: json.dumps(about, sort_keys=True)})
+    with writing(path):
+        save_file(tensors, part, {_KEY: json.dumps(about, sort_keys=True)})
     os.replace(part, path)
     return path
 

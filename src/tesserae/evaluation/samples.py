@@ -15,6 +15,7 @@ from torch import Tensor
 from tesserae.data.batches import to_bytes, to_unit
 from tesserae.data.codes import CodeMaps
 from tesserae.data.views import Viewed, view_of
+from tesserae.errors import writing
 from tesserae.evaluation.images import feature_network, frechet_distance, set_features
 from tesserae.evaluation.neighbours import Neighbours, code_overlap, copying, lpips_vectors, nearest
 from tesserae.models.perceptual import LPIPS
@@ -118,7 +119,8 @@ def write_pictures(folder: Path, images: Iterable[Tensor], groups: Sequence[str]
         place = part / name / f"{counts.get(name, 0):04d}.png"
         counts[name] = counts.get(name, 0) + 1
         place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place)
+        with writing(place):
+            Image.fromarray(pixels).save(place)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 

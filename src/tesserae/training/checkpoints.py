@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tesserae.errors import TesseraeError
+from tesserae.errors import is_full, writing
 
 
 def fingerprint(values: Any) -> str:
@@ -63,28 +63,26 @@ def save_checkpoint(folder: Path, step: int, state: dict, keep: int = 2) -> None
 
     Of the steps before it the newest `keep` - 1 stay. Those after it go: they are left from a run with more
     `steps`, and neither the best model nor the last one beside them is theirs any longer. Raises
-    TesseraeError on a full disk, with what was there before intact.
+    DiskFullError on a full disk, with what was there before intact.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors, nest = flatten(state)
     body, head = _names(folder, step)
     parts = [path.with_suffix(path.suffix + ".part") for path in (body, head)]
-    try:
-        save_file(tensors, parts[0])
-        _flush(parts[0])
-        text = json.dumps({"step": step, "sha256": _checksum(parts[0]), "state": nest})
-        parts[1].write_text(text, encoding="utf-8")
-        _flush(parts[1])
-        os.replace(parts[0], body)
-        os.replace(parts[1], head)
-        _flush(folder)
-    except Exception as error:
-        for part in parts:
-            part.unlink(missing_ok=True)
-        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error):
-            raise TesseraeError(f"the disk is full: no checkpoint of step {step} could be written to {folder}; "
-                                "free some space and run again, it goes on from the last one.") from None
-        raise
+    with writing(body):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, parts[0])
+            _flush(parts[0])
+            record = {"step": step, "sha256": _checksum(parts[0]), "state": nest}
+            parts[1].write_text(json.dumps({**record, "self": _seal(record)}), encoding="utf-8")
+            _flush(parts[1])
+            os.replace(parts[0], body)
+            os.replace(parts[1], head)
+            _flush(folder)
+        except Exception:
+            for part in parts:
+                part.unlink(missing_ok=True)
+            raise
     there = steps_in(folder)
     for old in {*there[:there.index(step) + 1][:-keep], *there[there.index(step) + 1:]}:
         for path in reversed(_names(folder, old)):
@@ -97,11 +95,12 @@ def load_checkpoint(folder: Path, at_most: int, say: Any = print) -> tuple[int, 
         body, head = _names(folder, step)
         try:
             record = json.loads(head.read_text(encoding="utf-8"))
-            if record["sha256"] != _checksum(body):
+            if record.pop("self") != _seal(record) or record["step"] != step or record["sha256"] != _checksum(body):
                 raise ValueError("its checksum does not match")
             return step, unflatten(load_file(body), record["state"])
         except Exception as error:
-            say(f"checkpoint {body.name} is damaged ({' '.join(str(error).split())}); the one before it is used.")
+            reason = "it lacks " + str(error) if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+            say(f"checkpoint {body.name} is damaged ({reason}); the one before it is used.")
     return None
 
 
@@ -112,16 +111,33 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Put a copy of `source` at `target`, whole or not at all."""
+    """Put a copy of `source` at `target`, whole or not at all. Raises DiskFullError, with `target` as it was."""
     part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part)
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    with writing(target):
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            shutil.copytree(source, part)
+        except Exception as error:
+            shutil.rmtree(part, ignore_errors=True)
+            if any(is_full(each) for each in (error, *_inner(error))):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+            raise
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+
+
+def _inner(error: Exception) -> list[str]:
+    """What shutil gathers: (source, target, words) of each file."""
+    return [each[2] for each in error.args[0]] if isinstance(error, shutil.Error) else []
 
 
 def _names(folder: Path, step: int) -> tuple[Path, Path]:
     return folder / f"step-{step:08d}.safetensors", folder / f"step-{step:08d}.json"
+
+
+def _seal(record: dict) -> str:
+    """The checksum of the JSON part itself, which reading and writing again does not change."""
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 
 def _checksum(path: Path) -> str:

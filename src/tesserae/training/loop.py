@@ -7,9 +7,7 @@ checkpoint needs no generator states, and a run that was killed ends with the sa
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
-import os
 import shutil
 import signal
 import threading
@@ -25,9 +23,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
-from tesserae.errors import TesseraeError
-from tesserae.training.checkpoints import load_checkpoint, replace_folder, save_checkpoint, to_device
+from tesserae.errors import DiskFullError, TesseraeError, writing
+from tesserae.training.checkpoints import load_checkpoint, replace_folder, save_checkpoint, steps_in, to_device
 from tesserae.training.lock import held
+from tesserae.training.tables import write_table
 
 
 class Task(Protocol):
@@ -112,12 +111,17 @@ def train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: C
 
     `folder` is for this task with this fingerprint alone. Writes reports/history.csv and reports/timings.csv;
     leaves `folder/best` and `folder/last` as `task.export` writes them. Raises TesseraeError where the loss is no
-    longer a number or another process writes `folder`, KeyboardInterrupt after SIGINT or SIGTERM, with a checkpoint
-    written first.
+    longer a number, the disk is full or another process writes `folder`, KeyboardInterrupt after SIGINT or SIGTERM,
+    with a checkpoint written first.
     """
     with held(folder, accelerator.is_main_process):
         accelerator.wait_for_everyone()  # nobody reads the folder before the first process holds it
-        return _train(task, block, seed, folder, reports, log, accelerator, say)
+        try:
+            return _train(task, block, seed, folder, reports, log, accelerator, say)
+        except DiskFullError as error:
+            there = steps_in(folder)
+            state = f"the last checkpoint (step {there[-1]}) is intact" if there else "there is no checkpoint yet"
+            raise DiskFullError(f"{str(error).rstrip('.')}; {state}.") from None
 
 
 def _train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: Callable[[dict, int], None],
@@ -128,6 +132,8 @@ def _train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: 
         write_table(reports / "timings.csv", progress.timings)
         for row in progress.history:  # the new run's curves begin at the beginning, too
             log({name: value for name, value in row.items() if name != "step"}, row["step"])
+    if accelerator.is_main_process:
+        _settle_best(progress, folder)  # a kill may have come between a checkpoint and this
     started, began_at, spoken = time.monotonic(), progress.step, time.monotonic()
     before = progress.seconds
 
@@ -159,7 +165,7 @@ def _train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: 
                 raise KeyboardInterrupt
     if accelerator.is_main_process:
         part = folder / "last.part"
-        task.export(part)
+        _export(task, part)
         shutil.rmtree(folder / "last", ignore_errors=True)
         part.rename(folder / "last")
     accelerator.wait_for_everyone()
@@ -239,7 +245,17 @@ def _evaluate(task: Task, progress: Progress, log: Callable, reports: Path, fold
         progress.best = progress.latest
         if accelerator.is_main_process:
             # kept under its step until the checkpoint that knows of it is written
-            task.export(folder / f"best-{progress.step:08d}")
+            _export(task, folder / f"best-{progress.step:08d}")
+
+
+def _export(task: Task, folder: Path) -> None:
+    with writing(folder):
+        try:
+            task.export(folder)
+        except Exception:
+            for part in folder.glob("*.part"):  # on a full disk they take what is left
+                part.unlink(missing_ok=True)
+            raise
 
 
 def _checkpoint(task: Task, progress: Progress, folder: Path, accelerator: Accelerator) -> None:
@@ -272,18 +288,6 @@ def _line(row: dict, task: Task, progress: Progress, block: Any, began_at: int, 
     shown = "  ".join(f"{name} {row[name]:.3g}" for name in task.spoken if name in row)
     return (f"step {progress.step}/{block.steps}  {shown}  {pace * task.per_step:.0f} {task.unit}/s  "
             f"ETA {int(left) // 60}:{int(left) % 60:02d}")
-
-
-def write_table(path: Path, rows: list[dict]) -> None:
-    """Rows as CSV with the union of their columns, written aside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    os.replace(part, path)
 
 
 @contextlib.contextmanager

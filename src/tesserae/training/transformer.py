@@ -21,6 +21,7 @@ from tesserae.data.conditions import conditions_of, make_prefix, record
 from tesserae.data.paired import PairedMaps
 from tesserae.data.pictures import spread
 from tesserae.data.views import view_of
+from tesserae.errors import writing
 from tesserae.evaluation.likelihood import evaluate_codes, nats_to_bits, unigram_nll
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN
@@ -234,7 +235,8 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
         stage.run.image(picture, "samples", step)
         path = folder / "samples" / f"step-{step:08d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        with writing(path):
+            picture.save(path)
 
     task = TransformerTask(block, params.seed, data, held_out, vqgans, accelerator, show)
     progress = train(task, block, params.seed, folder, stage.reports, stage.run.metrics, accelerator, say)
