@@ -1,5 +1,6 @@
 """Folders of pictures -> prepared sets."""
 
+import csv
 import filecmp
 import os
 
@@ -132,6 +133,11 @@ def test_what_is_left_out_is_listed(folder, tmp_path):
     assert report.duplicates == [("dogs/copy.bmp", "cats/1.png")]
     assert report.ignored == ["cats/notes.txt"]
     assert report.counts["train"] + report.counts["validation"] == 13
+    with (tmp_path / "out/left_out.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["file", "why"]
+    assert {name for name, _ in rows[1:]} == {*reasons, "dogs/copy.bmp", "cats/notes.txt"}
+    assert ["dogs/copy.bmp", "the same picture as cats/1.png"] in rows
 
 
 def test_too_many_rejected_stops_with_the_list_and_keeps_the_old_set(folder, tmp_path):
@@ -139,7 +145,7 @@ def test_too_many_rejected_stops_with_the_list_and_keeps_the_old_set(folder, tmp
     before = splits(tmp_path / "out")
     for number in range(8):
         (folder / f"cats/bad{number}.png").write_bytes(b"bad")
-    with pytest.raises(PrepareError, match=r"8 of 20 .*max_rejected = 0.1 .*cats/bad0.png: not a picture"):
+    with pytest.raises(PrepareError, match=r"8 of 20 .*max_rejected = 0.1 .*cats/bad0.png and 7 more: not a picture"):
         prepare(folder, tmp_path / "out", params(max_rejected=0.1), 0)
     assert splits(tmp_path / "out") == before
     assert {item.name for item in tmp_path.iterdir()} == {"data", "out"}  # nothing half done is left

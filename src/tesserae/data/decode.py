@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from tesserae.data.raw import Entry
+from tesserae.data.entries import Entry, Rejected
+from tesserae.data.masks import as_indices, is_lossy, is_mask
 
 LARGEST = 120_000_000  # pixels; more is taken for a decompression bomb
 ENOUGH = 1024  # pixels: JPEGs whose short side is a multiple of it are decoded at a fraction of their size
 HEADS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")  # of common formats
-MASKS = ("segmentation", "mask", "label", "instance", "semantic")  # columns of indices: never interpolated
 _SRGB = ImageCms.createProfile("sRGB")
 
 
@@ -27,10 +28,6 @@ class Picture:
     sha: str
     width: int  # as it came, turned upright
     height: int
-
-
-class Rejected(Exception):
-    """Why a file is no picture for the set."""
 
 
 def decode(entry: Entry, size: int, fit: str, min_side: int) -> Picture | Rejected:
@@ -46,8 +43,7 @@ def decode(entry: Entry, size: int, fit: str, min_side: int) -> Picture | Reject
         if (picture.width > picture.height) != (width > height):
             width, height = height, width
         sha = content_hash(picture)
-        pairs = {name: _png(_fit_pair(name, read(), (width, height), size, fit))
-                 for name, read in entry.pairs.items()}
+        pairs = {name: _png(_fit_pair(name, read, (width, height), size, fit)) for name, read in entry.pairs.items()}
         image = _png(resize(picture, size, fit, Image.Resampling.LANCZOS, (255, 255, 255)))
         return Picture(image, pairs, sha, width, height)
     except Rejected as reason:
@@ -56,6 +52,8 @@ def decode(entry: Entry, size: int, fit: str, min_side: int) -> Picture | Reject
         return Rejected("too large for the memory")
     except OSError as error:
         return Rejected(f"cannot be read: {error.strerror or error}")
+    except Exception as error:  # of a library, on a file that nobody has thought of
+        return Rejected(_fault(error))
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -75,11 +73,6 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 def upright(content: bytes) -> Image.Image:
     """The bytes of a picture file, decoded in the mode they have and turned upright. Raises Rejected."""
     return _upright(_loaded(_open(content, 1)))
-
-
-def is_mask(column: str) -> bool:
-    """Whether a paired column holds indices, by its name."""
-    return any(word in column.lower() for word in MASKS)
 
 
 def content_hash(picture: Image.Image) -> str:
@@ -169,15 +162,21 @@ def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
         return picture
 
 
-def _fit_pair(name: str, content: bytes, expected: tuple[int, int], size: int, fit: str) -> Image.Image:
+def _fit_pair(name: str, read: Callable[[], bytes], expected: tuple[int, int], size: int, fit: str) -> Image.Image:
     """A paired picture, fitted as its picture was: indices by nearest neighbour, all else smoothly."""
     try:
-        pair = upright(content)
+        content = read()
+        opened = _open(content, 1)
+        pair = _upright(_loaded(opened))
     except Rejected as reason:
         raise Rejected(f"{name}: {reason}") from None
+    except OSError as error:
+        raise Rejected(f"{name} cannot be read: {error.strerror or error}") from None
     if pair.size != expected:
         sizes = f"{pair.width} x {pair.height}, the picture {expected[0]} x {expected[1]} pixels"
         raise Rejected(f"{name} is {sizes}")
+    if is_mask(name):
+        pair = as_indices(name, pair, is_lossy(opened.format, content))
     if pair.mode in ("P", "1") or is_mask(name):
         return resize(pair, size, fit, Image.Resampling.NEAREST, 0)
     if pair.mode.startswith("I"):

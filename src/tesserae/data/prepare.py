@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import shutil
 import time
@@ -14,13 +16,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from PIL import Image
+
 from tesserae.data.decode import Picture, decode
+from tesserae.data.masks import MaskUse, is_mask
 from tesserae.data.raw import Raw, list_raw
 from tesserae.data.workers import cores, in_order
 from tesserae.errors import TesseraeError
 from tesserae.params import PrepareParams
 
-NAMED = 12  # rejected files named in the error
+NAMED = 8  # reasons named in the error
+LEFT_OUT = "left_out.csv"  # in the prepared set
 
 
 class PrepareError(TesseraeError, ValueError):
@@ -48,6 +54,11 @@ class PrepareReport:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def left_out(self) -> list[tuple[str, str]]:
+        """Every file that is not in the set, and why."""
+        return [*self.rejected, *((path, f"the same picture as {kept}") for path, kept in self.duplicates),
+                *((path, "no picture") for path in self.ignored)]
+
 
 @dataclass
 class _Kept:
@@ -65,6 +76,7 @@ def prepare(source: str | Path, out: str | Path, params: PrepareParams, seed: in
 
     `out` becomes a `datasets.DatasetDict` on disk with the splits train and validation, and replaces what was
     there once it is whole. Columns: image, label (where there are classes), path, sha, and the paired ones.
+    `out`/left_out.csv lists every file that did not come in, with the reason.
     `seed` salts the hash that splits. `progress(done, count)` is called as files are read.
     Raises PrepareError or RawError, in one sentence.
     """
@@ -72,16 +84,19 @@ def prepare(source: str | Path, out: str | Path, params: PrepareParams, seed: in
     out = Path(out)
     raw = list_raw(source)
     report = PrepareReport(columns=raw.columns, ignored=raw.ignored, notes=list(raw.notes))
+    uses = [MaskUse(name) for name in raw.columns if is_mask(name)]
     aside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
-        kept = _read_all(raw, params, report, aside / "all.arrow", progress)
+        kept = _read_all(raw, params, report, aside / "all.arrow", progress, uses)
         _check(str(source), raw, kept, params, report)
         shas, given = [one.sha for one in kept], [one.split for one in kept]
         splits = split_by_content(shas, given, params.holdout, seed)
         _count(kept, splits, report)
+        report.notes += [note for use in uses for note in use.notes()]
         _store(aside / "all.arrow", aside / "set", kept, splits, report.classes)
+        _write_left_out(aside / "set" / LEFT_OUT, report)
         _replace(aside / "set", out)
     except OSError as error:
         reason = error.strerror or error
@@ -114,7 +129,7 @@ def split_by_content(shas: list[str], given: list[str | None], holdout: float, s
 
 
 def _read_all(raw: Raw, params: PrepareParams, report: PrepareReport, table: Path,
-              progress: Callable[[int, int], None] | None) -> list[_Kept]:
+              progress: Callable[[int, int], None] | None, uses: list[MaskUse]) -> list[_Kept]:
     """Decode every entry, in order, on all cores; good ones go to the scratch table as they come."""
     from datasets.arrow_writer import ArrowWriter
 
@@ -136,6 +151,8 @@ def _read_all(raw: Raw, params: PrepareParams, report: PrepareReport, table: Pat
                 first[result.sha] = entry.path
                 kept.append(_Kept(entry.path, result.sha, entry.label, entry.split))
                 report.sizes.append((result.width, result.height))
+                for use in uses:
+                    use.add(Image.open(io.BytesIO(result.pairs[use.column])))
                 pairs = {name: {"bytes": content, "path": None} for name, content in result.pairs.items()}
                 writer.write({"image": {"bytes": result.image, "path": None}, "label": entry.label or "",
                               "path": entry.path, "sha": result.sha, **pairs})
@@ -152,22 +169,35 @@ def _named_decode(entry, **how):
 
 def _check(source: str, raw: Raw, kept: list[_Kept], params: PrepareParams, report: PrepareReport) -> None:
     share = len(report.rejected) / max(1, raw.count)
-    listed = "; ".join(f"{path}: {reason}" for path, reason in report.rejected[:NAMED])
-    more = f"; and {len(report.rejected) - NAMED:,} more" if len(report.rejected) > NAMED else ""
+    listed = _listed(report.rejected)
     if not raw.count:
-        raise PrepareError(f"{source} holds no pictures: put some there, or change prepare.source.")
+        there = ", ".join(report.ignored[:5]) + (" and more" if len(report.ignored) > 5 else "")
+        raise PrepareError(f"{source} holds no pictures{f', only {there}' if there else ''}: put some there, "
+                           "unpacked, or change prepare.source.")
     if not kept:
-        raise PrepareError(f"{source} holds no usable picture ({listed}{more}): put others there.")
+        raise PrepareError(f"{source} holds no usable picture ({listed}): mend them, or put others there.")
     if share > params.max_rejected:
         raise PrepareError(
             f"{len(report.rejected):,} of {raw.count:,} files in {source} were rejected, more than "
-            f"prepare.max_rejected = {params.max_rejected:g} allows ({listed}{more}): mend or remove them, "
+            f"prepare.max_rejected = {params.max_rejected:g} allows ({listed}): mend or remove them, "
             "or raise it."
         )
     if len(kept) == 1:
-        name = kept[0].path
-        raise PrepareError(f"{source} holds one usable picture, {name}: two at least are needed, one to "
+        name, copies = kept[0].path, len(report.duplicates)
+        besides = f", and {copies:,} {'copies' if copies > 1 else 'copy'} of it" if copies else ""
+        raise PrepareError(f"{source} holds one usable picture, {name}{besides}: two at least are needed, one to "
                            "train on and one to test on.")
+
+
+def _listed(rejected: list[tuple[str, str]]) -> str:
+    """The commonest reasons, each with a file that has it."""
+    files: dict[str, list[str]] = {}
+    for path, reason in rejected:
+        files.setdefault(reason, []).append(path)
+    groups = sorted(files.items(), key=lambda item: -len(item[1]))
+    said = [f"{paths[0]}{f' and {len(paths) - 1:,} more' if len(paths) > 1 else ''}: {reason}"
+            for reason, paths in groups[:NAMED]]
+    return "; ".join(said + ([f"and {len(groups) - NAMED:,} other reasons"] if len(groups) > NAMED else []))
 
 
 def _count(kept: list[_Kept], splits: list[str], report: PrepareReport) -> None:
@@ -224,6 +254,13 @@ def _store(table: Path, out: Path, kept: list[_Kept], splits: list[str], classes
         mark = "".join(one.sha for one, own in zip(kept, splits) if own == split) + str(classes)
         values["_fingerprint"] = hashlib.blake2b(mark.encode(), digest_size=8).hexdigest()  # it was random
         state.write_text(json.dumps(values, indent=2, sort_keys=True))
+
+
+def _write_left_out(path: Path, report: PrepareReport) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "why"])
+        writer.writerows(report.left_out())
 
 
 def _replace(new: Path, out: Path) -> None:

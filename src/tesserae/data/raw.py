@@ -3,56 +3,35 @@
 A folder is read as Hugging Face's *imagefolder*: class folders give the label, `metadata.jsonl` or
 `metadata.csv` may add a `label` and paired `*_file_name` columns, `train/`, `validation/` and `test/` are
 taken for splits. Anything else that `datasets` can load is read through it.
+
+Every file is an entry, a paired file, ignored by name, or noted: none is passed over in silence.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import stat
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
 
-from tesserae.errors import TesseraeError
+from tesserae.data.entries import SPLITS, Entry, Raw, RawError, is_text, readable
+from tesserae.data.raw_metadata import METADATA, Row, named, read_metadata
+from tesserae.data.raw_tables import SAVED, TABLES, list_hub, list_tables
 
-SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
-          "val": "validation", "dev": "validation", "test": "test", "testing": "test"}
-METADATA = ("metadata.jsonl", "metadata.csv")
-PAIRED = "_file_name"
-TABLES = (".parquet", ".arrow")
+__all__ = ["Entry", "Raw", "RawError", "find_source", "list_raw"]
+
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
-
-
-class RawError(TesseraeError, ValueError):
-    """The raw data cannot be listed."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One picture to be. read: gives the file's bytes; pairs: the same for each paired column."""
-
-    path: str
-    read: Callable[[], bytes]
-    label: str | None = None
-    split: str | None = None  # where the data has splits of its own
-    pairs: dict[str, Callable[[], bytes]] = field(default_factory=dict)
-    fault: str | None = None  # why it is rejected without being read
-
-
-@dataclass
-class Raw:
-    """All entries in a fixed order. ignored: files that are no pictures; notes: what else is worth saying."""
-
-    entries: Iterator[Entry] | list[Entry]
-    count: int
-    columns: list[str]  # the paired ones
-    ignored: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+CLUTTER = re.compile(r"thumbs\.db|desktop\.ini|__macosx|\._.*|\.ds_store|\.directory|\.git.*|\.dvc.*|\.cache|"
+                     r"\.trash.*|\.ipynb_checkpoints|\.picasa\.ini|\.nomedia|\.fseventsd|\.spotlight.*",
+                     re.IGNORECASE)
+UNREADABLE = {".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL", ".svg": "SVG", ".dng": "DNG",
+              ".cr2": "raw", ".cr3": "raw", ".nef": "raw", ".arw": "raw", ".raf": "raw", ".orf": "raw", ".rw2": "raw",
+              ".xcf": "XCF", ".kra": "KRA"}  # pictures that Pillow does not read, where it has no plugin for them
+MASK_FOLDERS = {"mask", "masks", "segmentation", "segmentations", "depth", "depths", "labels", "annotations"}
+LARGEST_FILE = 1 << 30  # bytes
 
 
 def find_source(source: str, root: str | Path) -> str | Path:
@@ -65,68 +44,126 @@ def list_raw(source: str | Path) -> Raw:
     """List a folder of pictures, a folder of tables, or a dataset on the hub. Raises RawError."""
     folder = Path(source)
     if folder.is_dir():
-        return _list_tables(folder) if _holds_tables(folder) else _list_folder(folder)
+        walk = _Walk(folder)
+        tables = any((folder / name).is_file() for name in SAVED) or any(
+            file.endswith(TABLES) for file in walk.files)
+        return list_tables(folder) if tables else _list_folder(folder, walk)
     if folder.exists():
         raise RawError(f"{source} is a file: set prepare.source to the folder that holds the pictures.")
     if HUB_NAME.fullmatch(str(source)) and not folder.parent.is_dir():
-        return _list_hub(str(source))
+        return list_hub(str(source))
     raise RawError(
         f"{source} does not exist: put pictures there, render landscapes with python -m tesserae.data.scenes,"
         " or set prepare.source to another folder or to a dataset on the hub, as owner/name."
     )
 
 
-# ---- folders -----------------------------------------------------------------------------------------------
+@dataclass
+class _Walk:
+    """Files below a folder, relative and sorted; links are followed, but no folder is entered twice.
 
+    faults: what lies there and cannot be read, with the reason. hidden: names that begin with a dot.
+    again: folders that links lead to a second time.
+    """
 
-def _list_folder(folder: Path) -> Raw:
-    files = list(_walk(folder))
-    rows = _read_metadata(folder, [file for file in files if file.rsplit("/", 1)[-1] in METADATA])
-    columns = sorted({name for row in rows.values() for name in row["pairs"]})
-    paired = {file for row in rows.values() for file in row["pairs"].values()}
-    known = set(Image.registered_extensions())
-    pictures, ignored = [], []
-    for file in files:
-        if file.rsplit("/", 1)[-1] in METADATA or file in paired:
-            continue
-        named = file in rows or os.path.splitext(file)[1].lower() in known
-        (pictures if named or _looks_like_one(folder / file) else ignored).append(file)
-    lost = sorted(set(rows) - set(pictures))
-    places = _places(pictures, labelled=any(row["label"] is not None for row in rows.values()))
-    entries = [_entry(folder, file, rows.get(file), places[file], columns) for file in pictures]
-    entries += [Entry(file, bytes, fault="named in the metadata, but not there") for file in lost]
-    notes: list[str] = []
-    entries = _without_spare_test(entries, notes)
-    return Raw(entries, len(entries), columns, ignored, notes)
+    folder: Path
+    files: list[str] = field(default_factory=list)
+    faults: dict[str, str] = field(default_factory=dict)
+    hidden: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._entered: set[tuple[int, int]] = set()
+        self._enter(self.folder, "")
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Files below a folder, relative, sorted; links are followed, but no folder is entered twice."""
-    entered: set[tuple[int, int]] = set()
-
-    def enter(place: Path, prefix: str) -> Iterator[str]:
+    def _enter(self, place: Path, prefix: str) -> None:
         try:
             mark = place.stat()
             content = sorted(os.scandir(place), key=lambda item: item.name)
-        except OSError:
-            yield prefix.rstrip("/")  # it cannot be entered: reading it will say why
+        except OSError as error:
+            if not prefix:
+                raise RawError(f"{place} cannot be entered ({error.strerror}): see to its rights.") from None
+            self._add(prefix.rstrip("/"), f"a folder that cannot be entered: {error.strerror}")
             return
-        if (mark.st_dev, mark.st_ino) in entered:
+        if (mark.st_dev, mark.st_ino) in self._entered:
+            self.again.append(readable(prefix.rstrip("/")))
             return
-        entered.add((mark.st_dev, mark.st_ino))
+        self._entered.add((mark.st_dev, mark.st_ino))
         for item in content:
-            if item.name.startswith(".") or item.name.lower() in CLUTTER:
+            path = prefix + item.name
+            if CLUTTER.fullmatch(item.name):
                 continue
-            if item.is_dir():
-                yield from enter(Path(item.path), f"{prefix}{item.name}/")
+            if item.name.startswith("."):
+                self.hidden.append(readable(path))
+            elif _is_folder(item):
+                self._enter(Path(item.path), f"{path}/")
             else:
-                yield prefix + item.name
+                self._add(path, _fault(item) if is_text(path) else "its name is not UTF-8: rename it")
 
-    yield from enter(folder, "")
+    def _add(self, path: str, fault: str | None) -> None:
+        self.files.append(path)
+        if fault:
+            self.faults[path] = fault
+
+    @property
+    def notes(self) -> list[str]:
+        """What was passed over, a sentence each."""
+        said = []
+        if self.hidden:
+            said.append(f"Names that begin with a dot are left out: {_some(self.hidden)}.")
+        if self.again:
+            said.append(f"Links to folders that are listed already are left out: {_some(self.again)}.")
+        return said
 
 
-def _looks_like_one(file: Path) -> bool:
-    """Whether a file without a picture's suffix is a picture by its first bytes."""
+def _is_folder(item: os.DirEntry) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False
+
+
+def _fault(item: os.DirEntry) -> str | None:
+    """Why something that is no folder cannot be read, None where it can."""
+    try:
+        about = item.stat()
+    except FileNotFoundError:
+        return "a link to something that is not there"
+    except OSError as error:
+        return "a link that leads back to itself" if item.is_symlink() else str(error.strerror)
+    if not stat.S_ISREG(about.st_mode):
+        return "no file, but a pipe, a socket or a device"
+    return f"a file of {about.st_size / 1e9:.1f} GB" if about.st_size > LARGEST_FILE else None
+
+
+def _list_folder(folder: Path, walk: _Walk) -> Raw:
+    tables = [file for file in walk.files if file.rsplit("/", 1)[-1] in METADATA]
+    for file in filter(walk.faults.get, tables):
+        raise RawError(f"{folder / readable(file)} is {walk.faults[file]}: mend it, or remove it.")
+    rows = read_metadata(folder, tables)
+    columns = sorted({name for row in rows.values() for name in row.pairs})
+    paired = {file for row in rows.values() for file in row.pairs.values()}
+    pictures, ignored = [], []
+    for file in walk.files:
+        if file in tables or file in paired:
+            continue
+        is_one = file in rows or file in walk.faults or _is_picture(folder / file)
+        (pictures if is_one else ignored).append(file)
+    lost = sorted(set(rows) - set(pictures))
+    places = _places(pictures, labelled=any(row.label is not None for row in rows.values()))
+    entries = [_entry(folder, file, rows.get(file), places[file], columns, walk.faults.get(file))
+               for file in pictures]
+    entries += [Entry(readable(file), bytes, fault=_why_lost(folder, file)) for file in lost]
+    notes = walk.notes + _suspicions(places, columns)
+    entries = _without_spare_test(entries, notes)
+    return Raw(entries, len(entries), columns, list(map(readable, ignored)), notes)
+
+
+def _is_picture(file: Path) -> bool:
+    """By its suffix, else by its first bytes."""
+    suffix = file.suffix.lower()
+    if suffix in Image.registered_extensions() or suffix in UNREADABLE:
+        return True
     try:
         with Image.open(file):
             return True
@@ -134,39 +171,10 @@ def _looks_like_one(file: Path) -> bool:
         return False
 
 
-def _read_metadata(folder: Path, files: list[str]) -> dict[str, dict]:
-    """Relative path -> {"label": str or None, "pairs": {column: relative path}}."""
-    rows: dict[str, dict] = {}
-    for file in files:
-        prefix = file[: -len(file.rsplit("/", 1)[-1])]
-        for number, row in _rows(folder / file):
-            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-                raise RawError(f"{folder / file}, line {number}, has no file_name: add one, or remove it.")
-            pairs = {name.removesuffix(PAIRED): _below(prefix, value) for name, value in row.items()
-                     if name.endswith(PAIRED) and isinstance(value, str) and value}
-            label = row.get("label")
-            rows[_below(prefix, row["file_name"])] = {"label": None if label is None else str(label),
-                                                      "pairs": pairs}
-    return rows
-
-
-def _below(prefix: str, name: str) -> str:
-    return os.path.normpath(prefix + name).replace(os.sep, "/")
-
-
-def _rows(file: Path) -> Iterator[tuple[int, dict]]:
-    try:
-        if file.suffix == ".csv":
-            with file.open(encoding="utf-8-sig", newline="") as lines:
-                yield from enumerate(csv.DictReader(lines), start=2)
-            return
-        for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
-            if line.strip():
-                yield number, json.loads(line)
-    except json.JSONDecodeError:
-        raise RawError(f"{file}, line {number}, is not JSON: mend the line, or remove the file.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RawError(f"{file} cannot be read ({error}): mend it, or remove it.") from None
+def _why_lost(folder: Path, file: str) -> str:
+    reason = named(folder, file)
+    return "named in the metadata, but not there" if reason in (None, "is missing") else (
+        f"named in the metadata, but it {reason}")
 
 
 def _places(pictures: list[str], labelled: bool) -> dict[str, dict]:
@@ -198,17 +206,33 @@ def _without_common(parts: dict[str, list[str]]) -> dict[str, list[str]]:
     return {file: folders[keep:] for file, folders in parts.items()}
 
 
-def _entry(folder: Path, file: str, row: dict | None, place: dict, columns: list[str]) -> Entry:
-    pairs = row["pairs"] if row else {}
-    label = row["label"] if row and row["label"] is not None else place["label"]
-    fault = place["fault"]
+def _entry(folder: Path, file: str, row: Row | None, place: dict, columns: list[str], fault: str | None) -> Entry:
+    pairs = row.pairs if row else {}
+    label = row.label if row and row.label is not None else place["label"]
+    suffix = Path(file).suffix.lower()
+    if suffix in UNREADABLE and suffix not in Image.registered_extensions():
+        fault = fault or f"{UNREADABLE[suffix]} pictures are not read here: convert it to PNG or JPEG"
+    fault = fault or place["fault"]
     for column in columns:
         if column not in pairs:
             fault = fault or f"has no {column} in the metadata, unlike others"
-        elif not (folder / pairs[column]).is_file():
-            fault = fault or f"{column} is missing: {pairs[column]}"
+        elif reason := named(folder, pairs[column]):
+            fault = fault or f"{column} {reason}: {readable(pairs[column])}"
     readers = {column: (folder / pairs[column]).read_bytes for column in columns if column in pairs}
-    return Entry(file, (folder / file).read_bytes, label, place["split"], readers, fault)
+    return Entry(readable(file), (folder / file).read_bytes, label and readable(label), place["split"], readers,
+                 fault)
+
+
+def _suspicions(places: dict[str, dict], columns: list[str]) -> list[str]:
+    """What looks like a mistake, but may be meant."""
+    labels = {place["label"] for place in places.values()} - {None}
+    found = [] if columns else sorted(label for label in labels if label.lower() in MASK_FOLDERS)
+    return [f"The folder {readable(name)} is taken for a class: if it holds masks or maps of the pictures, pair them "
+            "in metadata.jsonl." for name in found]
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _without_spare_test(entries: list[Entry], notes: list[str]) -> list[Entry]:
@@ -220,97 +244,4 @@ def _without_spare_test(entries: list[Entry], notes: list[str]) -> list[Entry]:
         spare = sum(entry.split == "test" for entry in entries)
         notes.append(f"The test split ({spare:,} pictures) is left out: there is a validation split.")
         return [entry for entry in entries if entry.split != "test"]
-    return [Entry(**{**vars(entry), "split": "validation"}) if entry.split == "test" else entry
-            for entry in entries]
-
-
-# ---- what `datasets` loads ---------------------------------------------------------------------------------
-
-
-def _holds_tables(folder: Path) -> bool:
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return True
-    return any(file.endswith(TABLES) for file in _walk(folder))
-
-
-def _list_tables(folder: Path) -> Raw:
-    import datasets
-
-    try:
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return _list_dataset(datasets.load_from_disk(str(folder)), str(folder))
-        return _list_dataset(datasets.load_dataset(str(folder)), str(folder))
-    except RawError:
-        raise
-    except Exception as error:
-        reason = _one_line(error)
-        raise RawError(f"{folder} holds tables that cannot be loaded ({reason}): mend them.") from None
-
-
-def _list_hub(name: str) -> Raw:
-    import datasets
-
-    try:
-        return _list_dataset(datasets.load_dataset(name), name)
-    except RawError:
-        raise
-    except Exception as error:
-        raise RawError(f"{name} is neither a folder here nor a dataset that could be loaded from the hub "
-                       f"({_one_line(error)}): check prepare.source and the connection.") from None
-
-
-def _list_dataset(loaded, name: str) -> Raw:
-    import datasets
-
-    if isinstance(loaded, datasets.Dataset):
-        loaded = {"train": loaded}
-    parts = {key: part for key, part in loaded.items() if len(part)}
-    if not parts:
-        raise RawError(f"{name} is empty: set prepare.source to a dataset with pictures.")
-    features = next(iter(parts.values())).features
-    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
-    if not images:
-        found = ", ".join(features)
-        raise RawError(f"{name} has no column of pictures, only {found}: set prepare.source to another.")
-    image = next((column for column in ("image", "img") if column in images), images[0])
-    pairs = [column for column in images if column != image]
-    label = next((c for c, f in features.items() if isinstance(f, datasets.ClassLabel)),
-                 "label" if "label" in features else None)
-    splits = {key: SPLITS.get(key.lower(), "train") for key in parts}
-    notes: list[str] = []
-    if "validation" in splits.values() and "test" in splits.values():
-        spare = [key for key, split in splits.items() if split == "test"]
-        notes.append(f"The test split ({sum(len(parts.pop(key)) for key in spare):,} pictures) is left out: "
-                     "there is a validation split.")
-    given = len({splits[key] for key in parts}) > 1
-
-    def entries() -> Iterator[Entry]:
-        for key, part in parts.items():
-            split = "validation" if splits[key] == "test" else splits[key]
-            for column in images:
-                part = part.cast_column(column, datasets.Image(decode=False))
-            for number, row in enumerate(part):
-                yield Entry(
-                    f"{key}/{number:07d}", _reader(row[image]), _word(features, label, row),
-                    split if given else None, {column: _reader(row[column]) for column in pairs},
-                )
-
-    return Raw(entries(), sum(map(len, parts.values())), pairs, [], notes)
-
-
-def _reader(value: dict | None) -> Callable[[], bytes]:
-    if value is None:
-        return bytes
-    content = value.get("bytes")
-    return (lambda: content) if content is not None else Path(value["path"]).read_bytes
-
-
-def _word(features, label: str | None, row: dict) -> str | None:
-    if label is None or row[label] is None:
-        return None
-    feature = features[label]
-    return feature.int2str(row[label]) if hasattr(feature, "int2str") else str(row[label])
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return [replace(entry, split="validation") if entry.split == "test" else entry for entry in entries]
