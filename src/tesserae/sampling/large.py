@@ -18,7 +18,7 @@ from torch import Tensor
 from tesserae.errors import TesseraeError
 from tesserae.models.vqgan import VQGAN
 
-TILE, OVERLAP = 64, 4  # codes
+TILE, OVERLAP = 32, 4  # codes: of 8 to 64, LPIPS of scenes of 512 pixels was best at 32, and no seam showed from 2 on
 Progress = Callable[[int, int], None]
 
 
