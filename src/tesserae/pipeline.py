@@ -151,8 +151,9 @@ def _kernel(root: Path, run_key: str | None):
             "argv": [sys.executable, "-m", "tesserae.kernel", "-f", "{connection_file}"]})
         os.environ[tracking.RUN_VARIABLE] = run_key or ""
         os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a warning about frozen modules
-        # threads that spin while they wait slow each other tenfold as soon as another program wants a core
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Threads that spin while they wait slow each other tenfold as soon as another program wants a core; those
+        # that sleep at once take half the time again to wake up. So they spin for some microseconds.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         os.environ["JUPYTER_PATH"] = _joined(folder, before.get("JUPYTER_PATH"))
         os.environ["PYTHONPATH"] = _joined(str(root / "src"), before.get("PYTHONPATH"))
         sockets = str(Path(folder) / "k.json")

@@ -27,6 +27,10 @@ class Held:
         return self.images[list(indices)]
 
 
+def drawn(vqgan, codes):
+    return torch.cat(list(quality.decoded(vqgan, codes)))
+
+
 @pytest.fixture(scope="module")
 def house():
     """A random VQGAN, 40 training maps and 20 held-out ones of it, their pictures, two classes."""
@@ -47,7 +51,7 @@ def house():
 def test_copies_are_called_copies(house):
     vqgan, train, held_out, _ = house
     copies = train.indices[:10, 0].long()
-    found = quality.nearness(vqgan, copies, train, held_out, k=2)
+    found = quality.nearness(vqgan, drawn(vqgan, copies), train, held_out, k=2)
     assert found.samples.indices[:, 0].tolist() == list(range(10))
     metrics = found.metrics(train.labels[:10], train, held_out)
     assert metrics["near_share"] == 1
@@ -59,7 +63,7 @@ def test_copies_are_called_copies(house):
 
 def test_unseen_maps_are_not_copies(house):
     vqgan, train, held_out, _ = house
-    found = quality.nearness(vqgan, held_out.indices[:, 0], train, held_out)
+    found = quality.nearness(vqgan, drawn(vqgan, held_out.indices[:, 0]), train, held_out)
     assert found.metrics(None, train, held_out)["near_share"] <= 0.06  # by definition of the quantile
     assert torch.equal(found.samples.distances, found.held_out.distances)
 
@@ -67,12 +71,12 @@ def test_unseen_maps_are_not_copies(house):
 def test_realism_orders_samples(house):
     """Maps of the training set itself are as real as reconstructions; maps of one code are not."""
     vqgan, train, _, pictures = house
-    alike = quality.realism(vqgan, train.indices[1::2, 0], train, pictures)
+    alike = quality.realism(vqgan, drawn(vqgan, train.indices[1::2, 0]), train, pictures)
     name = min(alike, key=len)
     assert set(alike) == {name, f"{name}_real", f"{name}_reconstructions"}
     assert alike[name] == pytest.approx(alike[f"{name}_reconstructions"])
     assert alike[name] == pytest.approx(alike[f"{name}_real"], rel=0.1, abs=1e-3)
-    flat = quality.realism(vqgan, torch.zeros(20, 4, 4, dtype=torch.int64), train, pictures)
+    flat = quality.realism(vqgan, drawn(vqgan, torch.zeros(20, 4, 4, dtype=torch.int64)), train, pictures)
     assert flat[name] > 1.5 * alike[name]
     assert all(math.isfinite(value) for value in flat.values())
 
@@ -90,7 +94,7 @@ def test_a_set_sorted_by_class_is_measured_over_all_its_classes(house, monkeypat
 
     genuine = quality.real
     monkeypatch.setattr(quality, "real", watched)
-    quality.realism(vqgan, maps.indices[::4, 0], maps, Held(pictures.images[order]))
+    quality.realism(vqgan, drawn(vqgan, maps.indices[::4, 0]), maps, Held(pictures.images[order]))
     assert [torch.bincount(labels, minlength=2).tolist() for labels in seen] == [[10, 10], [5, 5]]
 
 
@@ -106,7 +110,7 @@ def test_spread_takes_each_once_and_from_everywhere(total, count):
 def test_too_few_pictures_have_no_distance(house):
     vqgan, train, _, pictures = house
     few = CodeMaps(train.indices[:3], None, [], K)
-    assert quality.realism(vqgan, train.indices[:1, 0], few, Held(pictures.images[:3])) == {}
+    assert quality.realism(vqgan, drawn(vqgan, train.indices[:1, 0]), few, Held(pictures.images[:3])) == {}
 
 
 def test_pictures_as_files(tmp_path):

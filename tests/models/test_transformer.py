@@ -75,7 +75,7 @@ def test_a_full_prefix_is_a_mask(batch):
                             for query in range(positions)])
 
     def by_hand(q, k, v, mask=None, is_causal=False):
-        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~allowed, -torch.inf)
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~allowed[-q.shape[2]:], -torch.inf)
         return scores.softmax(-1) @ v
 
     expected = model(prefix, indices)
@@ -225,3 +225,20 @@ def test_wrong_shapes_are_named(model, prefix, indices, said):
 def test_heads_must_divide_the_width():
     with pytest.raises(TesseraeError, match="multiple of n_head"):
         make_model(n_embd=15)
+
+
+@pytest.mark.parametrize("prefix_attention", ["causal", "full"])
+def test_what_the_last_layer_leaves_out_changes_nothing(batch, prefix_attention):
+    """Neither logits nor gradients: beside all layers on all positions."""
+    prefix, indices = batch
+    model = make_model(prefix_attention=prefix_attention)
+    x = model._embed(prefix, indices[:, :-1])
+    for layer, block in enumerate(model.blocks):
+        x = block(x, layer)
+    whole = model.head(model.norm(x[:, P - 1:]))
+    torch.testing.assert_close(model(prefix, indices), whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(prefix, indices, last=2), whole[:, -2:], rtol=1e-5, atol=1e-5)
+    weights, aim = list(model.parameters()), torch.randn(whole.shape)
+    expected = torch.autograd.grad((whole * aim).sum(), weights)
+    for made, wanted in zip(torch.autograd.grad((model(prefix, indices) * aim).sum(), weights), expected):
+        torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5)

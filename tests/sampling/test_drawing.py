@@ -39,8 +39,8 @@ class Reader(LatentTransformer):
         super().__init__(config)
         self.told = told
 
-    def forward(self, prefix, indices):
-        return self._sure(self.told(prefix)[:, :indices.shape[1]])
+    def forward(self, prefix, indices, last=0):
+        return self._sure(self.told(prefix)[:, :indices.shape[1]])[:, -last:]
 
     def prefill(self, prefix, indices=None, batch=None):
         cache = Cache(1, batch or len(prefix), 0)

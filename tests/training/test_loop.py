@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tesserae.errors import DiskFullError, TesseraeError
 from tesserae.training import loop, tables
+from tesserae.training.alarms import Alarm
 from tesserae.training.checkpoints import steps_in
 from tesserae.training.loop import (
     deliver,
@@ -37,7 +38,7 @@ class KilledError(Exception):
 class Toy:
     """Noisy descent of |w|^2 by Adam; `hook` is called in each step, before anything happens."""
 
-    score, unit, per_step, spoken = "height", "points", 4, ("loss",)
+    score, unit, per_step, spoken, losses = "height", "points", 4, ("loss",), ("loss",)
 
     def __init__(self, hook=lambda step: None, heights=None):
         torch.manual_seed(7)
@@ -67,6 +68,9 @@ class Toy:
 
     def sample(self, step):
         self.sampled.append(step)
+
+    def alarms(self, history):
+        return [Alarm(row["step"], "it is ten") for row in history if row["step"] == 10]
 
     def state(self):
         return {"w": self.w.detach(), "optimiser": self.optimiser.state_dict()}
@@ -200,10 +204,10 @@ def test_terms_are_means_since_the_last_log(tmp_path, accelerator):
     class Counting(Toy):
         def step(self, step):
             seen.append(float(step))
-            return {"loss": torch.tensor(float(step))}
+            return {"loss": torch.tensor(10.0 + step)}
 
     progress = run(Counting(), tmp_path, accelerator)
-    assert [row["loss"] for row in progress.history] == [2.0, 7.0, 12.0, 17.0, 22.0, 27.0]
+    assert [row["loss"] for row in progress.history] == [12.0, 17.0, 22.0, 27.0, 32.0, 37.0]
 
 
 def test_the_best_model_is_kept(tmp_path, accelerator):
@@ -240,6 +244,29 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence_and_a_good_checkpoint(tm
     assert steps_in(tmp_path / "checkpoints") == [8]  # at step 15 the next one, 16, would hold no numbers
     run(Toy(), tmp_path, accelerator)
     assert "nan" not in (tmp_path / "checkpoints" / "last" / "w").read_text()
+
+
+@pytest.mark.parametrize("at", [11, 15])
+def test_an_exploding_loss_stops_and_no_checkpoint_holds_it(tmp_path, accelerator, at):
+    """Ten times the mean of the first row, which is that of steps 1 to 5."""
+    class Exploding(Toy):
+        def step(self, step):
+            terms = super().step(step)
+            return terms | {"loss": terms["loss"] + 1e4} if step >= at else terms
+
+    with pytest.raises(TesseraeError, match=r"'loss' is .*more than 10 times the loss .*half the learning rate"):
+        run(Exploding(), tmp_path, accelerator)
+    assert steps_in(tmp_path / "checkpoints") == [8]
+    run(Toy(), tmp_path, accelerator)
+
+
+def test_alarms_are_said_once_also_by_a_run_that_goes_on(tmp_path, accelerator):
+    said = []
+    run(Toy(), tmp_path, accelerator, said)
+    assert [line for line in said if "ALARM" in line] == ["ALARM, step 10: it is ten"]
+    more = []
+    run(Toy(), tmp_path, accelerator, more, steps=40)
+    assert not [line for line in more if "ALARM" in line]
 
 
 @pytest.mark.parametrize(("what", "state"), [

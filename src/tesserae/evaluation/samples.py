@@ -43,10 +43,10 @@ def spread(total: int, count: int) -> Tensor:
     return torch.arange(count) * total // count
 
 
-def realism(vqgan: VQGAN, samples: Tensor, maps: CodeMaps, pictures: Viewed) -> dict[str, float]:
+def realism(vqgan: VQGAN, drawn: Tensor, maps: CodeMaps, pictures: Viewed) -> dict[str, float]:
     """Fréchet distances to real training pictures, each of as many pictures, so that they compare.
 
-    samples: code maps (N,h,w); maps and pictures: the training set, as codes and as they are, in one order.
+    drawn: samples (N,3,H,W) in [-1,1]; maps and pictures: the training set, as codes and as they are, in one order.
     Of every two training pictures one is reference, REFERENCE at most; the others, as they are and as the VQGAN
     returns them, say what the distance of perfect samples would be. Keys: `<name>`, `<name>_reconstructions` and
     `<name>_real`; the name says whose features they are. {} where there are too few pictures.
@@ -55,13 +55,13 @@ def realism(vqgan: VQGAN, samples: Tensor, maps: CodeMaps, pictures: Viewed) -> 
     """
     reference, others = torch.arange(0, len(pictures), 2), torch.arange(1, len(pictures), 2)
     reference = reference[spread(len(reference), min(REFERENCE, len(reference)))]
-    count = min(len(samples), len(others))
+    count = min(len(drawn), len(others))
     if count < 2:
         return {}
     name, features = feature_network()
     others = others[spread(len(others), count)]
     known = set_features(real(pictures, reference.tolist()), features)
-    made = decoded(vqgan, samples[spread(len(samples), count)])
+    made = drawn[spread(len(drawn), count)].split(AT_ONCE)
     sets = {"": made, "_real": real(pictures, others.tolist()),
             "_reconstructions": decoded(vqgan, maps.indices[others, 0])}
     return {name + ending: frechet_distance(set_features(batches, features), known)
@@ -84,15 +84,15 @@ class Nearness:
         return found
 
 
-def nearness(vqgan: VQGAN, samples: Tensor, train: CodeMaps, held_out: CodeMaps, k: int = 1) -> Nearness:
-    """Nearest training pictures of samples (N,h,w) and of held-out ones, all as the VQGAN decodes them.
+def nearness(vqgan: VQGAN, drawn: Tensor, train: CodeMaps, held_out: CodeMaps, k: int = 1) -> Nearness:
+    """Nearest training pictures of samples (N,3,H,W) and of held-out ones, all as the VQGAN decodes them.
 
     So a sample that repeats a training picture's codes has distance 0, and the VQGAN's blur is on all sides.
     """
     embed = lpips_vectors(LPIPS.load("alex"))
-    queries = [*decoded(vqgan, samples), *decoded(vqgan, held_out.indices[:, 0])]
+    queries = [*drawn.split(AT_ONCE), *decoded(vqgan, held_out.indices[:, 0])]
     found = nearest(queries, decoded(vqgan, train.indices[:, 0]), embed, k)
-    parts = [len(samples), len(held_out)]
+    parts = [len(drawn), len(held_out)]
     pairs = zip(found.distances.split(parts), found.indices.split(parts))
     return Nearness(*(Neighbours(*pair) for pair in pairs))
 

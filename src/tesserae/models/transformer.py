@@ -87,24 +87,34 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, c: TransformerConfig) -> None:
         super().__init__()
         self.heads = c.n_head
-        self.full = c.prefix_length if c.prefix_attention == "full" else 0  # positions that see each other
+        self.full = c.prefix_length if c.prefix_attention == "full" else 1  # positions that see each other
         self.qkv = nn.Linear(c.n_embd, 3 * c.n_embd)
         self.proj = nn.Linear(c.n_embd, c.n_embd)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache | None) -> Tensor:  # (B,t,C)
-        q, k, v = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
+    def forward(self, x: Tensor, layer: int, cache: Cache | None, last: int) -> Tensor:  # (B,t,C) -> (B,last,C)
+        q, k, v = self._heads_of(x, last)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        alike = q.shape[2] == k.shape[2]  # else q is the newest position, which looks at all the others
-        mask = self._mask(q) if alike and self.full > 1 else None
+        whole = q.shape[2] == k.shape[2] and self.full == 1
+        mask = None if whole or last == 1 else self._mask(last, k.shape[2], q.device)
         with _kernel_for(q):
-            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=alike and mask is None)  # (B,heads,t,d)
+            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=whole)  # (B,heads,last,d)
         return self.proj(rearrange(y, "b h t d -> b t (h d)"))
 
-    def _mask(self, q: Tensor) -> Tensor:
-        """Who sees whom, (t,t) bool."""
-        mask = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
-        mask[:self.full, :self.full] = True
+    def _heads_of(self, x: Tensor, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the last positions, keys and values of all: (B,heads,last,d), (B,heads,t,d) twice."""
+        if last == x.shape[1]:
+            return rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads).unbind()
+        width = x.shape[2]
+        queries, others = ((self.qkv.weight[rows], self.qkv.bias[rows]) for rows in (slice(width), slice(width, None)))
+        q = rearrange(F.linear(x[:, -last:], *queries), "b t (h d) -> b h t d", h=self.heads)
+        return q, *rearrange(F.linear(x, *others), "b t (two h d) -> two b h t d", two=2, h=self.heads)
+
+    def _mask(self, last: int, seen: int, device: torch.device) -> Tensor:
+        """Which of the positions `seen` each of the last ones looks at, (last,seen) bool."""
+        before = seen - last
+        mask = torch.ones(last, seen, dtype=torch.bool, device=device).tril(before)
+        mask[:max(0, self.full - before), :self.full] = True
         return mask
 
 
@@ -115,7 +125,7 @@ def _kernel_for(q: Tensor) -> contextlib.AbstractContextManager:
 
 
 class Block(nn.Module):
-    """Pre-LayerNorm: x + attention(norm(x)), then x + MLP(norm(x))."""
+    """Pre-LayerNorm: x + attention(norm(x)), then x + MLP(norm(x)); of the last positions only, where it says so."""
 
     def __init__(self, c: TransformerConfig) -> None:
         super().__init__()
@@ -124,8 +134,9 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(c.n_embd, 4 * c.n_embd), nn.Linear(4 * c.n_embd, c.n_embd)
         self.dropout = nn.Dropout(c.dropout)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache | None = None) -> Tensor:  # (B,t,C)
-        x = x + self.dropout(self.attention(self.norm_1(x), layer, cache))
+    def forward(self, x: Tensor, layer: int, cache: Cache | None = None, last: int = 0) -> Tensor:  # (B,t,C)
+        last = last or x.shape[1]
+        x = x[:, -last:] + self.dropout(self.attention(self.norm_1(x), layer, cache, last))
         return x + self.dropout(self.down(F.gelu(self.up(self.norm_2(x)))))
 
 
@@ -146,17 +157,15 @@ class LatentTransformer(nn.Module):
         self.head = nn.Linear(c.n_embd, c.codebook_size, bias=False)
         self._init_weights()
 
-    def forward(self, prefix: Tensor, indices: Tensor) -> Tensor:
+    def forward(self, prefix: Tensor, indices: Tensor, last: int = 0) -> Tensor:
         """Logits of every code of whole or partial maps; of each map's last code nothing is looked at.
 
         prefix (B,P) int64 in [0, prefix_vocab), indices (B,T) int64 in [0, K) with 1 <= T <= max_tokens.
-        Raises TesseraeError where the shapes do not fit the network.
+        last: of so many codes at the end alone, (B,last,K); 0: of all. Raises TesseraeError where the shapes do not
+        fit the network.
         """
         self._check(prefix, indices.shape[1])
-        x = self._embed(prefix, indices[:, :-1])  # (B,P+T-1,C)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, layer)
-        return self.head(self.norm(x[:, prefix.shape[1] - 1:]))  # (B,T,K)
+        return self._logits(self._embed(prefix, indices[:, :-1]), last or indices.shape[1])
 
     def prefill(self, prefix: Tensor, indices: Tensor | None = None,
                 batch: int | None = None) -> tuple[Tensor, Cache]:
@@ -194,10 +203,16 @@ class LatentTransformer(nn.Module):
         return self.dropout(tokens + self.positions[:tokens.shape[1]])
 
     def _advance(self, x: Tensor, cache: Cache) -> Tensor:
-        for layer, block in enumerate(self.blocks):
-            x = block(x, layer, cache)
+        logits = self._logits(x, 1, cache)
         cache.length += x.shape[1]
-        return self.head(self.norm(x[:, -1]))  # (B,K)
+        return logits[:, 0]  # (B,K)
+
+    def _logits(self, x: Tensor, last: int, cache: Cache | None = None) -> Tensor:
+        """Embedded positions (B,t,C) -> (B,last,K); the last layer computes no more than these."""
+        final = len(self.blocks) - 1
+        for layer, block in enumerate(self.blocks):
+            x = block(x, layer, cache, last if layer == final else 0)
+        return self.head(self.norm(x))
 
     def _check(self, prefix: Tensor, tokens: int) -> None:
         c = self.config

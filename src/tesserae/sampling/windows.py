@@ -165,13 +165,13 @@ def _draw(slide: _Slide, batch: _Batch, choose: Choose) -> None:
     """Draw the blocks of a batch of windows into the maps.
 
     Products of matrices with very few rows are left to other routines, which round differently. So a single code
-    is the end of a plain forward pass, whose products have as many rows as there are codes in all the windows.
+    is the end of a plain forward pass for ROWS codes, whose products have at least so many rows.
     Blocks of several start a cache with all that is known but the last code, and go on from there in steps with
     copies up to a multiple of ROWS.
     """
     form, (start, end), prefix = batch.form, batch.ends(slide.window), slide.prefix(batch)
     if end - start == 1:
-        logits = slide.model(prefix, slide.flat[batch.places[:, :end]])[:, -1]  # (n,K)
+        logits = slide.model(prefix, slide.flat[batch.places[:, :end]], last=min(ROWS, end))[:, -1]  # (n,K)
         slide.flat[batch.places[:, start]] = choose(logits, batch.places[:, start])
         return
     filled = torch.arange(-(-len(prefix) // ROWS) * ROWS, device=prefix.device).clamp(max=len(prefix) - 1)

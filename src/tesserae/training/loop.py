@@ -24,15 +24,21 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 
 from tesserae.errors import DiskFullError, TesseraeError, writing
+from tesserae.training.alarms import Alarm, check_exploded
 from tesserae.training.checkpoints import load_checkpoint, replace_folder, save_checkpoint, steps_in, to_device
 from tesserae.training.lock import held
 from tesserae.training.tables import write_table
 
 
 class Task(Protocol):
-    """What is trained. Terms and measures are scalars by name; `score` names the measure whose least is best."""
+    """What is trained. Terms and measures are scalars by name; `score` names the measure whose least is best.
+
+    losses: terms that must not explode, the one they are measured by first. alarms: what the history tells, see
+    `training.alarms`.
+    """
 
     score: str
+    losses: tuple[str, ...]
     unit: str  # what `per_step` counts: images, tokens
     per_step: int
     spoken: tuple[str, ...]  # terms shown in the terminal
@@ -42,6 +48,7 @@ class Task(Protocol):
     def summary(self) -> dict[str, float]: ...
     def evaluate(self, step: int) -> dict[str, float]: ...
     def sample(self, step: int) -> None: ...
+    def alarms(self, history: list[dict]) -> list[Alarm]: ...
     def state(self) -> dict: ...
     def load_state(self, state: dict) -> None: ...
     def export(self, folder: Path) -> None: ...
@@ -150,7 +157,7 @@ def _train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: 
             progress.seconds = before + time.monotonic() - started
             last = done() >= 1.0
             if last or progress.step % block.log_every == 0:
-                row = _log(task, progress, log, reports, accelerator)
+                row = _log(task, progress, log, reports, accelerator, say)
                 if last or time.monotonic() - spoken > 5:
                     spoken = time.monotonic()
                     say(_line(row, task, progress, block, began_at, spoken - started))
@@ -200,10 +207,11 @@ def _add(progress: Progress, terms: dict[str, Tensor]) -> None:
     progress.summed += 1
 
 
-def _log(task: Task, progress: Progress, log: Callable, reports: Path, accelerator: Accelerator) -> dict:
+def _log(task: Task, progress: Progress, log: Callable, reports: Path, accelerator: Accelerator,
+         say: Callable) -> dict:
     sums = {name: accelerator.reduce(pair, "sum").tolist() for name, pair in progress.sums.items()}
     terms = {name: total / count for name, (total, count) in sums.items()}
-    _check_finite(progress.step, terms)
+    _check_sound(progress, terms, task.losses)
     row = {"step": progress.step, **terms, **task.summary()}
     done_before = progress.timings[-1] if progress.timings else {"step": 0, "seconds": 0.0}
     pace = (progress.step - done_before["step"]) / max(progress.seconds - done_before["seconds"], 1e-9)
@@ -216,16 +224,20 @@ def _log(task: Task, progress: Progress, log: Callable, reports: Path, accelerat
         write_table(reports / "history.csv", progress.history)
         write_table(reports / "timings.csv", progress.timings)
         log({name: value for name, value in {**row, **timing}.items() if name != "step"}, progress.step)
+    for alarm in task.alarms(progress.history):
+        if alarm.step == progress.step:
+            say(f"ALARM, {alarm}")
     return row
 
 
-def _check_finite(step: int, terms: dict[str, float]) -> None:
+def _check_sound(progress: Progress, terms: dict[str, float], losses: tuple[str, ...]) -> None:
     for name, value in terms.items():
         if not math.isfinite(value):
             raise TesseraeError(
-                f"step {step}: the term {name!r} is {value}, so training stops with the last checkpoint kept; "
+                f"step {progress.step}: the term {name!r} is {value}, so training stops with the last checkpoint kept; "
                 "try half the learning rate, a grad_clip of 1, or precision: fp32."
             )
+    check_exploded(progress.step, terms, progress.history, losses)
 
 
 def _evaluate(task: Task, progress: Progress, log: Callable, reports: Path, folder: Path, say: Callable,
@@ -259,9 +271,9 @@ def _export(task: Task, folder: Path) -> None:
 
 
 def _checkpoint(task: Task, progress: Progress, folder: Path, accelerator: Accelerator) -> None:
-    # a step without a number must not become the checkpoint that the next run goes on from
-    _check_finite(progress.step, {name: accelerator.reduce(pair, "sum")[0].item()
-                                  for name, pair in progress.sums.items()})
+    # a step without a number, or far off, must not become the checkpoint that the next run goes on from
+    sums = {name: accelerator.reduce(pair, "sum").tolist() for name, pair in progress.sums.items()}
+    _check_sound(progress, {name: total / count for name, (total, count) in sums.items()}, task.losses)
     if accelerator.is_main_process:
         save_checkpoint(folder, progress.step, {"task": task.state(), "progress": vars(progress)})
         _settle_best(progress, folder)

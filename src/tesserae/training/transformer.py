@@ -29,6 +29,7 @@ from tesserae.params import TransformerParams
 from tesserae.sampling.orderings import in_order
 from tesserae.sampling.sampler import sample
 from tesserae.stage import Stage
+from tesserae.training.alarms import Alarm
 from tesserae.training.checkpoints import replace_folder
 from tesserae.training.identity import checkpoint_folder, code_of, facts_of
 from tesserae.training.loop import (
@@ -107,6 +108,7 @@ class TransformerTask:
     score = "nll"
     unit = "tokens"
     spoken = ("nll", "accuracy")
+    losses = ("nll",)
 
     def __init__(self, block: TransformerParams, seed: int, data: PairedMaps, held_out: PairedMaps,
                  vqgans: Mapping[str, VQGAN], accelerator: Accelerator, show: Callable) -> None:
@@ -179,6 +181,10 @@ class TransformerTask:
     def _drawn(self, name: str, codes: Tensor) -> Tensor:
         vqgan = self.vqgans[name]
         return view_of(vqgan.config).drawn(vqgan.decode(codes))
+
+    def alarms(self, history: list[dict]) -> list[Alarm]:
+        """None: what can go wrong here, learning by heart, `verdict` says at the end."""
+        return []
 
     def state(self) -> dict:
         """All that the next steps depend on."""

@@ -26,6 +26,7 @@ from tesserae.models.quantizers import NearestQuantizer
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.params import VQGANParams
 from tesserae.stage import Stage
+from tesserae.training.alarms import Alarm, vqgan_alarms
 from tesserae.training.identity import checkpoint_folder, code_of, facts_of
 from tesserae.training.loop import (
     Progress,
@@ -73,6 +74,7 @@ class VQGANTask:
 
     unit = "images"
     spoken = ("rec", "lambda", "perplexity", "usage")
+    losses = ("rec", "codebook", "commitment")
 
     def __init__(self, block: VQGANParams, seed: int, pictures: Pictures, held_out: Pictures,
                  accelerator: Accelerator, show: Callable) -> None:
@@ -158,6 +160,10 @@ class VQGANTask:
         self.model.train()
         self.show(figures.grid_image(self.view.drawn(both).cpu(), columns=len(images)), step)
 
+    def alarms(self, history: list[dict]) -> list[Alarm]:
+        """Collapses of the codebook and of the discriminator."""
+        return vqgan_alarms(history, self.block.codebook_size, revived=self.block.revive_after > 0)
+
     def state(self) -> dict:
         """All that the next steps depend on."""
         return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
@@ -219,8 +225,10 @@ def train_vqgan(stage: Stage, say: Callable[[str], None] = print) -> Progress:
     progress = train(task, block, params.seed, folder, stage.reports, stage.run.metrics, accelerator, say)
     if accelerator.is_main_process:
         deliver(folder, stage.path("models", stage.name))
+        for alarm in (alarms := task.alarms(progress.history)):
+            say(f"ALARM, {alarm}")
         stage.metrics({**{f"val_{k}": v for k, v in progress.best.items() if k != "step"},
-                       "best_step": progress.best["step"], "steps": progress.step,
+                       "best_step": progress.best["step"], "steps": progress.step, "alarms": len(alarms),
                        f"last_{task.score}": progress.latest[task.score]})
     return progress
 

@@ -1,0 +1,80 @@
+"""What goes wrong in a training, noticed from its history: so that it is said while it can still be mended.
+
+An exploding loss ends the training. A collapse of the codebook or of the discriminator does not: it is said in the
+log when it begins, and in the report. All of it follows from the rows of history.csv, so that a run which was killed
+and goes on says the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tesserae.errors import TesseraeError
+
+EXPLODED = 10.0  # times the loss of the first row: no spike, but a network that has lost all it knew
+DEAD_USAGE, DEAD_PERPLEXITY = 0.1, 0.05  # as shares of K: below these a codebook has collapsed
+WON = 0.02  # loss of a discriminator that makes no mistake any more
+BLIND = 0.01  # difference of its mean logits below which it tells nothing apart
+IN_A_ROW = 3  # so many rows must agree
+
+Row = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something that has gone on for IN_A_ROW rows by `step`."""
+
+    step: int
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"step {self.step}: {self.sentence}"
+
+
+def check_exploded(step: int, terms: Row, history: Sequence[Row], losses: Sequence[str]) -> None:
+    """Raise TesseraeError where one of `losses` is EXPLODED times the first that was logged of the first of them."""
+    begun = next((row[losses[0]] for row in history if losses[0] in row), None)
+    if begun is None:
+        return
+    for name in losses:
+        if terms.get(name, 0.0) > EXPLODED * abs(begun):
+            raise TesseraeError(
+                f"step {step}: the term {name!r} is {terms[name]:.4g}, more than {EXPLODED:.0f} times the loss that "
+                "training began with, so it stops with the last checkpoint kept; try half the learning rate, a longer "
+                "warmup, or a grad_clip of 1."
+            )
+
+
+def vqgan_alarms(history: Sequence[Row], codebook_size: int, revived: bool) -> list[Alarm]:
+    """Collapses of the codebook and of the discriminator, in the order in which they began.
+
+    history: rows with `usage` in [0,1], `perplexity` in codes, and once the discriminator has joined `disc`, its
+    loss, `logits_real` and `logits_fake`; what is NaN counts as missing. revived: whether unused codes are moved.
+    """
+    rows, judged = ([row for row in history if math.isfinite(row.get(name, math.nan))]
+                    for name in ("perplexity", "disc"))
+    remedy = "a lower codebook_lr or a larger batch" if revived else "revive_after: 50 and codebook_init: data"
+    found = [
+        *_begun(rows, lambda row: row["usage"] < DEAD_USAGE or row["perplexity"] < DEAD_PERPLEXITY * codebook_size,
+                lambda row: f"the codebook has collapsed: {row['usage']:.0%} of its {codebook_size} codes are in use, "
+                            f"as evenly as {row['perplexity']:.1f}; try {remedy}."),
+        *_begun(judged, lambda row: row["disc"] < WON,
+                lambda row: f"the discriminator has won: its loss is {row['disc']:.2g}, and the decoder learns nothing "
+                            "more from it; try half of disc_lr, or a later disc_start."),
+        *_begun(judged, lambda row: abs(row["logits_real"] - row["logits_fake"]) < BLIND,
+                lambda row: "the discriminator has collapsed: it gives pictures and reconstructions the same "
+                            f"{row['logits_real']:.2g}; try twice the disc_lr, or more disc_channels."),
+    ]
+    return sorted(found, key=lambda alarm: alarm.step)
+
+
+def _begun(rows: Sequence[Row], wrong: Callable[[Row], bool], say: Callable[[Row], str]) -> list[Alarm]:
+    """An alarm for every time that rows have been wrong IN_A_ROW times."""
+    found, count = [], 0
+    for row in rows:
+        count = count + 1 if wrong(row) else 0
+        if count == IN_A_ROW:
+            found.append(Alarm(int(row["step"]), say(row)))
+    return found
