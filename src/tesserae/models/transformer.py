@@ -106,7 +106,8 @@ class CausalSelfAttention(nn.Module):
         if last == x.shape[1]:
             return rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads).unbind()
         width = x.shape[2]
-        queries, others = ((self.qkv.weight[rows], self.qkv.bias[rows]) for rows in (slice(width), slice(width, None)))
+        weight, bias = self.qkv.weight, self.qkv.bias
+        queries, others = ((weight[rows], bias[rows]) for rows in (slice(width), slice(width, None)))
         q = rearrange(F.linear(x[:, -last:], *queries), "b t (h d) -> b h t d", h=self.heads)
         return q, *rearrange(F.linear(x, *others), "b t (two h d) -> two b h t d", two=2, h=self.heads)
 

@@ -41,9 +41,9 @@ def check_exploded(step: int, terms: Row, history: Sequence[Row], losses: Sequen
     for name in losses:
         if terms.get(name, 0.0) > EXPLODED * abs(begun):
             raise TesseraeError(
-                f"step {step}: the term {name!r} is {terms[name]:.4g}, more than {EXPLODED:.0f} times the loss that "
-                "training began with, so it stops with the last checkpoint kept; try half the learning rate, a longer "
-                "warmup, or a grad_clip of 1."
+                f"step {step}: the term {name!r} is {terms[name]:.4g}, more than {EXPLODED:.0f} times the loss "
+                "that training began with, so it stops with the last checkpoint kept; try half the learning rate, a "
+                "longer warmup, or a grad_clip of 1."
             )
 
 
@@ -58,11 +58,11 @@ def vqgan_alarms(history: Sequence[Row], codebook_size: int, revived: bool) -> l
     remedy = "a lower codebook_lr or a larger batch" if revived else "revive_after: 50 and codebook_init: data"
     found = [
         *_begun(rows, lambda row: row["usage"] < DEAD_USAGE or row["perplexity"] < DEAD_PERPLEXITY * codebook_size,
-                lambda row: f"the codebook has collapsed: {row['usage']:.0%} of its {codebook_size} codes are in use, "
-                            f"as evenly as {row['perplexity']:.1f}; try {remedy}."),
+                lambda row: f"the codebook has collapsed: {row['usage']:.0%} of its {codebook_size} codes are in "
+                            f"use, as evenly as {row['perplexity']:.1f}; try {remedy}."),
         *_begun(judged, lambda row: row["disc"] < WON,
-                lambda row: f"the discriminator has won: its loss is {row['disc']:.2g}, and the decoder learns nothing "
-                            "more from it; try half of disc_lr, or a later disc_start."),
+                lambda row: f"the discriminator has won: its loss is {row['disc']:.2g}, and the decoder learns "
+                            "nothing more from it; try half of disc_lr, or a later disc_start."),
         *_begun(judged, lambda row: abs(row["logits_real"] - row["logits_fake"]) < BLIND,
                 lambda row: "the discriminator has collapsed: it gives pictures and reconstructions the same "
                             f"{row['logits_real']:.2g}; try twice the disc_lr, or more disc_channels."),

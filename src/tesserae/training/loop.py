@@ -234,8 +234,8 @@ def _check_sound(progress: Progress, terms: dict[str, float], losses: tuple[str,
     for name, value in terms.items():
         if not math.isfinite(value):
             raise TesseraeError(
-                f"step {progress.step}: the term {name!r} is {value}, so training stops with the last checkpoint kept; "
-                "try half the learning rate, a grad_clip of 1, or precision: fp32."
+                f"step {progress.step}: the term {name!r} is {value}, so training stops with the last checkpoint "
+                "kept; try half the learning rate, a grad_clip of 1, or precision: fp32."
             )
     check_exploded(progress.step, terms, progress.history, losses)
 
