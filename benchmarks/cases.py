@@ -14,7 +14,7 @@ SAME, DEFAULT, STRIDE = "same", "default", "stride"  # rows of a case: modes of 
 _SMALL_VQGAN = {"image_size": 64, "channels": 32, "channel_mult": [1, 1, 2, 4], "res_blocks": 2, "z_channels": 256,
                 "codebook_size": 1024, "codebook_dim": 256, "disc_channels": 64}
 _PAPER_VQGAN = {**_SMALL_VQGAN, "image_size": 256, "channels": 128, "channel_mult": [1, 1, 2, 2, 4]}
-_QUICK_VQGAN = {"image_size": 32, "channels": 8, "channel_mult": [1, 2], "res_blocks": 1, "z_channels": 8,
+_QUICK_VQGAN = {"image_size": 32, "channels": 32, "channel_mult": [1, 1], "res_blocks": 1, "z_channels": 8,
                 "codebook_size": 16, "codebook_dim": 8, "disc_channels": 8}
 _SMALL_GPT = {"codebook_size": 1024, "classes": 10, "n_layer": 4, "n_head": 4, "n_embd": 256}
 _PAPER_GPT = {"codebook_size": 1024, "classes": 1000, "n_layer": 24, "n_head": 16, "n_embd": 1024}

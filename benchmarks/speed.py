@@ -75,20 +75,20 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> tuple[list[Row], dict[str, float]]:
     """Every case that was asked for, and the machine's peak: the best of one before and one after."""
-    peaks = [matrix_peak(arguments.threads, arguments.device, 0.05 if arguments.quick else 2.0)]
-    rows = []
+    machine = (arguments.threads, arguments.device, 0.05 if arguments.quick else 2.0)
+    before, rows = matrix_peak(*machine), []
     reference = str(arguments.reference.resolve()) if arguments.reference else None
-    for name in arguments.cases:
-        case = CASES[name]
+    for case in (CASES[name] for name in arguments.cases):
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-            plan = Plan(case=name, kind=case.kind, side="", mode=SAME, size=case.quick if arguments.quick else case.size,
+            plan = Plan(case.name, case.kind, side="", mode=SAME, size=case.quick if arguments.quick else case.size,
                         threads=arguments.threads, device=arguments.device, reference=reference,
                         shared=str(Path(folder) / "shared.pt"))
             found = measure(case, plan, arguments.rounds)
+        for row in found:
+            print(row, file=sys.stderr, flush=True)  # so that a run that is broken off has shown something
         rows += found
-        print(table(found, peaks[0]), file=sys.stderr, flush=True)  # so that a run that is broken off has shown something
-    peaks.append(matrix_peak(arguments.threads, arguments.device, 0.05 if arguments.quick else 2.0))
-    return rows, {name: max(peak[name] for peak in peaks) for name in peaks[0]}
+    after = matrix_peak(*machine)
+    return rows, {name: max(before[name], after[name]) for name in before}
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -98,11 +98,12 @@ def main(given: Sequence[str] | None = None) -> None:
         rows, peak = run(arguments)
     except TesseraeError as error:
         raise SystemExit(str(error)) from None
-    words = f"{arguments.rounds} rounds, {arguments.threads} threads, {arguments.device}"
-    print(f"{table(rows, peak)}\n\nMedians of {words}{', quick sizes' if arguments.quick else ''}. Matrix-product peak: "
-          f"{peak['fp32'] / 1e9:.0f} GFLOP/s in fp32, {peak['bf16'] / 1e9:.0f} in bf16. Memory in MB: the highest, and in "
-          "brackets what was there before the first network.")
+    print(f"{table(rows, peak)}\n")
+    print(f"Medians of {arguments.rounds} rounds on {arguments.threads} threads, {arguments.device}"
+          f"{', quick sizes' if arguments.quick else ''}. Matrix-product peak: {peak['fp32'] / 1e9:.4g} GFLOP/s in "
+          f"fp32, {peak['bf16'] / 1e9:.4g} in bf16.\nMemory: the highest, in brackets what libraries took of it. "
+          "MFU: the operations that our run needs, for either side, as a share of that peak.")
     if arguments.out:
-        facts = {"rounds": arguments.rounds, "threads": arguments.threads, "device": arguments.device,
-                 "quick": arguments.quick, "matrix_product_peak": peak, "rows": [as_record(row, peak) for row in rows]}
+        facts = {name: getattr(arguments, name) for name in ("rounds", "threads", "device", "quick")}
+        facts |= {"matrix_product_peak": peak, "rows": [as_record(row, peak) for row in rows]}
         arguments.out.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -28,6 +28,11 @@ class Row:
         return rate(self.ours) / rate(self.theirs) if self.theirs else None
 
 
+    def __str__(self) -> str:
+        words = f"{self.case}, {self.ours.note}: {_time(self, self.ours)}"
+        return words + (f", theirs {_time(self, self.theirs)}, ratio {self.ratio:.2f}" if self.theirs else "")
+
+
 def rate(found: Found) -> float:
     """Units a second, by the median."""
     return found.amount / median(found.seconds)
