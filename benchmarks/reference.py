@@ -36,8 +36,13 @@ def keep_likeliest(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor
 
 @torch.no_grad()
 def shake(network: nn.Module) -> nn.Module:
-    """Move weights off their start, so that no part of an untrained network is without effect on its outputs."""
+    """Move weights off their start, so that no part of an untrained network is without effect on its outputs.
+
+    LPIPS, which is trained, stays.
+    """
     for name, weight in network.named_parameters():
+        if "perceptual_loss" in name:
+            continue
         if weight.ndim == 1 or name == "pos_emb":
             weight.add_(SPREAD * torch.randn_like(weight))
         if name.endswith("quantize.embedding.weight"):
