@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,17 +50,23 @@ def check_equal(case: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -
                                 "sides do not compute the same; compare tesserae.interop.compvis with the checkout.")
 
 
+def counted(run: Callable[[], float]) -> tuple[float, float]:
+    """One run: its units, and the floating-point operations of its matrix products, convolutions and attention."""
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with FlopCounterMode(display=False, custom_mapping={flash: _attention_flops}) as counter:
+        amount = run()
+    return amount, float(counter.get_total_flops())
+
+
 def warmed(work: Work, device: str, count: bool) -> tuple[float, float]:
     """Run until nothing is done for the first time: units of a run, and, where `count`, its operations, else 0."""
-    began, flash = time.perf_counter(), torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    counter = FlopCounterMode(display=False, custom_mapping={flash: _attention_flops})
-    with counter if count else nullcontext():
-        amount = work.run()
+    began = time.perf_counter()
+    amount, flops = counted(work.run) if count else (work.run(), 0.0)
     _wait(device)
     if time.perf_counter() - began < WARM:
         work.run()
     _wait(device)
-    return amount, float(counter.get_total_flops()) if count else 0.0
+    return amount, flops
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
