@@ -12,10 +12,12 @@ from typing import Any
 SAME, DEFAULT, STRIDE = "same", "default", "stride"  # rows of a case: modes of our side
 
 _SMALL_VQGAN = {"image_size": 64, "channels": 32, "channel_mult": [1, 1, 2, 4], "res_blocks": 2, "z_channels": 256,
-                "codebook_size": 1024, "codebook_dim": 256, "disc_channels": 64}
-_PAPER_VQGAN = {**_SMALL_VQGAN, "image_size": 256, "channels": 128, "channel_mult": [1, 1, 2, 2, 4]}
+                "codebook_size": 1024, "codebook_dim": 256, "disc_channels": 64, "settings": "params.yaml"}
+_PAPER_VQGAN = {**_SMALL_VQGAN, "image_size": 256, "channels": 128, "channel_mult": [1, 1, 2, 2, 4],
+                "settings": "presets/paper-f16-256.yaml"}
 _QUICK_VQGAN = {"image_size": 32, "channels": 32, "channel_mult": [1, 1], "res_blocks": 1, "z_channels": 8,
-                "codebook_size": 16, "codebook_dim": 8, "disc_channels": 8}
+                "codebook_size": 16, "codebook_dim": 8, "disc_channels": 8,
+                "settings": "params.yaml"}
 _SMALL_GPT = {"codebook_size": 1024, "classes": 10, "n_layer": 4, "n_head": 4, "n_embd": 256}
 _PAPER_GPT = {"codebook_size": 1024, "classes": 1000, "n_layer": 24, "n_head": 16, "n_embd": 1024}
 _QUICK_GPT = {"codebook_size": 16, "classes": 3, "n_layer": 2, "n_head": 2, "n_embd": 16}
@@ -26,7 +28,8 @@ class Case:
     """A row or several of the table.
 
     kind: the module of `benchmarks.ours` and `benchmarks.theirs`. unit: of a run's amount, "step", "search" or
-    "code". size: of networks, batches and maps; quick: the same for a test of seconds. rows: modes of our side.
+    "code". size: of networks, batches and maps, and the file whose training settings are our defaults for them;
+    quick: the same for a test of seconds. rows: modes of our side.
     """
 
     name: str
@@ -73,11 +76,11 @@ def _cases() -> Iterator[Case]:
             yield Case(f"sampling-{batch}{end}", "sampling", "code",
                        {**network, "batch_size": batch, "side": 16, "top_k": top_k},
                        {**_QUICK_GPT, "batch_size": min(batch, 2), "side": 4, "top_k": 5})
-        # every so many waves (ours) and positions (theirs) of a map are drawn
         paper = network is _PAPER_GPT
+        # one wave of so many (ours) and one position of so many (theirs) are drawn
         for map_side, condition, ours, theirs in ((32, "class", 16 if paper else 1, 64 if paper else 8),
                                                   (64, "class", 64 if paper else 1, 256 if paper else 32),
-                                                  (64, "codes", 64 if paper else 1, 256 if paper else 64)):
+                                                  (64, "codes", 128 if paper else 4, 256 if paper else 64)):
             name = f"sliding-{map_side}{'-layout' if condition == 'codes' else ''}{end}"
             yield Case(name, "sliding", "code",
                        {**network, "map_side": map_side, "side": 16, "stride": 8, "condition": condition,

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -74,7 +75,8 @@ class Worker:
 
     def close(self) -> None:
         """End the child."""
-        self.child.stdin.close()
+        with suppress(BrokenPipeError):
+            self.child.stdin.close()
         try:
             self.child.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -89,11 +91,9 @@ class Worker:
         self.close()
 
     def _ask(self, word: str) -> dict[str, Any]:
-        try:
+        with suppress(BrokenPipeError):  # that it ended is said below
             self.child.stdin.write(word + "\n")
             self.child.stdin.flush()
-        except BrokenPipeError:
-            pass  # that it ended is said below
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:

@@ -20,9 +20,11 @@ def paper_block(stage: str, target: str) -> Any:
     return getattr(load_params(PAPER), stage)[target]
 
 
-def own_settings(stage: str, target: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """Some settings of params.yaml."""
-    block = getattr(load_params(ROOT / "params.yaml"), stage)[target]
+def own_settings(plan: Plan, stage: str, target: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Some settings of ours for the case's sizes; none in the row with the reference's recipe."""
+    if plan.mode != DEFAULT:
+        return {}
+    block = getattr(load_params(ROOT / plan.size["settings"]), stage)[target]
     return {name: getattr(block, name) for name in names}
 
 

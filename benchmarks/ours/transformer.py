@@ -19,7 +19,7 @@ from tesserae.models.transformer import LatentTransformer
 from tesserae.training.loop import make_accelerator
 from tesserae.training.transformer import TransformerTask, make_optimiser
 
-OWN = ("optimiser",)  # settings of params.yaml that cost time and leave network and data alone
+OWN = ("optimiser",)  # settings that cost time and leave network and data alone
 PLACEHOLDER = {"n_layer": 1, "n_head": 1, "n_embd": 8}
 RECIPE = {"condition": ["class"], "window": 0, "flip": False, "pkeep": 1.0, "dropout": 0.0, "grad_clip": 0.0}
 
@@ -28,7 +28,7 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
     """The task on the reference's weights, or its own; None where our default is the recipe itself."""
     size, bf16 = plan.size, own_bf16(plan)
     block = paper_block("transformer", "class")
-    own = own_settings("transformer", "class", OWN) if plan.mode == DEFAULT else {}
+    own = own_settings(plan, "transformer", "class", OWN)
     if plan.mode == DEFAULT and not bf16 and all(getattr(block, name) == value for name, value in own.items()):
         return None
     block = block.model_copy(update={**PLACEHOLDER, **RECIPE, **own, "batch_size": size["batch_size"],

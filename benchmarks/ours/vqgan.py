@@ -21,7 +21,7 @@ from tesserae.training.objective import reconstruction_loss
 from tesserae.training.optimisers import make_optimiser
 from tesserae.training.vqgan import VQGANTask
 
-OWN = ("optimiser", "perceptual_share")  # settings of params.yaml that cost time and leave the network alone
+OWN = ("optimiser", "perceptual_share")  # settings that cost time and leave the network alone
 PLACEHOLDER = {"channels": 8, "channel_mult": [1], "res_blocks": 1, "z_channels": 8, "codebook_dim": 8}
 LEGACY = {"codebook_weight": 0.25, "commitment_weight": 1.0}  # the reference's beta is on the codebook's term
 FULL_PHASE = {"disc_start": 0, "gan_loss": "hinge", "flip": False, "zoom": 1.0, "crop": 0, "dropout": 0.0}
@@ -31,7 +31,7 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
     """The task on the reference's weights, or its own; None where our default is the recipe itself."""
     size, bf16 = plan.size, own_bf16(plan)
     block = paper_block("vqgan", "image")
-    own = own_settings("vqgan", "image", OWN) if plan.mode == DEFAULT else {}
+    own = own_settings(plan, "vqgan", "image", OWN)
     if plan.mode == DEFAULT and not bf16 and all(getattr(block, name) == value for name, value in own.items()):
         return None
     rate = 4.5e-6 * size["batch_size"]
@@ -48,7 +48,8 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
     outputs = _outputs(task, to_unit(images[:size["batch_size"]]).to(task.device), given) if plan.mode == SAME else {}
     task.model.train()
     step = count(1)
-    words = (block.optimiser if own else "", f"LPIPS on {block.perceptual_share:g} of a batch" if own else "")
+    share = block.perceptual_share
+    words = (block.optimiser, f"LPIPS on {share:g} of a batch" if share < 1 else "") if own else ()
 
     def run() -> float:
         task.step(next(step))
