@@ -39,8 +39,8 @@ lab: setup  ## the notebooks in JupyterLab
 ui: setup  ## every run, to compare, at http://127.0.0.1:5000
 	mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT)
 
-bench: setup  ## speed and memory
-	$(PYTHON) -m benchmarks
+bench: setup  ## speed and memory; REFERENCE=path/to/taming-transformers: beside it; ARGS="--cases ..."
+	$(PYTHON) -m benchmarks $(if $(REFERENCE),--reference "$(REFERENCE)") $(ARGS)
 
 # Stamps: a second call has nothing to do until the lock or the package's settings change.
 

@@ -1,5 +1,5 @@
-"""`python -m benchmarks`: the equal-time benchmark on the pictures in data/."""
+"""`python -m benchmarks`: the speed suite."""
 
-from benchmarks.equal_time import main
+from benchmarks.speed import main
 
 main()

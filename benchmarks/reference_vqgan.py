@@ -90,8 +90,6 @@ def train(model: nn.Module, pictures: Pictures, plan: dict) -> tuple[int, float]
     """What Lightning's loop does with one process and two optimisers; steps made and seconds spent."""
     model.learning_rate = BASE_LR * plan["batch_size"]
     optimisers, _ = model.configure_optimizers()
-    owned = [[parameter for group in optimiser.param_groups for parameter in group["params"]]
-             for optimiser in optimisers]
     model.train()
     generator, queue = np.random.default_rng(plan["seed"]), np.zeros(0, dtype=np.int64)
     began = said = time.monotonic()
@@ -100,19 +98,25 @@ def train(model: nn.Module, pictures: Pictures, plan: dict) -> tuple[int, float]
             queue = np.concatenate([queue, generator.permutation(len(pictures))])
         indices, queue = np.split(queue, [plan["batch_size"]])
         images = to_unit(pictures.batch(indices)).movedim(1, -1)  # (B,H,W,3), as its data loader gives them
-        for turn, optimiser in enumerate(optimisers):
-            for other, parameters in enumerate(owned):
-                for parameter in parameters:
-                    parameter.requires_grad_(other == turn)
-            loss = model.training_step({"image": images}, model.global_step, turn)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        model.global_step += 1
+        both_steps(model, optimisers, images)
         if time.monotonic() - said > 5:
             said = time.monotonic()
             print(f"step {model.global_step}  {said - began:.0f} s", flush=True)
     return model.global_step, time.monotonic() - began
+
+
+def both_steps(model: nn.Module, optimisers: list[torch.optim.Optimizer], images: Tensor) -> None:
+    """One batch (B,H,W,3) in [-1,1]: the model twice, once for either optimiser, the other's weights frozen."""
+    for turn, optimiser in enumerate(optimisers):
+        for other, holder in enumerate(optimisers):
+            for group in holder.param_groups:
+                for parameter in group["params"]:
+                    parameter.requires_grad_(other == turn)
+        loss = model.training_step({"image": images}, model.global_step, turn)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.global_step += 1
 
 
 @torch.no_grad()
