@@ -27,9 +27,9 @@ def import_checkout(checkout: Path) -> None:
 
 
 def keep_likeliest(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Logits (B,K) with all but the top_k likeliest at minus infinity; of top_p none but 1 is asked for here."""
+    """Logits (B,K) with all but the top_k likeliest at minus infinity. ValueError for a top_p below 1."""
     if top_p < 1:
-        raise NotImplementedError("the benchmark filters by top_k alone")
+        raise ValueError(f"top_p = {top_p} is not stood in for: leave it at 1 and filter by top_k")
     least = logits.topk(top_k, dim=-1).values[..., -1:]
     return logits.masked_fill(logits < least, -torch.inf)
 
