@@ -7,17 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cases import DEFAULT, Plan
+from benchmarks.cases import Plan
 from benchmarks.configs import transformer_config, transformer_params
 from benchmarks.data import prefix_and_codes
 from benchmarks.ours.settings import own_bf16
 from tesserae.interop.compvis import load_transformer
 from tesserae.models.transformer import LatentTransformer
-
-
-def nothing_own(plan: Plan, bf16: bool) -> bool:
-    """Whether our default is what the row in the reference's precision has timed already."""
-    return plan.mode == DEFAULT and not bf16
 
 
 def drawer(plan: Plan, given: dict[str, Any] | None) -> tuple[LatentTransformer, dict[str, Tensor], bool]:

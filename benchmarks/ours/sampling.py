@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from benchmarks.cases import Plan
-from benchmarks.ours.drawing import drawer, nothing_own
-from benchmarks.ours.settings import autocast, own_bf16, said
+from benchmarks.ours.drawing import drawer
+from benchmarks.ours.settings import autocast, nothing_own, own_bf16, said
 from benchmarks.work import Work
 from tesserae.sampling.sampler import sample
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,6 +37,11 @@ def own_bf16(plan: Plan) -> bool:
     from tesserae.training.loop import bf16_is_fast  # what it imports belongs to this row alone
 
     return bf16_is_fast(torch.device(plan.device))
+
+
+def nothing_own(plan: Plan, bf16: bool, recipe: Any = None, own: Mapping[str, Any] = MappingProxyType({})) -> bool:
+    """Whether our default is what the row with the reference's recipe has timed already; own: settings of ours."""
+    return plan.mode == DEFAULT and not bf16 and all(getattr(recipe, name) == value for name, value in own.items())
 
 
 def autocast(plan: Plan, bf16: bool) -> AbstractContextManager:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmarks.cases import STRIDE, Plan
 from benchmarks.data import random_codes
-from benchmarks.ours.drawing import drawer, nothing_own
-from benchmarks.ours.settings import autocast, own_bf16, said
+from benchmarks.ours.drawing import drawer
+from benchmarks.ours.settings import autocast, nothing_own, own_bf16, said
 from benchmarks.work import Work
 from tesserae.data.conditions import windows_of
 from tesserae.sampling import windows

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import DEFAULT, Plan
+from benchmarks.cases import Plan
 from benchmarks.configs import code_side, transformer_config, transformer_params
 from benchmarks.data import BATCHES, random_codes
-from benchmarks.ours.settings import own_bf16, own_settings, paper_block, said
+from benchmarks.ours.settings import nothing_own, own_bf16, own_settings, paper_block, said
 from benchmarks.work import Work
 from tesserae.data.codes import CodeMaps
 from tesserae.data.paired import PairedMaps
@@ -29,7 +29,7 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
     size, bf16 = plan.size, own_bf16(plan)
     block = paper_block("transformer", "class")
     own = own_settings(plan, "transformer", "class", OWN)
-    if plan.mode == DEFAULT and not bf16 and all(getattr(block, name) == value for name, value in own.items()):
+    if nothing_own(plan, bf16, block, own):
         return None
     block = block.model_copy(update={**PLACEHOLDER, **RECIPE, **own, "batch_size": size["batch_size"],
                                      "lr": 4.5e-6 * size["batch_size"]})

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cases import DEFAULT, SAME, Plan
+from benchmarks.cases import SAME, Plan
 from benchmarks.configs import vqgan_params
 from benchmarks.data import HeldPictures, pictures
-from benchmarks.ours.settings import own_bf16, own_settings, paper_block, said
+from benchmarks.ours.settings import nothing_own, own_bf16, own_settings, paper_block, said
 from benchmarks.work import Work
 from tesserae.data.batches import to_unit
 from tesserae.interop.compvis import load_vqgan, vqgan_config
@@ -32,7 +32,7 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
     size, bf16 = plan.size, own_bf16(plan)
     block = paper_block("vqgan", "image")
     own = own_settings(plan, "vqgan", "image", OWN)
-    if plan.mode == DEFAULT and not bf16 and all(getattr(block, name) == value for name, value in own.items()):
+    if nothing_own(plan, bf16, block, own):
         return None
     rate = 4.5e-6 * size["batch_size"]
     rates = {"lr": rate, "codebook_lr": rate, "disc_lr": rate}
