@@ -109,3 +109,17 @@ def test_pairs_that_are_missing_stay_white(viewed, pictures, maps):
     assert patches.shape == (1, 400, 3, 40, 40)
     assert torch.equal(patches[0, 0][:, 16:24, 16:32], pictures.batch([0])[0, :, 0:8, 0:16])
     assert (patches[0, -1] == 255).all()
+
+
+def test_every_code_finds_pictures_that_hold_it_and_few_pictures_serve_many():
+    generator = torch.Generator().manual_seed(0)
+    indices = torch.randint(6, (60, 4, 4), generator=generator)
+    indices[17, 2, 2] = 9  # in one picture alone
+    chosen = dictionary.holding(indices, [0, 1, 2, 9, 30], 5)
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    held = {code: sum(bool((indices[number] == code).any()) for number in chosen.tolist()) for code in (0, 1, 2, 9)}
+    assert 17 in chosen
+    assert held[9] == 1
+    assert min(held[0], held[1], held[2]) >= 5
+    assert len(chosen) <= 12  # one for 9, five for the dead code 30, and the others share theirs
+    assert dictionary.holding(indices, [0], 500).tolist() == (indices == 0).flatten(1).any(1).nonzero()[:, 0].tolist()

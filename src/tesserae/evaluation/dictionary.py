@@ -11,11 +11,13 @@ from einops import rearrange
 from torch import Tensor
 
 from tesserae.data.batches import to_unit
+from tesserae.data.pictures import spread
 from tesserae.data.views import Viewed, view_of
 from tesserae.evaluation.codebook import find_pairs
 from tesserae.models.vqgan import VQGAN
 
 _FAR = 1e6  # added to the distance of positions that have another code, so that they come last
+SEARCHED = 16  # pictures with a code, among which its patches are looked for
 
 
 @dataclass
@@ -38,10 +40,12 @@ def look_up(model: VQGAN, pictures: Viewed, indices: Tensor, codes: Sequence[int
             batch_size: int) -> Entries:
     """The dictionary's entries of some codes; indices (N,h,w) are the maps of `pictures`.
 
-    For the context, the code is put at its best place also where the encoder chose another one there.
+    For the context, the code is put at its best place also where the encoder chose another one there. Patches are
+    looked for in SEARCHED pictures a code, or more where several codes share pictures.
     """
     f = model.config.downsampling
-    places = nearest_patches(model, pictures, indices, codes, patches, batch_size)
+    among = holding(indices, codes, max(SEARCHED, patches))
+    places = nearest_patches(model, pictures, indices, codes, patches, batch_size, among)
     picture, row, column = places.picture[:, 0], places.row[:, 0], places.column[:, 0]  # (C,)
     maps = indices[picture].long()
     maps[torch.arange(len(maps)), row, column] = torch.as_tensor(list(codes))
@@ -85,26 +89,43 @@ def pair_patches(pictures: Viewed, indices: Tensor, pairs: Sequence[tuple[int, i
     return patches.masked_fill((places[..., 0] < 0)[..., None, None, None], 255)
 
 
+def holding(indices: Tensor, codes: Sequence[int], count: int) -> Tensor:
+    """Numbers (M,) of pictures that hold the codes, ascending: `count` for each code, fewer where there are fewer.
+
+    indices: maps (N,h,w). The rarest codes choose first, from all over the set, so that few pictures serve many
+    codes. For a code in no map there are `count` pictures from all over the set.
+    """
+    held = torch.stack([(indices == code).flatten(1).any(1) for code in codes])  # (C,N)
+    chosen = torch.zeros(len(indices), dtype=torch.bool)
+    for holders in held[held.sum(1).argsort(stable=True)]:
+        missing = count - int((holders & chosen).sum())
+        others = (holders & ~chosen if holders.any() else ~chosen).nonzero()[:, 0]
+        if missing > 0 and len(others):
+            chosen[others[torch.tensor(spread(missing, len(others)))]] = True
+    return chosen.nonzero()[:, 0]
+
+
 @torch.no_grad()
 def nearest_patches(model: VQGAN, pictures: Viewed, indices: Tensor, codes: Sequence[int], count: int,
-                    batch_size: int) -> Patches:
+                    batch_size: int, among: Tensor | None = None) -> Patches:
     """Where real pictures look most like a code, for each of `codes`.
 
-    indices: the maps (N,h,w) of the same pictures. Memory holds one batch and the best so far.
+    indices: the maps (N,h,w) of the same pictures; among: numbers of those that are searched, all without it.
+    Memory holds one batch and the best so far.
     """
     device, width = next(model.parameters()).device, indices.shape[-1]
     wanted = torch.as_tensor(list(codes), device=device)
     vectors = model.codebook[wanted].float()  # (C,n_z)
     best: dict[str, Tensor] = {}
-    for start in range(0, len(pictures), batch_size):
-        chosen = range(start, min(start + batch_size, len(pictures)))
-        z_hat = rearrange(model.latents(pictures.seen(chosen).to(device)), "b c h w -> b (h w) c")
+    among = torch.arange(len(pictures)) if among is None else among
+    for chosen in among.split(batch_size):
+        z_hat = rearrange(model.latents(pictures.seen(chosen.tolist()).to(device)), "b c h w -> b (h w) c")
         distances = torch.cdist(vectors, z_hat.float())  # (B,C,hw)
-        maps = rearrange(indices[chosen.start:chosen.stop].to(device), "b h w -> b 1 (h w)")
+        maps = rearrange(indices[chosen].to(device), "b h w -> b 1 (h w)")
         others = maps != wanted[:, None]  # (B,C,hw)
         order, place = (distances.double() + others * _FAR).min(-1)  # (B,C)
         distance = distances.gather(-1, place[..., None])[..., 0]
-        picture = torch.tensor(chosen, device=device)[:, None].expand_as(place)
+        picture = chosen.to(device)[:, None].expand_as(place)
         part = {"order": order.T, "place": place.T, "distance": distance.T, "picture": picture.T}  # (C,B)
         best = {name: torch.cat([best[name], value], 1) if best else value for name, value in part.items()}
         keep = best["order"].sort(dim=1, stable=True).indices[:, :count]

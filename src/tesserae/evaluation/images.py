@@ -24,27 +24,36 @@ _SSIM_WINDOW = 11  # pixels a side; smaller pictures have no SSIM
 Distance = Callable[[Tensor, Tensor], Tensor]  # (B,3,H,W) twice -> (B,)
 
 
-@torch.no_grad()
 def reconstruction_metrics(model: VQGAN, pictures: Pictures, indices: Sequence[int], batch_size: int,
                            lpips: Distance | None = None) -> dict[str, float]:
     """Measures of decode(encode(x)) over the pictures `indices`, each a mean over pictures.
 
-    The measures of the model's own view (`data.views`), and usage and perplexity of the codebook on these
-    pictures. Of pictures in colour: psnr in dB and ssim in [-1,1] of pixels in [0,1]; l1: |x - x_hat| of pixels
-    in [-1,1]; lpips where an LPIPS is given. The model should be in eval mode; nothing here is random.
+    What `reconstruction_measures` gives of each, and usage and perplexity of the codebook on these pictures.
+    """
+    each, codes = reconstruction_measures(model, pictures, indices, batch_size, lpips)
+    statistics = usage_statistics(codes)
+    means = {name: float(values.double().mean()) for name, values in each.items()}
+    return means | {name: statistics[name] for name in ("usage", "perplexity")}
+
+
+@torch.no_grad()
+def reconstruction_measures(model: VQGAN, pictures: Pictures, indices: Sequence[int], batch_size: int,
+                            lpips: Distance | None = None) -> tuple[dict[str, Tensor], Tensor]:
+    """Measures of decode(encode(x)) for each of the pictures `indices`, (N,) each, and their counts of codes (K,).
+
+    The measures are those of the model's own view (`data.views`). Of pictures in colour: psnr in dB and ssim in
+    [-1,1] of pixels in [0,1]; l1: |x - x_hat| of pixels in [-1,1]; lpips where an LPIPS is given. The model
+    should be in eval mode; nothing here is random.
     """
     view, device = view_of(model.config), next(model.parameters()).device
-    indices, sums = list(indices), {}
+    indices, parts = list(indices), []
     counts = torch.zeros(model.config.codebook_size, dtype=torch.int64)
     for start in range(0, len(indices), batch_size):
         x = view.seen(view.stored(pictures, indices[start:start + batch_size]).to(device))  # (B,C,H,W)
         codes = model.encode(x)
-        for name, values in view_metrics(view, model.decode(codes), x, lpips).items():
-            sums[name] = sums.get(name, 0.0) + float(values.double().sum())
+        parts.append(view_metrics(view, model.decode(codes), x, lpips))
         counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
-    statistics = usage_statistics(counts)
-    means = {name: total / len(indices) for name, total in sums.items()}
-    return means | {name: statistics[name] for name in ("usage", "perplexity")}
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}, counts
 
 
 def view_metrics(view: View, made: Tensor, real: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:
