@@ -50,8 +50,9 @@ def test_every_shipped_file_is_valid(path):
 
 
 def test_presets_say_what_they_are_for():
-    assert [path.stem for path in PRESETS] == ["laptop", "own-64", "own-spatial", "paper-f16-256", "photos"]
-    for path in PRESETS[1:]:
+    assert [path.stem for path in PRESETS] == ["landscapes-128", "laptop", "own-64", "own-spatial", "paper-f16-256",
+                                               "photos"]
+    for path in (path for path in PRESETS if path.stem != "laptop"):
         assert f"cp presets/{path.name} params.yaml" in path.read_text(encoding="utf-8").split("seed:")[0]
 
 
@@ -118,13 +119,13 @@ VQGAN, TRANSFORMER, HIGHRES = ("vqgan", "image"), ("transformer", "layout"), ("h
         ({(*VQGAN, "view"): "thermal"}, ["vqgan.image.view = 'thermal'", "one of image, segmentation, depth"]),
         # crops
         ({(*VQGAN, "crop"): 60}, ["crop = 60 must be a multiple of the downsampling f = 8"]),
-        ({(*VQGAN, "crop"): 256}, ["vqgan.image.crop = 256 must be at most prepare.image_size = 128"]),
+        ({(*VQGAN, "crop"): 256}, ["vqgan.image.crop = 256 must be at most prepare.image_size = 96"]),
         # conditions and windows
         ({(*TRANSFORMER, "condition"): ["class", "depth"]}, ["transformer.layout.condition names 'depth'",
                                                              "none of class, coordinates, image, segmentation"]),
         ({(*TRANSFORMER, "condition"): ["class", "class"]}, ["names one of them twice"]),
         ({(*TRANSFORMER, "condition"): "class"}, ["transformer.layout.condition = 'class'", "a list"]),
-        ({(*TRANSFORMER, "window"): 17}, ["transformer.layout.window = 17 must be at most the 16 codes a side"]),
+        ({(*TRANSFORMER, "window"): 13}, ["transformer.layout.window = 13 must be at most the 12 codes a side"]),
         ({("vqgan", "segmentation", "patch"): 8}, ["the downsampling 16 of vqgan.segmentation must divide the 8 of "
                                                    "vqgan.image"]),
         ({("codebook", "depth"): VALUES["codebook"]["image"]}, ["codebook.depth has no vqgan.depth to go with it"]),
@@ -153,9 +154,9 @@ def test_what_does_not_go_together_is_named(changes, words):
 def test_one_window_is_the_whole_map_where_it_is_0():
     """Then a large picture's sides are at least a prepared picture's."""
     values = replaced(VALUES, (*TRANSFORMER, "window"), 0)
-    assert "[64, 256]; each side must be a multiple of 8 and at least 128 pixels" in sentence_for(
+    assert "[64, 256]; each side must be a multiple of 8 and at least 96 pixels" in sentence_for(
         replaced(values, (*HIGHRES, "sizes"), [[64, 256]]))
-    check_params(replaced(values, (*HIGHRES, "sizes"), [[128, 256]]))
+    check_params(replaced(values, (*HIGHRES, "sizes"), [[96, 256]]))
 
 
 def test_conditions_may_be_codes_of_finer_maps():

@@ -107,6 +107,7 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
 def _execute(notebook: Path, executed: Path, parameters: dict[str, str], kernel) -> None:
     """Papermill, with its failures put as one TesseraeError."""
     _be_quiet()
+    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema goes without; its grammar takes seconds to build
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from tesserae.data.pictures import Pictures
 from tesserae.data.views import View, view_of
@@ -63,6 +62,8 @@ def view_metrics(view: View, made: Tensor, real: Tensor, lpips: Distance | None 
 
 def picture_metrics(made: Tensor, real: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:
     """psnr, ssim, l1 and, with a network, lpips of each picture: (B,3,H,W) in [-1,1] twice -> (B,) each."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # here, for it takes seconds to import
+
     x, y = (images.float().add(1).div(2).clamp(0, 1) for images in (real, made))
     psnr = peak_signal_noise_ratio(y, x, data_range=1.0, reduction="none", dim=(1, 2, 3))
     measures = {"psnr": psnr, "ssim": _ssim(y, x), "l1": (made - real).abs().mean((1, 2, 3))}
@@ -74,6 +75,8 @@ def _ssim(y: Tensor, x: Tensor) -> Tensor:
 
     That is Wang et al.'s and scikit-image's; torchmetrics' own mean takes in windows over a mirrored border.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     reach = _SSIM_WINDOW // 2
     if min(x.shape[-2:]) < _SSIM_WINDOW:
         return torch.full((len(x),), float("nan"))

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassJaccardIndex
 
 from tesserae.data.batches import batch_indices, to_unit
 from tesserae.errors import TesseraeError
@@ -125,6 +124,8 @@ def agreement(segmenter: Segmenter, images: Tensor, masks: Tensor, batch_size: i
     pixel_accuracy: share of pixels of the asked class; miou: intersection over union of the pixels of a class in
     the whole set, mean over the classes that the masks or the pictures show. Both in [0,1].
     """
+    from torchmetrics.classification import MulticlassJaccardIndex  # here, for it takes seconds to import
+
     _check(images, masks, segmenter.classes)
     jaccard = MulticlassJaccardIndex(segmenter.classes, average="macro")
     for part, target in zip(images.split(batch_size), masks.split(batch_size)):

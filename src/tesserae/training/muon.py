@@ -28,11 +28,11 @@ def orthogonal(matrices: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
     gram = x @ x.mT  # (N,r,r)
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    product = identity
-    for _ in range(ROUNDS):
+    product = None
+    for left in reversed(range(ROUNDS)):
         step = a * identity + b * gram + c * (gram @ gram)
-        product = step @ product
-        gram = step @ gram @ step
+        product = step if product is None else step @ product
+        gram = step @ gram @ step if left else gram
     x = product @ x
     return x.mT if tall else x
 
