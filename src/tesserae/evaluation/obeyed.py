@@ -15,7 +15,7 @@ from tesserae.evaluation.obedience import class_agreement, lpips_to_own_and_othe
 from tesserae.evaluation.segmenter import fit_segmenter, predicted
 from tesserae.models.perceptual import LPIPS
 
-QUERIES, BANK, NEAREST = 48, 240, 5  # pictures asked about, and training pictures they are compared with
+QUERIES, BANK, NEAREST = 48, 200, 5  # pictures asked about, and training pictures they are compared with
 
 
 def obeyed(drawn: Tensor, chosen: Tensor, labels: Tensor | None, views: Mapping[str, View], train: Pictures,

@@ -22,7 +22,7 @@ from tesserae.models.perceptual import LPIPS
 from tesserae.models.vqgan import VQGAN
 
 AT_ONCE = 64
-REFERENCE = 240  # real pictures, at most, that sets are compared with
+REFERENCE = 200  # real pictures, at most, that sets are compared with
 
 
 def decoded(vqgan: VQGAN, indices: Tensor, batch_size: int = AT_ONCE) -> Iterator[Tensor]:
