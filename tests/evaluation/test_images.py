@@ -58,6 +58,17 @@ def test_metrics_of_a_set_are_means_over_pictures_whatever_the_batches(vqgan, pi
     assert set(found) == {"psnr", "ssim", "l1", "lpips", "usage", "perplexity"}
 
 
+def test_measures_are_of_each_picture_in_the_order_asked_for(vqgan, pictures):
+    chosen = [5, 2, 9, 14]
+    each, codes = images.reconstruction_measures(vqgan, pictures, chosen, 3)
+    assert set(each) == {"psnr", "ssim", "l1"}
+    assert codes.sum() == vqgan.encode(to_unit(pictures.batch(chosen))).numel()
+    for place, number in enumerate(chosen):
+        alone, _ = images.reconstruction_measures(vqgan, pictures, [number], 1)
+        for name, values in each.items():
+            assert float(values[place]) == pytest.approx(float(alone[name][0]), rel=1e-4)
+
+
 def test_metrics_without_a_perceptual_network(vqgan, pictures):
     assert "lpips" not in images.reconstruction_metrics(vqgan, pictures, range(2), 2)
 
