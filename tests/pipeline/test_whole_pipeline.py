@@ -31,7 +31,7 @@ TINY = {
     "transformer.class": SHALLOW,
     "transformer.layout": SHALLOW | {"window": 2},
     "sample.class": ONE,
-    "sample.layout": ONE,
+    "sample.layout": ONE | {"stride": 2},
     "highres.layout": {"sizes": [[32, 48]], "compare_stride": 2, "tile": 8},
 }
 pytestmark = pytest.mark.slow
