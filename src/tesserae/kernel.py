@@ -1,6 +1,6 @@
 """The process that runs a notebook's cells for pipeline.py: it never outlives what started it.
 
-    python -m tesserae.kernel -f connection.json
+    python -m tesserae.kernel -f connection.json --import torch pandas
 
 Jupyter gives a kernel its own session, so no signal to the pipeline's group reaches it. Left alone after `kill -9`,
 it would go on training, beside the next run of the same stage.
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 POLL_SECONDS = 0.5
+EARLY = "--import"
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "tcsh", "csh", "ash", "busybox"}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -72,11 +74,26 @@ def _die() -> None:
     os._exit(1)
 
 
+def import_early(modules: Iterable[str]) -> None:
+    """Import what the cells will, which takes seconds; a module that fails is left for its cell to speak of."""
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # before matplotlib reads it
+    for name in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
 def main() -> None:
-    """An IPython kernel, as `python -m ipykernel_launcher` gives it."""
+    """An IPython kernel, as `python -m ipykernel_launcher` gives it; names after --import are imported first."""
     die_with_parent(int(os.environ.get("JPY_PARENT_PID") or 0))
     if sys.path[0] in ("", os.getcwd()):  # IPython puts it where it belongs
         del sys.path[0]
+    if EARLY in sys.argv:
+        place = sys.argv.index(EARLY)
+        try:
+            import_early(sys.argv[place + 1:])
+        except KeyboardInterrupt:
+            sys.exit(130)
+        del sys.argv[place:]
     from ipykernel.kernelapp import launch_new_instance
 
     launch_new_instance()

@@ -9,20 +9,23 @@ seen here as it comes. The executed copy goes to reports/notebooks/<stage>.ipynb
 from __future__ import annotations
 
 import argparse
+import ast
+import json
 import logging
 import os
 import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tesserae import tracking
 from tesserae.errors import TesseraeError, is_full
-from tesserae.kernel import die_with_dvc
+from tesserae.kernel import EARLY, die_with_dvc
 from tesserae.mend import keep_lock
 from tesserae.params import load_params
 from tesserae.stage import find_root, lineage, stage_name
@@ -56,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     if os.environ.get("DVC_STAGE"):
         die_with_dvc()  # else this would go on alone, beside the next `dvc repro`
         keep_lock(Path.cwd())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run_stage(options.notebook, options.target, options.params)
     except TesseraeError as error:
@@ -86,11 +90,12 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
     recorded = lineage(load_params(root / params_file), kind, target)  # a bad file stops here, in a second
     executed = root / "reports" / "notebooks" / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
-    run = tracking.start_run(root, name, recorded)
+    run = tracking.start_run(root, name, recorded, send=False)
     parameters = {"params_file": params_file} | ({"target": target} if target else {})
     began, status = time.monotonic(), "FAILED"
     try:
-        with _kernel(root, run.key) as kernel, _signals_to(kernel):
+        with _kernel(root, run.key, notebook.resolve()) as kernel:
+            run.send()  # it and the kernel import for seconds, at the same time
             _execute(notebook.resolve(), executed, parameters, kernel)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -109,15 +114,17 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, str], kernel)
     _be_quiet()
     sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema goes without; its grammar takes seconds to build
     import papermill
+    from jupyter_core.utils import run_sync
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     try:
-        papermill.execute_notebook(
-            notebook, executed, parameters, cwd=notebook.parent, kernel_name="python3", language="python",
-            progress_bar=False, log_output=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
-            autosave_cell_every=10, km=kernel, start_timeout=PATIENCE, iopub_timeout=PATIENCE,
-        )  # fmt: skip
+        with _signals_to(kernel) as stopping:
+            papermill.execute_notebook(
+                notebook, executed, parameters, cwd=notebook.parent, kernel_name="python3", language="python",
+                progress_bar=False, log_output=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
+                autosave_cell_every=10, km=kernel, start_timeout=PATIENCE, iopub_timeout=PATIENCE,
+            )  # fmt: skip
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
@@ -129,15 +136,19 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, str], kernel)
         print(f"\n{trace}", file=sys.stderr)
         where = f"{executed.parent.parent.name}/{executed.parent.name}/{executed.name}"
         raise PipelineError(f"{notebook.name} failed with {error.ename}: see {where}.") from None
-    except DeadKernelError:
+    except (DeadKernelError, RuntimeError) as error:
+        if not isinstance(error, DeadKernelError) and run_sync(kernel.is_alive)():
+            raise
+        if stopping.is_set():
+            raise KeyboardInterrupt from None
         raise PipelineError(
             f"The kernel of {notebook.name} died, most often for lack of memory: try a smaller batch_size."
         ) from None
 
 
 @contextmanager
-def _kernel(root: Path, run_key: str | None):
-    """A kernel manager, not started yet: for this interpreter, the sources at this root, this run.
+def _kernel(root: Path, run_key: str | None, notebook: Path):
+    """The manager of a kernel that starts: for this interpreter, the sources at this root, this run.
 
     The kernel spec comes first in JUPYTER_PATH, so that no "python3" of another installation is taken. The
     sources come first in PYTHONPATH, so that DVC's temporary copies of the repository run their own.
@@ -149,7 +160,7 @@ def _kernel(root: Path, run_key: str | None):
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
         write_kernel_spec(Path(folder) / "kernels" / "python3", {
-            "argv": [sys.executable, "-m", "tesserae.kernel", "-f", "{connection_file}"]})
+            "argv": [sys.executable, "-m", "tesserae.kernel", "-f", "{connection_file}", EARLY, *_imports(notebook)]})
         os.environ[tracking.RUN_VARIABLE] = run_key or ""
         os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a warning about frozen modules
         # Threads that spin while they wait slow each other tenfold as soon as another program wants a core; those
@@ -161,27 +172,41 @@ def _kernel(root: Path, run_key: str | None):
         kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=sockets)
         kernel.shutdown_wait_time = 2.0
         try:
+            run_sync(kernel.start_kernel)(cwd=str(notebook.parent))
             yield kernel
         finally:
             if kernel.has_kernel:
-                run_sync(kernel.shutdown_kernel)()
+                run_sync(kernel.shutdown_kernel)(now=kernel.context.closed)  # nbclient closes it if the start failed
             os.environ.clear()
             os.environ.update(before)
+
+
+def _imports(notebook: Path) -> list[str]:
+    """The modules that the notebook's cells import, in their order."""
+    found: dict[str, None] = {}
+    with suppress(ValueError, KeyError, SyntaxError):  # papermill is to speak of it
+        cells = json.loads(notebook.read_text())["cells"]
+        for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+            for node in ast.walk(ast.parse("".join(cell["source"]))):
+                if isinstance(node, ast.Import):
+                    found |= dict.fromkeys(alias.name for alias in node.names)
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    found[node.module] = None
+    return list(found)
 
 
 @contextmanager
 def _signals_to(kernel):
     """Ctrl-C and SIGTERM interrupt the notebook's cell, which may then write a checkpoint and end.
 
-    A second one, or half a minute without an end, stops the kernel where it is.
+    A second one, or half a minute without an end, stops the kernel where it is. Yields an event, set by the first.
     """
-    asked = False
+    asked = threading.Event()
 
     def handle(number, frame):
-        nonlocal asked
-        if asked or not kernel.has_kernel:
+        if asked.is_set() or not kernel.has_kernel:
             raise KeyboardInterrupt
-        asked = True
+        asked.set()
         print("\nStopping; once more to stop at once.", file=sys.stderr, flush=True)
         os.kill(kernel.provisioner.pid, signal.SIGINT)
         signal.alarm(30)
@@ -189,7 +214,7 @@ def _signals_to(kernel):
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before = [signal.signal(number, handle) for number in numbers]
     try:
-        yield
+        yield asked
     finally:
         signal.alarm(0)
         for number, handler in zip(numbers, before):

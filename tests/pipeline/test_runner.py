@@ -141,6 +141,52 @@ def test_an_interrupt_lets_the_cell_end_in_order(clone, number):
     assert executed(clone.root)[-2]["outputs"][-1]["ename"] == "KeyboardInterrupt"
 
 
+def test_the_kernel_imports_for_the_cells_while_the_pipeline_starts(clone):
+    """What fails to import is left to the cell that asks for it."""
+    write_notebook(clone.root, "import sys\nprint('shelve' in sys.modules, 'wave' in sys.modules)",
+                   "import shelve\ndef later():\n    from wave import Error", "import nonesuch")
+    said = clone.run(*COMMAND, fails=True)
+    assert said.startswith("True True\n")
+    assert "02_train_vqgan.ipynb failed with ModuleNotFoundError" in said
+
+
+def slow_import(clone, then: str) -> None:
+    """A module that a cell imports: it writes the kernel's number into notebooks/importing and waits, then `then`."""
+    (clone.root / "src/slow.py").write_text(
+        "import os, pathlib, time\n"
+        "pathlib.Path('aside').write_text(str(os.getpid()))\n"
+        "os.rename('aside', 'importing')\n" + then)
+    write_notebook(clone.root, "import slow")
+
+
+def test_a_kernel_that_dies_before_it_is_ready_is_reported(clone):
+    slow_import(clone, "os._exit(9)\n")
+    said = clone.run(*COMMAND, fails=True)
+    assert "The kernel of 02_train_vqgan.ipynb died" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("pause", [0, 8])
+def test_an_interrupt_before_the_kernel_is_ready_ends_both(clone, number, pause):
+    """At once, as the pipeline imports, and later, as it waits for the kernel."""
+    slow_import(clone, "time.sleep(100)\n")
+    mark = clone.root / "notebooks/importing"
+    mark.unlink(missing_ok=True)
+    process = subprocess.Popen(COMMAND, cwd=clone.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not mark.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    time.sleep(pause)
+    began = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in errors) == (130, False), errors
+    assert time.monotonic() - began < 25
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
+
+
 def test_only_stages_notebooks_are_stages(clone, tmp_path):
     other = tmp_path / "08_playground.ipynb"
     other.touch()

@@ -33,7 +33,7 @@ class Run:
     def __init__(self, box: Box | None, sender: Sender | None = None):
         self._box, self._sender = box, sender
         self._writer: Writer | None = None
-        self._warned = False
+        self._warned = self._sending = False
         self.key = box.key if box else None
         if box:
             self._safely(lambda: setattr(self, "_writer", box.writer()))
@@ -83,12 +83,20 @@ class Run:
         """Record a file or a whole folder as it is now, under `folder` of the run."""
         self._files(lambda: Path(path).resolve(strict=True), folder)
 
+    def send(self) -> None:
+        """Begin to send, in a thread; nothing where that has begun, or where another process does it."""
+        if self._sender and not self._sending:
+            self._sending = True
+            self._sender.start()
+            atexit.register(self._sender.leave)
+
     def finish(self, status: str = "FINISHED") -> None:
         """End the run: "FINISHED", "FAILED" or "KILLED"; wait a little until all is sent."""
         if self._box and self._writer:
             self._safely(lambda: self._box.end(status))
             self._safely(self._writer.close)
             self._writer = None
+        self.send()
         if self._sender:
             self._sender.finish()
 
@@ -123,11 +131,16 @@ class Run:
 
 
 def start_run(
-    root: str | Path, stage_name: str, params: Mapping | None = None, tags: Mapping | None = None
+    root: str | Path,
+    stage_name: str,
+    params: Mapping | None = None,
+    tags: Mapping | None = None,
+    send: bool = True,
 ) -> Run:
     """Start the run of a stage's execution, or join the one that TESSERAE_RUN_ID names.
 
-    params: nested mappings, recorded under dotted keys. tags: joined to those of `provenance`.
+    params: nested mappings, recorded under dotted keys. tags: joined to those of `provenance`. send: False to leave
+    it to the run's `send`, since the import of MLflow takes seconds.
     Neither raises nor waits because of the store: what is recorded goes to the outbox first.
     """
     params = params or {}
@@ -151,9 +164,8 @@ def start_run(
     run = Run(box, sender)
     run.params(params)
     run.tags({**provenance(root, stage_name, params), **(tags or {})})
-    if sender:
-        sender.start()
-        atexit.register(sender.leave)
+    if send:
+        run.send()
     return run
 
 
