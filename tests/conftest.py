@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from safetensors import SafetensorError
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -41,7 +42,7 @@ def full_disk(monkeypatch):
 
         monkeypatch.setattr(io, "open", opened)
         monkeypatch.setattr(builtins, "open", opened)
-        saved = sys.modules["safetensors.torch"].save_file
+        saved = safetensors.torch.save_file
 
         def save(tensors, path, *rest):
             if not str(path).startswith(str(start)):

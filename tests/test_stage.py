@@ -1,5 +1,6 @@
 """A stage: found from anywhere below the root, its parameters, its report, its run."""
 
+import io
 import json
 from pathlib import Path
 
@@ -118,20 +119,25 @@ def test_a_full_disk_is_one_sentence(root, full_disk, monkeypatch):
     assert json.loads((stage.reports / "metrics.json").read_text()) == {"n": 1}
 
 
-def test_figures_are_small_and_returned(root):
+def test_figures_are_saved_small_and_shown_whole(root):
     stage = Stage.open("prepare")
     noise = np.random.default_rng(0).integers(0, 256, (450, 600, 3), dtype=np.uint8)
     picture = Image.fromarray(noise)
-    assert stage.figure(picture, "noise") is picture
+    shown = [stage.figure(picture, "noise")]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(shown[0].data))), noise)
     figure = Figure(figsize=(10, 7.5))
     figure.subplots().imshow(noise)
-    assert stage.figure(figure, "plot") is figure
+    shown.append(stage.figure(figure, "plot"))
     for name in ("noise", "plot"):
         path = stage.reports / f"{name}.png"
         assert path.stat().st_size < stages.FIGURE_BYTES
         with Image.open(path) as saved:
             saved.load()
             assert saved.width / saved.height == pytest.approx(4 / 3, rel=0.15)
+    for each in shown:
+        with Image.open(io.BytesIO(each.data)) as whole:
+            assert whole.mode != "P"
+            assert whole.width >= 600
 
 
 def test_a_small_figure_keeps_its_pixels(root):

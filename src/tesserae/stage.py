@@ -91,12 +91,18 @@ class Stage:
         return self.home / "checkpoints"
 
     def figure(self, figure, name: str):
-        """Save a matplotlib figure or PIL image as reports/<stage>/<name>.png, below 300 KB; return it."""
+        """Save a matplotlib figure or PIL image as reports/<stage>/<name>.png, below 300 KB.
+
+        Returns what a notebook shows: the same picture at its full size and in all its colours, drawn once.
+        """
+        from IPython.display import Image as Shown
+
         path = self.reports / f"{name}.png"
-        write_atomically(path, _small_png(figure))
+        content, small = _pngs(figure)
+        write_atomically(path, small)
         self.run.artifact(path, "figures")
         _keep_from_showing_twice(figure)
-        return figure
+        return Shown(data=content, format="png")
 
     def metrics(self, values: Mapping[str, Any]) -> None:
         """Join numbers to reports/<stage>/metrics.json: sorted, 6 significant digits, null if not finite."""
@@ -184,28 +190,27 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def _small_png(figure) -> bytes:
-    """PNG of a figure or PIL image: in full colour, else 256 colours, else smaller, until it fits."""
+def _pngs(figure) -> tuple[bytes, bytes]:
+    """PNGs of a figure or PIL image: as it is, and below FIGURE_BYTES, with 256 colours or smaller where need be."""
     from PIL import Image
 
     if isinstance(figure, Image.Image):
         picture = figure.convert("RGB")
+        whole = content = _png(picture)
     else:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
-        if buffer.tell() < FIGURE_BYTES:
-            return buffer.getvalue()
+        whole = content = buffer.getvalue()
         picture = Image.open(buffer).convert("RGB")
-    content = _png(picture)
     while len(content) >= FIGURE_BYTES:
         content = _png(picture.quantize(256, dither=Image.Dither.NONE))
         picture = picture.resize((max(1, picture.width * 3 // 4), max(1, picture.height * 3 // 4)))
-    return content
+    return whole, content
 
 
 def _png(picture) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format="png", optimize=True)
+    picture.save(buffer, format="png")
     return buffer.getvalue()
 
 
