@@ -133,7 +133,7 @@ def _fault(item: os.DirEntry) -> str | None:
         return "a link that leads back to itself" if item.is_symlink() else str(error.strerror)
     if not stat.S_ISREG(about.st_mode):
         return "no file, but a pipe, a socket or a device"
-    return f"a file of {about.st_size / 1e9:.1f} GB" if about.st_size > LARGEST_FILE else None
+    return f"too large: a file of {about.st_size / 1e9:.1f} GB" if about.st_size > LARGEST_FILE else None
 
 
 def _list_folder(folder: Path, walk: _Walk) -> Raw:
@@ -154,7 +154,7 @@ def _list_folder(folder: Path, walk: _Walk) -> Raw:
     entries = [_entry(folder, file, rows.get(file), places[file], columns, walk.faults.get(file))
                for file in pictures]
     entries += [Entry(readable(file), bytes, fault=_why_lost(folder, file)) for file in lost]
-    notes = walk.notes + _suspicions(places, columns)
+    notes = walk.notes + _suspicions(places, columns) + ([] if rows else _one_folder(places))
     entries = _without_spare_test(entries, notes)
     return Raw(entries, len(entries), columns, list(map(readable, ignored)), notes)
 
@@ -211,7 +211,7 @@ def _entry(folder: Path, file: str, row: Row | None, place: dict, columns: list[
     label = row.label if row and row.label is not None else place["label"]
     suffix = Path(file).suffix.lower()
     if suffix in UNREADABLE and suffix not in Image.registered_extensions():
-        fault = fault or f"{UNREADABLE[suffix]} pictures are not read here: convert it to PNG or JPEG"
+        fault = fault or f"{UNREADABLE[suffix]} pictures are not read here: convert this one to PNG or JPEG"
     fault = fault or place["fault"]
     for column in columns:
         if column not in pairs:
@@ -229,6 +229,14 @@ def _suspicions(places: dict[str, dict], columns: list[str]) -> list[str]:
     found = [] if columns else sorted(label for label in labels if label.lower() in MASK_FOLDERS)
     return [f"The folder {readable(name)} is taken for a class: if it holds masks or maps of the pictures, pair them "
             "in metadata.jsonl." for name in found]
+
+
+def _one_folder(places: dict[str, dict]) -> list[str]:
+    """Classes are folders beside each other; who has one may wonder where it went."""
+    tops = {file.split("/")[0] if "/" in file else None for file in places}
+    if len(tops) > 1 or tops <= {None} or any(place["split"] or place["label"] for place in places.values()):
+        return []
+    return [f"Every picture lies in the folder {readable(tops.pop())}, so there are no classes."]
 
 
 def _some(names: list[str], most: int = 5) -> str:
