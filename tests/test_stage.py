@@ -106,6 +106,22 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir()] == ["metrics.json"]
 
 
+def test_the_last_numbers_are_the_end_of_their_curves(root, monkeypatch):
+    """Not points at step 0, from which every curve of a comparison would begin."""
+    monkeypatch.delenv(tracking.RUN_VARIABLE)
+    with Stage.open("prepare") as stage:
+        for step, value in ((6, 0.9), (12, 0.6)):
+            stage.run.metrics({"val_nll": value}, step)
+        stage.metrics({"steps": 12, "val_nll": 0.5})
+        stage.metrics({"val_bits": 0.7})
+    run = tracking.runs_table(root, "prepare").iloc[0]
+    assert run["metrics.val_nll"] == 0.5
+    curves = tracking.history(root, run["run_id"], ["val_nll", "val_bits"])
+    assert curves["step"].tolist() == [6, 12]
+    assert curves["val_nll"].tolist() == [0.9, 0.5]
+    assert curves["val_bits"].iloc[-1] == 0.7
+
+
 def test_a_full_disk_is_one_sentence(root, full_disk, monkeypatch):
     stage = Stage.open("prepare")
     stage.metrics({"n": 1})

@@ -105,11 +105,14 @@ class Stage:
         return Shown(data=content, format="png")
 
     def metrics(self, values: Mapping[str, Any]) -> None:
-        """Join numbers to reports/<stage>/metrics.json: sorted, 6 significant digits, null if not finite."""
+        """Join numbers to reports/<stage>/metrics.json: sorted, 6 significant digits, null if not finite.
+
+        MLflow gets them as the last point of each curve: at `steps`, where that is among the stage's numbers.
+        """
         self._metrics |= values
         text = json.dumps(_rounded(self._metrics), indent=2, sort_keys=True) + "\n"
         write_atomically(self.reports / "metrics.json", text.encode())
-        self.run.metrics(values)
+        self.run.metrics(values, self._metrics.get("steps"))
 
     def close(self, status: str = "FINISHED") -> None:
         """Record the model where the stage makes one; end the run where this opening started it."""
