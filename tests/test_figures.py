@@ -133,6 +133,12 @@ def test_held_out_curves_are_drawn_as_measured():
     assert list(level.get_ydata()) == [0.7, 0.7]
 
 
+def test_few_points_are_not_smoothed_away():
+    history = pd.DataFrame({"step": range(5), "rising": [0.0, 1, 2, 3, 4]})
+    lines = figures.curves(history, {"Rising": ["rising"]}, smooth=9).axes[0].get_lines()
+    assert [line.get_ydata().tolist() for line in lines] == [[0, 1, 2, 3, 4]]
+
+
 def test_smoothing_lags_behind_nothing():
     history = pd.DataFrame({"step": range(30), "rising": np.arange(30.0)})
     raw, smooth = figures.curves(history, {"Rising": ["rising"]}, smooth=9).axes[0].get_lines()

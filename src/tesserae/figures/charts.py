@@ -160,6 +160,7 @@ def _line(axes, steps, values, label: str, colour: str, smooth: int, name: str |
     if (name or label).startswith(HELD_OUT) or len(values) < 2:
         axes.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1.3, label=_words(label))
         return
+    smooth = min(smooth, len(values) // 3)  # of few points a mean of nine would be one flat line
     if smooth > 1:
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         values = values.rolling(smooth, center=True, min_periods=1).mean()  # centred: it lags behind nothing
