@@ -89,6 +89,7 @@ def main() -> None:
         del sys.path[0]
     if EARLY in sys.argv:
         place = sys.argv.index(EARLY)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
         try:
             import_early(sys.argv[place + 1:])
         except KeyboardInterrupt:

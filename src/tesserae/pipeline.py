@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     if os.environ.get("DVC_STAGE"):
         die_with_dvc()  # else this would go on alone, beside the next `dvc repro`
         keep_lock(Path.cwd())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with the first one ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         run_stage(options.notebook, options.target, options.params)
     except TesseraeError as error:
