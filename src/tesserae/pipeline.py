@@ -186,7 +186,7 @@ def _imports(notebook: Path) -> list[str]:
     """The modules that the notebook's cells import, in their order."""
     found: dict[str, None] = {}
     with suppress(ValueError, KeyError, SyntaxError):  # papermill is to speak of it
-        cells = json.loads(notebook.read_text())["cells"]
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         for cell in (cell for cell in cells if cell["cell_type"] == "code"):
             for node in ast.walk(ast.parse("".join(cell["source"]))):
                 if isinstance(node, ast.Import):
