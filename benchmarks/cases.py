@@ -6,7 +6,7 @@ This module needs no torch, so that the process that only takes turns and prints
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 SAME, DEFAULT, STRIDE = "same", "default", "stride"  # rows of a case: modes of our side
@@ -29,7 +29,8 @@ class Case:
 
     kind: the module of `benchmarks.ours` and `benchmarks.theirs`. unit: of a run's amount, "step", "search" or
     "code". size: of networks, batches and maps, and the file whose training settings are our defaults for them;
-    quick: the same for a test of seconds. rows: modes of our side.
+    quick: the same for a test of seconds. rows: modes of our side. gpu: what is other on a GPU: batches that fill
+    one, several steps a run, and the whole of a map.
     """
 
     name: str
@@ -38,6 +39,13 @@ class Case:
     size: dict[str, Any]
     quick: dict[str, Any]
     rows: tuple[str, ...] = (SAME, DEFAULT)
+    gpu: dict[str, Any] = field(default_factory=dict)
+
+    def sizes(self, device: str, quick: bool) -> dict[str, Any]:
+        """Those to run it with."""
+        if quick:
+            return self.quick
+        return self.size | self.gpu if device == "cuda" else self.size
 
 
 @dataclass(frozen=True)
@@ -63,13 +71,17 @@ class Plan:
 def _cases() -> Iterator[Case]:
     """Every case, in the table's order."""
     quick_step = {**_QUICK_VQGAN, "batch_size": 2}
-    yield Case("vqgan-small", "vqgan", "step", {**_SMALL_VQGAN, "batch_size": 8}, quick_step)
-    yield Case("vqgan-paper", "vqgan", "step", {**_PAPER_VQGAN, "batch_size": 2}, quick_step)
+    yield Case("vqgan-small", "vqgan", "step", {**_SMALL_VQGAN, "batch_size": 8}, quick_step,
+               gpu={"repeats": 10})
+    yield Case("vqgan-paper", "vqgan", "step", {**_PAPER_VQGAN, "batch_size": 2}, quick_step,
+               gpu={"batch_size": 4, "repeats": 5})
 
     quick_step = {**_QUICK_VQGAN, **_QUICK_GPT, "batch_size": 2}
     small, paper = ({**_SMALL_VQGAN, **_SMALL_GPT}, {**_PAPER_VQGAN, **_PAPER_GPT})
-    yield Case("transformer-small", "transformer", "step", {**small, "batch_size": 8}, quick_step)
-    yield Case("transformer-paper", "transformer", "step", {**paper, "batch_size": 2}, quick_step)
+    yield Case("transformer-small", "transformer", "step", {**small, "batch_size": 8}, quick_step,
+               gpu={"repeats": 10})
+    yield Case("transformer-paper", "transformer", "step", {**paper, "batch_size": 2}, quick_step,
+               gpu={"batch_size": 32, "repeats": 10})
 
     for end, network, top_k in (("-small", _SMALL_GPT, 100), ("", _PAPER_GPT, 250)):
         for batch in (1, 4, 32):
@@ -87,7 +99,7 @@ def _cases() -> Iterator[Case]:
                         "top_k": 100, "every_wave": ours, "every_position": theirs},
                        {**_QUICK_GPT, "map_side": 6, "side": 4, "stride": 2, "condition": condition, "top_k": 5,
                         "every_wave": 2 if paper else 1, "every_position": 5},
-                       (SAME, DEFAULT, STRIDE))
+                       (SAME, DEFAULT, STRIDE), gpu={"every_wave": 1, "every_position": 16})
 
     for codebook_size, repeats in ((1024, 20), (16384, 3), (262144, 1)):
         yield Case(f"nearest-{codebook_size}", "nearest", "search",

@@ -31,6 +31,12 @@ def peak_bytes(device: str) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def release(device: str) -> None:
+    """Give a GPU's memory that is not in use to the other sides."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
 def resident_bytes(device: str) -> int:
     """Memory held at this moment."""
     if device == "cuda":

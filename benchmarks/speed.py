@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> tuple[list[Row], dict[str, float]]:
     reference = str(arguments.reference.resolve()) if arguments.reference else None
     for case in (CASES[name] for name in arguments.cases):
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-            plan = Plan(case.name, case.kind, side="", mode=SAME, size=case.quick if arguments.quick else case.size,
+            plan = Plan(case.name, case.kind, side="", mode=SAME, size=case.sizes(arguments.device, arguments.quick),
                         threads=arguments.threads, device=arguments.device, reference=reference,
                         shared=str(Path(folder) / "shared.pt"))
             found = measure(case, plan, arguments.rounds)

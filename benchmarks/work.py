@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from tesserae.errors import TesseraeError
+from tesserae.sampling.steps import unrecorded
 
 WARM = 10.0  # seconds: a first run that took less is followed by a second before anything is timed
 AGREE = 0.999  # share of the indices that must be equal: rounding decides between codes that are equally near
@@ -56,7 +57,7 @@ def counted(run: Callable[[], float]) -> tuple[float, float]:
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     counter = FlopCounterMode(display=False, custom_mapping={flash: _attention_flops})
     counter.mod_tracker = _NoModules()
-    with counter:
+    with counter, torch.compiler.set_stance("force_eager"), unrecorded():  # else it sees no operations
         amount = run()
     return amount, float(counter.get_total_flops())
 
@@ -69,6 +70,9 @@ class _NoModules(contextlib.nullcontext):
 
 def warmed(work: Work, device: str, count: bool) -> tuple[float, float]:
     """Run until nothing is done for the first time: units of a run, and, where `count`, its operations, else 0."""
+    if count and device == "cuda":  # what is counted is not what is timed: kernels are compiled later
+        amount, flops = counted(work.run)
+        return max(warmed(work, device, count=False)[0], amount), flops
     began = time.perf_counter()
     amount, flops = counted(work.run) if count else (work.run(), 0.0)
     _wait(device)
@@ -83,7 +87,9 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any =
 
 
 def timed(work: Work, device: str) -> float:
-    """Seconds of one run."""
+    """Seconds of one run; on a GPU of a second one, since the memory was given back after the last."""
+    if device == "cuda":
+        work.run()
     _wait(device)
     began = time.perf_counter()
     work.run()

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.cases import Plan
-from benchmarks.memory import forget_peak, peak_bytes, resident_bytes
+from benchmarks.memory import forget_peak, peak_bytes, release, resident_bytes
 from benchmarks.work import Work, check_equal, counted, timed, warmed
 from tesserae.errors import TesseraeError
 
@@ -52,10 +52,12 @@ def serve(plan: Plan, requests: Iterable[str], answer: Callable[[dict], None]) -
         return
     amount, flops = warmed(work, plan.device, count=plan.side == "ours")
     forget_peak(plan.device)
+    release(plan.device)
     answer({"amount": amount, "flops": flops, "note": work.note, "bf16": work.bf16, "library_bytes": library})
     for line in requests:
         if line.strip() == "go":
             answer({"seconds": timed(work, plan.device)})
+            release(plan.device)
         elif line.strip() == "peak":
             answer({"peak_bytes": peak_bytes(plan.device)})
 

@@ -16,8 +16,8 @@ from tesserae.data.codes import CodeMaps
 from tesserae.data.paired import PairedMaps
 from tesserae.interop.compvis import load_transformer, load_vqgan
 from tesserae.models.transformer import LatentTransformer
-from tesserae.training.loop import make_accelerator
-from tesserae.training.transformer import TransformerTask, make_optimiser
+from tesserae.training.loop import as_written, compiles, make_accelerator
+from tesserae.training.transformer import TransformerTask, compile_blocks, make_optimiser
 
 OWN = ("optimiser",)  # settings that cost time and leave network and data alone
 PLACEHOLDER = {"n_layer": 1, "n_head": 1, "n_embd": 8}
@@ -40,14 +40,17 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
     model = LatentTransformer(transformer_config(size)) if given is None else load_transformer(params, given["state"])
     task.model = model.to(task.device)
     task.optimiser = make_optimiser(task.model, block)
+    if compiles("auto", task.device):
+        compile_blocks(task.model)
     task.set_rate(1.0)
     outputs = _outputs(task, params, given) if given else {}
     task.model.train()
-    step = count(1)
+    step, repeats = count(1), size.get("repeats", 1)
 
     def run() -> float:
-        task.step(next(step))
-        return 1
+        for _ in range(repeats):
+            task.step(next(step))
+        return repeats
 
     return Work(run, outputs, said(bf16, block.optimiser if own else ""), bf16)
 
@@ -66,5 +69,6 @@ def _outputs(task: TransformerTask, params: dict[str, Any], given: dict[str, Any
     """Codes of the reference's first batch by the first stage loaded here, and logits on the reference's codes."""
     inputs = {name: given[name].to(task.device) for name in ("images", "labels", "codes")}
     first_stage = load_vqgan(params, given["state"]).to(task.device)
-    logits = task.model.eval()(inputs["labels"][:, None], inputs["codes"])
+    with as_written():
+        logits = task.model.eval()(inputs["labels"][:, None], inputs["codes"])
     return {"indices": first_stage.encode(inputs["images"]).flatten(1), "logits": logits}

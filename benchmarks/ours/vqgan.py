@@ -16,10 +16,10 @@ from benchmarks.work import Work
 from tesserae.data.batches import to_unit
 from tesserae.interop.compvis import load_vqgan, vqgan_config
 from tesserae.models.vqgan import VQGAN
-from tesserae.training.loop import make_accelerator
+from tesserae.training.loop import as_written, compiles, make_accelerator
 from tesserae.training.objective import reconstruction_loss
 from tesserae.training.optimisers import make_optimiser
-from tesserae.training.vqgan import VQGANTask
+from tesserae.training.vqgan import VQGANTask, compile_networks
 
 OWN = ("optimiser", "perceptual_share")  # settings that cost time and leave the network alone
 PLACEHOLDER = {"channels": 8, "channel_mult": [1], "res_blocks": 1, "z_channels": 8, "codebook_dim": 8}
@@ -44,16 +44,19 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
     held = HeldPictures(images)
     task = VQGANTask(block, plan.seed, held, held, accelerator, show=lambda *_: None)
     _take_networks(task, plan, given)
+    if compiles("auto", task.device):
+        compile_networks(task.model)
     task.set_rate(1.0)
     outputs = _outputs(task, to_unit(images[:size["batch_size"]]).to(task.device), given) if plan.mode == SAME else {}
     task.model.train()
-    step = count(1)
+    step, repeats = count(1), size.get("repeats", 1)
     share = block.perceptual_share
     words = (block.optimiser, f"LPIPS on {share:g} of a batch" if share < 1 else "") if own else ()
 
     def run() -> float:
-        task.step(next(step))
-        return 1
+        for _ in range(repeats):
+            task.step(next(step))
+        return repeats
 
     return Work(run, outputs, said(bf16, *words), bf16)
 
@@ -75,9 +78,10 @@ def _take_networks(task: VQGANTask, plan: Plan, given: dict[str, Any] | None) ->
 def _outputs(task: VQGANTask, x: Tensor, given: dict[str, Any] | None) -> dict[str, Tensor]:
     """Codes of a batch x, what the reference's codes decode to, L_rec of that, and D's logits on it."""
     model, adversary = task.model.eval(), task.discriminator.eval()
-    indices = model.encode(x)
-    codes = indices if given is None else given["outputs"]["indices"].to(x.device)
-    x_hat = model.decode_latents(model.quantizer.lookup(codes))
+    with as_written():
+        indices = model.encode(x)
+        codes = indices if given is None else given["outputs"]["indices"].to(x.device)
+        x_hat = model.decode_latents(model.quantizer.lookup(codes))
     rec, logits = reconstruction_loss(x, x_hat, task.weights, task.lpips)["rec"], adversary(x_hat)
     adversary.train()
     return {"indices": indices, "x_hat": x_hat, "rec": rec, "logits": logits}

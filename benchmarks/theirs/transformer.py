@@ -33,14 +33,15 @@ def prepare(plan: Plan) -> tuple[Work, dict[str, Any]]:
     model.learning_rate = BASE_LR * count
     optimiser = model.configure_optimizers()
     model.train()
-    batches = cycle(zip(images.movedim(1, -1).split(count), labels.split(count)))
+    batches, repeats = cycle(zip(images.movedim(1, -1).split(count), labels.split(count))), size.get("repeats", 1)
 
     def run() -> float:
-        pixels, classes = next(batches)
-        loss = model.training_step({"image": pixels, "class_label": classes}, 0)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return 1
+        for _ in range(repeats):
+            pixels, classes = next(batches)
+            loss = model.training_step({"image": pixels, "class_label": classes}, 0)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return repeats
 
     return Work(run, {"indices": codes, "logits": logits}), given

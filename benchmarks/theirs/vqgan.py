@@ -30,11 +30,12 @@ def prepare(plan: Plan) -> tuple[Work, dict[str, Any]]:
     model.learning_rate = BASE_LR * size["batch_size"]
     optimisers, _ = model.configure_optimizers()
     model.train()
-    batches = cycle(images.movedim(1, -1).split(size["batch_size"]))
+    batches, repeats = cycle(images.movedim(1, -1).split(size["batch_size"])), size.get("repeats", 1)
 
     def run() -> float:
-        both_steps(model, optimisers, next(batches))
-        return 1
+        for _ in range(repeats):
+            both_steps(model, optimisers, next(batches))
+        return repeats
 
     return Work(run, outputs), given
 

@@ -223,6 +223,7 @@ class Params(_Block):
 
     seed: Count
     precision: Literal["auto", "fp32", "bf16"]
+    compile: Literal["auto", "on", "off"]
     threads: Count
     scenes: ScenesParams
     prepare: PrepareParams

@@ -242,3 +242,31 @@ def test_what_the_last_layer_leaves_out_changes_nothing(batch, prefix_attention)
     expected = torch.autograd.grad((whole * aim).sum(), weights)
     for made, wanted in zip(torch.autograd.grad((model(prefix, indices) * aim).sum(), weights), expected):
         torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_codes_of_different_places_at_once(model, batch):
+    prefix, indices = batch
+    places = torch.tensor([0, 3, T - 1, 7])
+    expected = model(prefix, indices)[torch.arange(4), places]
+    changed = indices.clone()
+    for row, place in enumerate(places):
+        changed[row, place:] = (changed[row, place:] + 1) % K  # from its place on nothing is looked at
+    torch.testing.assert_close(model.at(prefix, changed, places), expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_several_codes_a_step(model, batch, at_once):
+    prefix, indices = batch
+    expected = model(prefix, indices)
+    _, cache = model.prefill(prefix, indices[:, :1])
+    fixed = cache.blank(24)
+    for filled, held in zip(fixed.buffers, cache.buffers):
+        for part, other in zip(filled, held):
+            part[:, :, :cache.length] = other[:, :, :cache.length]
+    for place in range(1, T - at_once, at_once):
+        codes, places = indices[:, place:place + at_once], torch.arange(at_once) + P + place
+        at_fixed = model.step_at(codes, places, fixed)
+        torch.testing.assert_close(model.step(codes, cache), expected[:, place + at_once], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(at_fixed, expected[:, place + at_once], rtol=1e-5, atol=1e-5)

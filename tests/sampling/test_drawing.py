@@ -49,7 +49,7 @@ class Reader(LatentTransformer):
         return self._sure(codes[:, cache.length]), cache
 
     def step(self, codes, cache):
-        cache.length += 1
+        cache.length += codes[0].numel()
         return self._sure(cache.buffers[0][0][:, cache.length])
 
     def _sure(self, codes):

@@ -77,6 +77,23 @@ class Cache:
         values[:, :, start:end] = v
         return (keys[:, :, :end], values[:, :, :end]) if start else (k, v)
 
+    def blank(self, capacity: int) -> Cache:
+        """One of another capacity for the same samples, its buffers made and zero: `write` may go anywhere."""
+        other = Cache(len(self.buffers), self.batch, capacity)
+        other.buffers = [tuple(part.new_zeros((*part.shape[:2], capacity, part.shape[3])) for part in pair)
+                         for pair in self.buffers]
+        return other
+
+    def write(self, layer: int, k: Tensor, v: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Put k, v (B,heads,t,d) of one layer at places (t,) int64; returns all of its buffers, filled or not.
+
+        The buffers are `blank`'s: what is masked must still be a number.
+        """
+        keys, values = self.buffers[layer]
+        keys.index_copy_(2, places, k)
+        values.index_copy_(2, places, v)
+        return keys, values
+
 
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which position i looks at positions <= i, and a `full` prefix at all of itself.
@@ -91,12 +108,17 @@ class CausalSelfAttention(nn.Module):
         self.qkv = nn.Linear(c.n_embd, 3 * c.n_embd)
         self.proj = nn.Linear(c.n_embd, c.n_embd)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache | None, last: int) -> Tensor:  # (B,t,C) -> (B,last,C)
+    def forward(self, x: Tensor, layer: int, cache: Cache | None, last: int,
+                places: Tensor | None = None) -> Tensor:  # (B,t,C) -> (B,last,C)
         q, k, v = self._heads_of(x, last)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
-        whole = q.shape[2] == k.shape[2] and self.full == 1
-        mask = None if whole or last == 1 else self._mask(last, k.shape[2], q.device)
+        if places is not None:  # what is looked at must not depend on a number that only the device knows
+            k, v = cache.write(layer, k, v, places)
+            mask, whole = torch.arange(k.shape[2], device=q.device) <= places[-last:, None], False
+        else:
+            if cache is not None:
+                k, v = cache.extend(layer, k, v)
+            whole = q.shape[2] == k.shape[2] and self.full == 1
+            mask = None if whole or last == 1 else self._mask(last, k.shape[2], q.device)
         with _kernel_for(q):
             y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=whole)  # (B,heads,last,d)
         return self.proj(rearrange(y, "b h t d -> b t (h d)"))
@@ -135,9 +157,10 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(c.n_embd, 4 * c.n_embd), nn.Linear(4 * c.n_embd, c.n_embd)
         self.dropout = nn.Dropout(c.dropout)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache | None = None, last: int = 0) -> Tensor:  # (B,t,C)
+    def forward(self, x: Tensor, layer: int = 0, cache: Cache | None = None, last: int = 0,
+                places: Tensor | None = None) -> Tensor:  # (B,t,C)
         last = last or x.shape[1]
-        x = x[:, -last:] + self.dropout(self.attention(self.norm_1(x), layer, cache, last))
+        x = x[:, -last:] + self.dropout(self.attention(self.norm_1(x), layer, cache, last, places))
         return x + self.dropout(self.down(F.gelu(self.up(self.norm_2(x)))))
 
 
@@ -168,6 +191,17 @@ class LatentTransformer(nn.Module):
         self._check(prefix, indices.shape[1])
         return self._logits(self._embed(prefix, indices[:, :-1]), last or indices.shape[1])
 
+    def at(self, prefix: Tensor, indices: Tensor, places: Tensor) -> Tensor:
+        """Logits of one code of each map, as `forward` gives them: (B,P), (B,T), places (B,) int64 -> (B,K).
+
+        So maps that are known to different lengths go through the network together: codes from a map's place on
+        are not looked at.
+        """
+        self._check(prefix, indices.shape[1])
+        x = self._through(self._embed(prefix, indices[:, :-1]))
+        rows = torch.arange(len(x), device=x.device)
+        return self.head(self.norm(x[rows, places + self.config.prefix_length - 1]))
+
     def prefill(self, prefix: Tensor, indices: Tensor | None = None,
                 batch: int | None = None) -> tuple[Tensor, Cache]:
         """Start decoding: logits (B,K) of the first code after `indices`, and the cache for `step`.
@@ -184,9 +218,22 @@ class LatentTransformer(nn.Module):
         return self._advance(x, cache).expand(cache.batch, -1), cache
 
     def step(self, codes: Tensor, cache: Cache) -> Tensor:
-        """The next code of every sample, (B,) int64 -> logits (B,K) of the one after it. Fills the cache."""
-        x = self.token_embedding(codes)[:, None] + self.positions[cache.length]  # (B,1,C)
+        """The next codes of every sample, (B,) or (B,t) int64 -> logits (B,K) of the one after them.
+
+        Fills the cache.
+        """
+        codes = codes if codes.ndim == 2 else codes[:, None]
+        x = self.token_embedding(codes) + self.positions[cache.length:cache.length + codes.shape[1]]  # (B,t,C)
         return self._advance(x, cache)
+
+    def step_at(self, codes: Tensor, places: Tensor, cache: Cache) -> Tensor:
+        """`step` for positions places (t,) int64 on the device, which follow each other: codes (B,t) -> (B,K).
+
+        The same operations wherever the places lie, so that a GPU can record them once; `cache.length` stays.
+        Of what the cache holds behind the places nothing is looked at.
+        """
+        x = self.token_embedding(codes) + self.positions[places]  # (B,t,C)
+        return self.head(self.norm(self._through(x, 1, cache, places)))[:, 0]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into `folder`."""
@@ -209,11 +256,15 @@ class LatentTransformer(nn.Module):
         return logits[:, 0]  # (B,K)
 
     def _logits(self, x: Tensor, last: int, cache: Cache | None = None) -> Tensor:
-        """Embedded positions (B,t,C) -> (B,last,K); the last layer computes no more than these."""
+        """Embedded positions (B,t,C) -> (B,last,K)."""
+        return self.head(self.norm(self._through(x, last, cache)))
+
+    def _through(self, x: Tensor, last: int = 0, cache: Cache | None = None, places: Tensor | None = None) -> Tensor:
+        """The blocks, (B,t,C) -> (B,last,C), 0: all; the last layer computes no more than these."""
         final = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
-            x = block(x, layer, cache, last if layer == final else 0)
-        return self.head(self.norm(x))
+            x = block(x, layer, cache, last if layer == final else 0, places)
+        return x
 
     def _check(self, prefix: Tensor, tokens: int) -> None:
         c = self.config

@@ -97,13 +97,16 @@ class Decoder(nn.Module):
             self.conv_out = nn.Conv2d(widths[-1], c.out_channels * c.patch**2, 3, padding=1)  # G_L, for lambda
 
     def forward(self, z: Tensor) -> Tensor:
+        x = self.conv_out(self.features(z))
+        return x if self.unfold is not None else F.pixel_shuffle(x, self.patch)
+
+    def features(self, z: Tensor) -> Tensor:
+        """What the last layer G_L makes pictures of: (B,z_channels,h,w) -> (B,width,H,W), H and W folded or not."""
         x = self.middle(self.conv_in(z))
         for level, upsample in zip(self.levels, [*self.upsample, nn.Identity()]):
             x = upsample(level(x))
         x = F.silu(self.norm_out(x))
-        if self.unfold is not None:
-            return self.conv_out(F.silu(F.pixel_shuffle(self.unfold(x), self.patch)))
-        return F.pixel_shuffle(self.conv_out(x), self.patch)
+        return x if self.unfold is None else F.silu(F.pixel_shuffle(self.unfold(x), self.patch))
 
 
 class VQGAN(nn.Module):

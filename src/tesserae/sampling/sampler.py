@@ -7,6 +7,7 @@ whatever batch it is drawn, and the same seed shows what another temperature doe
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from tesserae.errors import TesseraeError
 from tesserae.models.transformer import LatentTransformer
 from tesserae.sampling.filters import draw, rank
 from tesserae.sampling.orderings import as_maps, in_order
+from tesserae.sampling.steps import Steps
 
 
 @torch.no_grad()
@@ -35,7 +37,7 @@ def sample(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], tem
     count, total = prefix.shape[0], shape[0] * shape[1]
     _check(model, prefix, shape, given)
     order = model.config.order
-    run = _cached if cached else _from_scratch
+    run = _Cached(model) if cached else partial(_from_scratch, model)
     training, parts = model.training, []
     model.eval()
     try:
@@ -45,7 +47,7 @@ def sample(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], tem
             noise = uniforms(seed, range(first + rows.start, first + rows.stop), total).to(prefix.device)
             choose = _chooser(noise, temperature, top_k, top_p)
             tell = _teller(progress, start * total, rows.stop - start, count * total)
-            parts.append(run(model, prefix[rows], total, known, choose, tell))
+            parts.append(run(prefix[rows], total, known, choose, tell))
     finally:
         model.train(training)
     codes = torch.cat(parts) if parts else prefix.new_empty(0, total)
@@ -83,21 +85,26 @@ def _teller(progress: Callable[[int, int], None] | None, before: int, batch: int
     return lambda position: progress(before + position * batch, total) if progress else None
 
 
-def _cached(model: LatentTransformer, prefix: Tensor, total: int, known: Known, choose: Choose,
-            tell: Tell) -> Tensor:
+class _Cached:
     """One step of the network a code. What is known in every sample from the start on is read in one pass."""
-    codes, mask = _start(prefix, total, known)
-    lead = 0 if mask is None else int(mask.all(0).long().cumprod(0).sum())
-    if lead == total:
+
+    def __init__(self, model: LatentTransformer) -> None:
+        self.model, self.steps = model, Steps(model)
+
+    def __call__(self, prefix: Tensor, total: int, known: Known, choose: Choose, tell: Tell) -> Tensor:
+        codes, mask = _start(prefix, total, known)
+        lead = 0 if mask is None else int(mask.all(0).long().cumprod(0).sum())
+        if lead == total:
+            return codes
+        shared = lead == 0 and bool((prefix == prefix[:1]).all())
+        logits, cache = self.model.prefill(prefix[:1] if shared else prefix, codes[:, :lead], prefix.shape[0])
+        self.steps.start(cache)
+        for position in range(lead, total):
+            _put(codes, mask, position, choose(logits, position))
+            tell(position + 1)
+            if position + 1 < total:
+                logits = self.steps(codes[:, position])
         return codes
-    shared = lead == 0 and bool((prefix == prefix[:1]).all())
-    logits, cache = model.prefill(prefix[:1] if shared else prefix, codes[:, :lead], prefix.shape[0])
-    for position in range(lead, total):
-        _put(codes, mask, position, choose(logits, position))
-        tell(position + 1)
-        if position + 1 < total:
-            logits = model.step(codes[:, position], cache)
-    return codes
 
 
 def _from_scratch(model: LatentTransformer, prefix: Tensor, total: int, known: Known, choose: Choose,

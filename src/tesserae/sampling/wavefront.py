@@ -60,17 +60,17 @@ class Block:
         return self.col - self.form.col
 
 
-def blocks_of(shape: Size, window: Size, stride: int = 1) -> list[Block]:
+def blocks_of(shape: Size, window: Size, stride: int = 1, runs: bool = True) -> list[Block]:
     """A map cut into blocks of stride x stride codes, smaller ones at its end, in row-major order.
 
     With stride = 1 every code has the window of the definition. Neighbours of a row that have the same one, as
-    at the left and right edge, make up one block: after the first, each needs one step of the network.
+    at the left and right edge, make up one block where `runs`: after the first, each needs one step of the network.
     """
     columns = [(j, local_place(j, shape[1], window[1], stride), min(stride, shape[1] - j))
                for j in range(0, shape[1], stride)]  # first code, its place, codes
-    if stride == 1:
-        runs = [list(run) for _, run in groupby(columns, key=lambda column: column[0] - column[1])]
-        columns = [(*run[0][:2], len(run)) for run in runs]
+    if stride == 1 and runs:
+        alike = [list(run) for _, run in groupby(columns, key=lambda column: column[0] - column[1])]
+        columns = [(*run[0][:2], len(run)) for run in alike]
     return [
         Block(i, j, Form(local_place(i, shape[0], window[0], stride), place, min(stride, shape[0] - i), cols))
         for i in range(0, shape[0], stride) for j, place, cols in columns

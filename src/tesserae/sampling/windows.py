@@ -19,6 +19,7 @@ from tesserae.errors import TesseraeError
 from tesserae.models.transformer import Cache, LatentTransformer
 from tesserae.sampling.filters import draw, rank
 from tesserae.sampling.sampler import check_given, uniforms
+from tesserae.sampling.steps import Recorder, Steps
 from tesserae.sampling.wavefront import Block, Form, Size, alike, blocks_of, local_place, waves
 
 __all__ = ["Prefixes", "local_place", "sample_map", "window_nll"]
@@ -26,6 +27,7 @@ __all__ = ["Prefixes", "local_place", "sample_map", "window_nll"]
 # numbers of samples (n,), tops (n,), lefts (n,) int64 -> prefix tokens (n,P) int64 of those windows
 Prefixes = Callable[[Tensor, Tensor, Tensor], Tensor]
 ROWS = 4  # from that many rows on the products of matrices on a CPU are rounded alike, whatever their number
+LENGTHS, BATCHES = 16, 8  # on a GPU codes of windows, and windows, are filled up to multiples: fewer recordings
 MOMENTS = 64  # that often, at most, a growing map is shown
 
 
@@ -34,7 +36,7 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
                temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0, first: int = 0,
                stride: int = 1, given: tuple[Tensor, Tensor] | None = None, wavefront: bool = True,
                batch_size: int = 64, progress: Callable[[int, int], None] | None = None,
-               grown: Callable[[Tensor, Tensor], None] | None = None) -> Tensor:
+               grown: Callable[[Tensor, Tensor], None] | None = None, together: bool | None = None) -> Tensor:
     """Draw `count` code maps of any shape: -> (count,H,W) int64 on the model's device.
 
     prefixes: the condition of windows, see `Prefixes`. shape (H,W), no side smaller than the window's (h,w), which
@@ -50,7 +52,9 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
 
     wavefront: what does not depend on each other goes through the network together, up to `batch_size` windows;
     False draws block after block, for comparison. The codes are the same: in fp32 on a CPU bit for bit what the
-    network says, elsewhere up to the rounding of its sums. progress(done, total) counts codes; grown(codes, drawn),
+    network says, elsewhere up to the rounding of its sums. together: whether windows known to different lengths go
+    through it at once, filled up to the longest, where stride is 1: more sums, in fewer and larger pieces; None: on a
+    GPU, whose time goes by pieces. progress(done, total) counts codes; grown(codes, drawn),
     both (count,H,W), shows now and then the maps as they grow and which codes are drawn. Raises TesseraeError for
     what does not fit.
     """
@@ -63,7 +67,8 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
     codes = torch.zeros(count, *shape, dtype=torch.int64, device=device)
     noise = uniforms(seed, range(first, first + count), shape[0] * shape[1]).flatten().to(device)
     slide = _Slide(model, prefixes, codes, window, first)
-    blocks, album, done = blocks_of(shape, window, stride), _Album(codes, grown), 0
+    together = stride == 1 and (device.type == "cuda" if together is None else together)
+    blocks, album, done = blocks_of(shape, window, stride, runs=not together), _Album(codes, grown), 0
     mask, known = (None, None) if given is None else (part.flatten().to(device) for part in given)
 
     def choose(logits: Tensor, where: Tensor) -> Tensor:
@@ -72,8 +77,8 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
 
     with _evaluating(model):
         for wave in waves(blocks, shape, window) if wavefront else [[block] for block in blocks]:
-            for batch in slide.batches(wave, batch_size):
-                _draw(slide, batch, choose)
+            for batch in slide.batches(wave, batch_size, together):
+                (_draw_singles if together else _draw)(slide, batch, choose)
                 done += len(batch.places) * batch.form.rows * batch.form.cols
                 if progress:
                     progress(done, codes.numel())
@@ -108,14 +113,16 @@ def window_nll(model: LatentTransformer, prefixes: Prefixes, maps: Tensor, windo
 
 @dataclass(frozen=True)
 class _Batch:
-    """Windows that go through the network together: numbers of samples, tops, lefts (n,), and where their codes
-    lie in the flat maps (n,h w)."""
+    """Windows that go through the network together: numbers of samples, tops, lefts (n,), where their codes lie in
+    the flat maps (n,h w), the first one that is drawn of each (n,), and how many the longest knows then, with it."""
 
     form: Form
     samples: Tensor
     tops: Tensor
     lefts: Tensor
     places: Tensor
+    starts: Tensor
+    longest: int
 
     def ends(self, window: Size) -> tuple[int, int]:
         """The block's first place in its window, in row-major order, and the one after its last."""
@@ -132,19 +139,22 @@ class _Slide:
         self.model, self.prefixes, self.window, self.first = model, prefixes, window, first
         self.count, self.height, self.width = maps.shape
         self.flat = maps.view(-1)
+        self.steps, self.recorder = Steps(model), Recorder(maps.device)
 
-    def batches(self, blocks: Sequence[Block], batch_size: int) -> Iterator[_Batch]:
-        """Every block in every map, by form."""
+    def batches(self, blocks: Sequence[Block], batch_size: int, together: bool = False) -> Iterator[_Batch]:
+        """Every block in every map, by form; `together`: all forms, of single codes, at once."""
         to = {"device": self.flat.device}
         inside = rearrange(torch.arange(self.window[0], **to) * self.width, "h -> h 1")
         inside = (inside + torch.arange(self.window[1], **to)).flatten()  # (h w,) from a window's first code
-        for form, group in alike(blocks).items():
-            corners = torch.tensor([(block.top, block.left) for block in group], **to)
-            tops, lefts = repeat(corners, "m two -> two (m n)", n=self.count)
+        for form, group in [(Form(0, 0, 1, 1), blocks)] if together else alike(blocks).items():
+            facts = torch.tensor([(block.top, block.left, block.form.row, block.form.col) for block in group])
+            tops, lefts, rows, cols = repeat(facts.to(self.flat.device), "m facts -> facts (m n)", n=self.count)
             maps = repeat(torch.arange(self.count, **to), "n -> (m n)", m=len(group))
             places = ((maps * self.height + tops) * self.width + lefts)[:, None] + inside
-            parts = (part.split(batch_size) for part in (maps + self.first, tops, lefts, places))
-            yield from (_Batch(form, *part) for part in zip(*parts))
+            starts = rows * self.window[1] + cols
+            parts = (part.split(batch_size) for part in (maps + self.first, tops, lefts, places, starts))
+            longest = 1 + max(block.form.row * self.window[1] + block.form.col for block in group)
+            yield from (_Batch(form, *part, longest) for part in zip(*parts))
 
     def prefix(self, batch: _Batch) -> Tensor:
         """The prefix tokens of a batch of windows, (n,P), checked."""
@@ -174,22 +184,43 @@ def _draw(slide: _Slide, batch: _Batch, choose: Choose) -> None:
         logits = slide.model(prefix, slide.flat[batch.places[:, :end]], last=min(ROWS, end))[:, -1]  # (n,K)
         slide.flat[batch.places[:, start]] = choose(logits, batch.places[:, start])
         return
-    filled = torch.arange(-(-len(prefix) // ROWS) * ROWS, device=prefix.device).clamp(max=len(prefix) - 1)
+    filled = _filled(len(prefix), BATCHES if slide.recorder.records else ROWS, prefix.device)
     if start:
         _, cache = slide.model.prefill(prefix, slide.flat[batch.places[:, :start - 1]])
         _copy(cache, filled)
     else:
         logits, cache = slide.model.prefill(prefix[filled])
+    slide.steps.start(cache)
+    waiting: list[Tensor] = []  # codes that are known, until logits are asked for again
     for place in range(max(start - 1, 0), end):
         where, column = batch.places[:, place], place % slide.window[1]
         if place < start or column < form.col:  # drawn by a block above or to the left
-            codes = slide.flat[where]
-        else:
-            codes = choose(logits[:len(where)], where)
-            if column < form.col + form.cols:
-                slide.flat[where] = codes
-        if place + 1 < end:
-            logits = slide.model.step(codes[filled], cache)
+            waiting.append(slide.flat[where])
+            continue
+        if waiting:
+            logits = slide.steps(torch.stack(waiting, dim=1)[filled])
+        codes = choose(logits[:len(where)], where)
+        if column < form.col + form.cols:
+            slide.flat[where] = codes
+        waiting = [codes]
+
+
+def _draw_singles(slide: _Slide, batch: _Batch, choose: Choose) -> None:
+    """Draw single codes of windows known to different lengths: behind a window's own nothing is looked at."""
+    prefix, length, places, starts = slide.prefix(batch), batch.longest, batch.places, batch.starts
+    rows = torch.arange(len(prefix), device=prefix.device)
+    if slide.recorder.records:
+        length = min(-(-length // LENGTHS) * LENGTHS, places.shape[1])
+        rows = _filled(len(prefix), BATCHES, prefix.device)
+    codes = slide.flat[places[:, :length]]  # (n,t)
+    logits = slide.recorder("at", slide.model.at, prefix[rows], codes[rows], starts[rows])[:len(prefix)]
+    where = places.gather(1, starts[:, None])[:, 0]
+    slide.flat[where] = choose(logits, where)
+
+
+def _filled(count: int, multiple: int, device: torch.device) -> Tensor:
+    """Rows 0 to count - 1, the last one repeated up to the next multiple."""
+    return torch.arange(-(-count // multiple) * multiple, device=device).clamp(max=count - 1)
 
 
 def _copy(cache: Cache, rows: Tensor) -> None:

@@ -78,6 +78,22 @@ def bf16_is_fast(device: torch.device) -> bool:
     return False
 
 
+def compiles(setting: str, device: torch.device) -> bool:
+    """Whether networks are compiled in training; `setting` as in params.yaml. auto: on a GPU, where minutes of
+    compiling are soon made up for."""
+    return setting == "on" or (setting == "auto" and device.type == "cuda")
+
+
+def as_written() -> contextlib.AbstractContextManager:
+    """Compiled networks run as they are written meanwhile: for other shapes than training's, which come seldom."""
+    return torch.compiler.set_stance("force_eager")
+
+
+def to_device_soon(part: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device, which on a GPU is not waited for."""
+    return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)
+
+
 def make_accelerator(precision: str, threads: int = 0) -> Accelerator:
     """Accelerate's view of devices and processes; `precision` and `threads` as in params.yaml."""
     if threads:
@@ -162,7 +178,8 @@ def _train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: 
                     spoken = time.monotonic()
                     say(_line(row, task, progress, block, began_at, spoken - started))
             if last or progress.step % block.sample_every == 0:
-                task.sample(progress.step)
+                with as_written():
+                    task.sample(progress.step)
             if last or progress.step % block.eval_every == 0:
                 _evaluate(task, progress, log, reports, folder, say, accelerator)
             if last or interrupted.is_set() or progress.step % block.checkpoint_every == 0:
@@ -242,7 +259,8 @@ def _check_sound(progress: Progress, terms: dict[str, float], losses: tuple[str,
 
 def _evaluate(task: Task, progress: Progress, log: Callable, reports: Path, folder: Path, say: Callable,
               accelerator: Accelerator) -> None:
-    measures = task.evaluate(progress.step)
+    with as_written():
+        measures = task.evaluate(progress.step)
     progress.latest = {"step": progress.step, **measures}
     held_out = {f"val_{name}": value for name, value in measures.items()}
     if progress.history and progress.history[-1]["step"] == progress.step:

@@ -119,6 +119,7 @@ def discriminator_backward(discriminator: nn.Module, x: Tensor, fake: Tensor, ki
     real = discriminator(x)
     loss = discriminator_loss(kind, real, fake)
     parameters = list(discriminator.parameters())
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
+    for parameter, found in zip(parameters, torch.autograd.grad(loss, parameters)):
+        gradient = found.contiguous()  # as the weights are, which fused optimisers ask for
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
     return {"disc": loss.detach(), "logits_real": real.detach().mean(), "logits_fake": fake.detach().mean()}

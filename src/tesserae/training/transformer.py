@@ -35,9 +35,11 @@ from tesserae.training.identity import checkpoint_folder, code_of, facts_of
 from tesserae.training.loop import (
     Progress,
     average_gradients,
+    compiles,
     deliver,
     make_accelerator,
     step_seed,
+    to_device_soon,
     train,
 )
 from tesserae.training.optimisers import MuonAndAdam, set_share, with_full_rates
@@ -98,11 +100,18 @@ def replace_some(indices: Tensor, keep: float, codebook_size: int, generator: to
     return torch.where(stays.to(indices.device), indices, others.to(indices.device))
 
 
+def compile_blocks(model: LatentTransformer) -> None:
+    """Let torch.compile make kernels of a block at its first use, which serve for all of the same shapes."""
+    for block in model.blocks:
+        block.compile(dynamic=False)
+
+
 class TransformerTask:
     """One latent transformer and its optimiser, as the loop sees it.
 
     vqgans: by name, those that draw what it models and what it is told. `show(picture, step)` receives the grid
-    of samples below their conditions, drawn with the same random numbers each time.
+    of samples below their conditions, drawn with the same random numbers each time. compiled: whether torch.compile
+    makes kernels of the blocks.
     """
 
     score = "nll"
@@ -111,7 +120,8 @@ class TransformerTask:
     losses = ("nll",)
 
     def __init__(self, block: TransformerParams, seed: int, data: PairedMaps, held_out: PairedMaps,
-                 vqgans: Mapping[str, VQGAN], accelerator: Accelerator, show: Callable) -> None:
+                 vqgans: Mapping[str, VQGAN], accelerator: Accelerator, show: Callable,
+                 compiled: bool = False) -> None:
         torch.manual_seed(seed)
         self.block, self.seed, self.accelerator, self.show = block, seed, accelerator, show
         self.data, self.held_out = data, held_out
@@ -122,6 +132,8 @@ class TransformerTask:
         self.optimiser = make_optimiser(self.model, block)
         self.processes = accelerator.num_processes
         self.per_step = block.batch_size * self.processes * data.window[0] * data.window[1]
+        if compiled:
+            compile_blocks(self.model)
 
     def set_rate(self, share: float) -> None:
         """The learning rates as a share of the full ones."""
@@ -136,7 +148,7 @@ class TransformerTask:
         generator = torch.Generator().manual_seed(step_seed(self.seed, step, stream=16 + process))
         inputs = replace_some(targets, self.block.pkeep, self.data.maps.codebook_size, generator)
         prefix = make_prefix(self.conditions, self.data.told(chosen))
-        return tuple(part.to(self.device, non_blocking=True) for part in (prefix, inputs, targets))
+        return tuple(to_device_soon(part, self.device) for part in (prefix, inputs, targets))
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One update: the negative log-likelihood of the targets, given partly replaced inputs."""
@@ -232,7 +244,8 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
     data, held_out = (PairedMaps.load(stage.path("codes"), split, block) for split in ("train", "validation"))
     vqgans = {name: VQGAN.from_pretrained(stage.path("models", f"vqgan-{name}"))
               for name in (block.vqgan, *block.codes_read)}
-    facts = facts_of(block, seed=params.seed, precision=accelerator.mixed_precision,
+    compiled = compiles(params.compile, accelerator.device)
+    facts = facts_of(block, seed=params.seed, precision=accelerator.mixed_precision, compiled=compiled,
                      data=[data.fingerprint, held_out.fingerprint], processes=accelerator.num_processes,
                      code=code_of(*COMPUTING))
     folder = checkpoint_folder(stage.home, stage.name, facts, say)
@@ -244,7 +257,7 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
         with writing(path):
             picture.save(path)
 
-    task = TransformerTask(block, params.seed, data, held_out, vqgans, accelerator, show)
+    task = TransformerTask(block, params.seed, data, held_out, vqgans, accelerator, show, compiled)
     progress = train(task, block, params.seed, folder, stage.reports, stage.run.metrics, accelerator, say)
     if accelerator.is_main_process:
         models = stage.path("models", stage.name)

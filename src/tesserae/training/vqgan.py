@@ -30,10 +30,13 @@ from tesserae.training.alarms import Alarm, vqgan_alarms
 from tesserae.training.identity import checkpoint_folder, code_of, facts_of
 from tesserae.training.loop import (
     Progress,
+    as_written,
     average_gradients,
+    compiles,
     deliver,
     make_accelerator,
     step_seed,
+    to_device_soon,
     train,
 )
 from tesserae.training.objective import Weights, discriminator_backward, generator_backward
@@ -66,10 +69,17 @@ def objective_weights(block: VQGANParams) -> Weights:
     )
 
 
+def compile_networks(model: VQGAN) -> None:
+    """Let torch.compile make kernels of E, and of G but for its last layer, at their first use."""
+    model.encoder.compile(dynamic=False)
+    model.decoder.features = torch.compile(model.decoder.features, dynamic=False)
+
+
 class VQGANTask:
     """One VQGAN with its discriminator and both optimisers, as the loop sees it.
 
-    `show(picture, step)` receives the grid of held-out pictures above their reconstructions.
+    `show(picture, step)` receives the grid of held-out pictures above their reconstructions. compiled: whether
+    torch.compile makes kernels of encoder and decoder, the last layer aside, whose gradients lambda asks for.
     """
 
     unit = "images"
@@ -77,7 +87,7 @@ class VQGANTask:
     losses = ("rec", "codebook", "commitment")
 
     def __init__(self, block: VQGANParams, seed: int, pictures: Pictures, held_out: Pictures,
-                 accelerator: Accelerator, show: Callable) -> None:
+                 accelerator: Accelerator, show: Callable, compiled: bool = False) -> None:
         torch.manual_seed(seed)
         self.block, self.seed, self.accelerator, self.show = block, seed, accelerator, show
         self.pictures, self.held_out = pictures, held_out
@@ -96,6 +106,8 @@ class VQGANTask:
         self.counts = torch.zeros(block.codebook_size, device=device)  # codes chosen since the last log
         self.processes = accelerator.num_processes
         self.per_step = block.batch_size * self.processes
+        if compiled:
+            compile_networks(self.model)
 
     def set_rate(self, share: float) -> None:
         """All learning rates as a share of the full ones."""
@@ -112,7 +124,8 @@ class VQGANTask:
     def _seen(self, indices, step: int) -> Tensor:
         block, stored = self.block, self.view.stored(self.pictures, indices)
         stored = augment(stored, step, self.seed, indices, block.flip, block.zoom, block.crop, self.view.smooth)
-        return self.view.seen(stored.to(self.device, non_blocking=True))
+        seen = self.view.seen(to_device_soon(stored, self.device))
+        return seen.contiguous(memory_format=torch.channels_last) if seen.is_cuda else seen  # tensor cores' order
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of E, G, Z and, once it has started, of D."""
@@ -192,7 +205,7 @@ class VQGANTask:
         if self.block.codebook_init != "data" or not isinstance(quantizer, NearestQuantizer):
             return
         images = self._seen(batch_indices(len(self.pictures), FIRST_PICTURES, 0, self.seed), step=0)
-        with torch.no_grad():
+        with torch.no_grad(), as_written():
             latents = torch.cat([self.model.latents(part) for part in images.split(self.block.batch_size)])
         quantizer.start(latents, torch.Generator().manual_seed(step_seed(self.seed, 0, stream=1)))
 
@@ -216,12 +229,14 @@ def train_vqgan(stage: Stage, say: Callable[[str], None] = print) -> Progress:
     accelerator = make_accelerator(params.precision, params.threads)
     pictures = Pictures.load(stage.path("prepared"), "train")
     held_out = Pictures.load(stage.path("prepared"), "validation")
-    facts = facts_of(block, seed=params.seed, precision=accelerator.mixed_precision,
+    compiled = compiles(params.compile, accelerator.device)
+    facts = facts_of(block, seed=params.seed, precision=accelerator.mixed_precision, compiled=compiled,
                      data=pictures.fingerprint_of(block.column),
                      processes=accelerator.num_processes, code=code_of(*COMPUTING))
     folder = checkpoint_folder(stage.home, stage.name, facts, say)
     task = VQGANTask(block, params.seed, pictures, held_out, accelerator,
-                     show=lambda picture, step: stage.run.image(picture, "reconstructions", step))
+                     show=lambda picture, step: stage.run.image(picture, "reconstructions", step),
+                     compiled=compiled)
     progress = train(task, block, params.seed, folder, stage.reports, stage.run.metrics, accelerator, say)
     if accelerator.is_main_process:
         deliver(folder, stage.path("models", stage.name))
