@@ -62,6 +62,7 @@ class Cache:
     def __init__(self, layers: int, batch: int, capacity: int) -> None:
         self.batch, self.capacity, self.length = batch, capacity, 0
         self.buffers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self.seen: Tensor | None = None
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append k, v (B or 1,heads,t,d) of one layer; returns those of all positions that they may look at.
@@ -83,6 +84,15 @@ class Cache:
         other.buffers = [tuple(part.new_zeros((*part.shape[:2], capacity, part.shape[3])) for part in pair)
                          for pair in self.buffers]
         return other
+
+    def see(self, places: Tensor) -> None:
+        """Let positions at places (t,) int64 look at all up to themselves: `seen` (t,capacity) is added to scores.
+
+        It does not depend on numbers that the device alone knows, so every layer of a step has the same.
+        """
+        keys = self.buffers[0][0]
+        behind = torch.arange(self.capacity, device=keys.device) > places[:, None]
+        self.seen = torch.zeros(behind.shape, dtype=keys.dtype, device=keys.device).masked_fill_(behind, -torch.inf)
 
     def write(self, layer: int, k: Tensor, v: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Put k, v (B,heads,t,d) of one layer at places (t,) int64; returns all of its buffers, filled or not.
@@ -111,9 +121,9 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor, layer: int, cache: Cache | None, last: int,
                 places: Tensor | None = None) -> Tensor:  # (B,t,C) -> (B,last,C)
         q, k, v = self._heads_of(x, last)
-        if places is not None:  # what is looked at must not depend on a number that only the device knows
+        if places is not None:
             k, v = cache.write(layer, k, v, places)
-            mask, whole = torch.arange(k.shape[2], device=q.device) <= places[-last:, None], False
+            mask, whole = cache.seen[-last:], False
         else:
             if cache is not None:
                 k, v = cache.extend(layer, k, v)
@@ -232,6 +242,7 @@ class LatentTransformer(nn.Module):
         The same operations wherever the places lie, so that a GPU can record them once; `cache.length` stays.
         Of what the cache holds behind the places nothing is looked at.
         """
+        cache.see(places)
         x = self.token_embedding(codes) + self.positions[places]  # (B,t,C)
         return self.head(self.norm(self._through(x, 1, cache, places)))[:, 0]
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -76,13 +78,15 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
         return drawn if mask is None else torch.where(mask[where], known[where], drawn)
 
     with _evaluating(model):
-        for wave in waves(blocks, shape, window) if wavefront else [[block] for block in blocks]:
-            for batch in slide.batches(wave, batch_size, together):
+        order = waves(blocks, shape, window) if wavefront else [[block] for block in blocks]
+        for wave, batches in slide.batches(order, batch_size, together):
+            for batch in batches:
                 (_draw_singles if together else _draw)(slide, batch, choose)
                 done += len(batch.places) * batch.form.rows * batch.form.cols
                 if progress:
                     progress(done, codes.numel())
             album.add(wave)
+    slide.check()
     return codes
 
 
@@ -103,11 +107,13 @@ def window_nll(model: LatentTransformer, prefixes: Prefixes, maps: Tensor, windo
     slide = _Slide(model, prefixes, maps.to(model.head.weight.device).contiguous(), window)
     nll = torch.empty(slide.flat.shape, device=slide.flat.device)
     with _evaluating(model):
-        for batch in slide.batches(blocks_of(maps.shape[1:], window), batch_size):
+        (_, batches), = slide.batches([blocks_of(maps.shape[1:], window)], batch_size)
+        for batch in batches:
             start, end = batch.ends(window)
             codes = slide.flat[batch.places[:, :end]]  # (n,t)
             logits = model(slide.prefix(batch), codes)[:, start:].float()  # (n,t-start,K)
             nll[batch.places[:, start:end]] = F.cross_entropy(logits.mT, codes[:, start:], reduction="none")
+    slide.check()
     return nll.view(maps.shape).to(maps.device)
 
 
@@ -140,32 +146,53 @@ class _Slide:
         self.count, self.height, self.width = maps.shape
         self.flat = maps.view(-1)
         self.steps, self.recorder = Steps(model), Recorder(maps.device)
+        self.told = torch.full((2,), torch.iinfo(torch.int64).max, device=maps.device)  # least and -largest token
 
-    def batches(self, blocks: Sequence[Block], batch_size: int, together: bool = False) -> Iterator[_Batch]:
-        """Every block in every map, by form; `together`: all forms, of single codes, at once."""
+    def batches(self, waves: Sequence[Sequence[Block]], batch_size: int,
+                together: bool = False) -> Iterator[tuple[Sequence[Block], Iterator[_Batch]]]:
+        """Each wave with its blocks in every map, by form; `together`: all forms, of single codes, at once."""
         to = {"device": self.flat.device}
         inside = rearrange(torch.arange(self.window[0], **to) * self.width, "h -> h 1")
         inside = (inside + torch.arange(self.window[1], **to)).flatten()  # (h w,) from a window's first code
-        for form, group in [(Form(0, 0, 1, 1), blocks)] if together else alike(blocks).items():
-            facts = torch.tensor([(block.top, block.left, block.form.row, block.form.col) for block in group])
-            tops, lefts, rows, cols = repeat(facts.to(self.flat.device), "m facts -> facts (m n)", n=self.count)
-            maps = repeat(torch.arange(self.count, **to), "n -> (m n)", m=len(group))
-            places = ((maps * self.height + tops) * self.width + lefts)[:, None] + inside
-            starts = rows * self.window[1] + cols
-            parts = (part.split(batch_size) for part in (maps + self.first, tops, lefts, places, starts))
+        groups = [[(Form(0, 0, 1, 1), wave)] if together else list(alike(wave).items()) for wave in waves]
+        facts = torch.tensor([(block.top, block.left, block.form.row, block.form.col)
+                              for wave in groups for _, group in wave for block in group]).to(self.flat.device)
+        tops, lefts, rows, cols = repeat(facts, "m facts -> facts (m n)", n=self.count)
+        maps = repeat(torch.arange(self.count, **to), "n -> (m n)", m=len(facts))
+        origins = (maps * self.height + tops) * self.width + lefts
+        every, done = (maps + self.first, tops, lefts, origins, rows * self.window[1] + cols), 0
+
+        def cut(form: Form, group: Sequence[Block], start: int) -> Iterator[_Batch]:
+            stop = start + len(group) * self.count
             longest = 1 + max(block.form.row * self.window[1] + block.form.col for block in group)
-            yield from (_Batch(form, *part, longest) for part in zip(*parts))
+            for parts in zip(*(part[start:stop].split(batch_size) for part in every)):
+                samples, top, left, origin, starts = parts
+                yield _Batch(form, samples, top, left, origin[:, None] + inside, starts, longest)
+
+        for wave, parts in zip(waves, groups):
+            starts = done + self.count * np.cumsum([0, *(len(group) for _, group in parts)])
+            yield wave, chain.from_iterable(cut(*part, int(start)) for part, start in zip(parts, starts))
+            done = int(starts[-1])
 
     def prefix(self, batch: _Batch) -> Tensor:
-        """The prefix tokens of a batch of windows, (n,P), checked."""
-        tokens, vocabulary = self.prefixes(batch.samples, batch.tops, batch.lefts), self.model.config.prefix_vocab
+        """The prefix tokens of a batch of windows, (n,P), checked; their values on a GPU by `check`, in the end."""
+        tokens, most = self.prefixes(batch.samples, batch.tops, batch.lefts), self.model.config.prefix_vocab - 1
         if len(tokens) != len(batch.samples):
             raise TesseraeError(f"prefixes were asked for {len(batch.samples)} windows and gave tokens of the shape "
                                 f"{tuple(tokens.shape)}: a row for each window is needed.")
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
-            raise TesseraeError(f"prefix tokens run from {int(tokens.min())} to {int(tokens.max())}; this "
-                                f"transformer knows 0 to {vocabulary - 1}.")
-        return tokens
+        if tokens.numel():
+            least, largest = tokens.aminmax()
+            self.told = torch.minimum(self.told, torch.stack([least, -largest]))
+        if tokens.device.type == "cpu":
+            self.check()
+        return tokens.clamp(0, most)
+
+    def check(self) -> None:
+        """Raise TesseraeError where a prefix held tokens that the transformer does not know."""
+        least, largest = self.told.tolist()
+        if least < 0 or -largest >= self.model.config.prefix_vocab:
+            raise TesseraeError(f"prefix tokens run from {least} to {-largest}; this transformer knows 0 to "
+                                f"{self.model.config.prefix_vocab - 1}.")
 
 
 Choose = Callable[[Tensor, Tensor], Tensor]  # logits (n,K), places in the flat maps (n,) -> codes (n,)
