@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-SAME, DEFAULT, STRIDE = "same", "default", "stride"  # rows of a case: modes of our side
+SAME, DEFAULT, STRIDE = MODES = ("same", "default", "stride")  # rows of a case: modes of our side
+TRAINING = ("vqgan", "transformer")  # kinds
 
 _SMALL_VQGAN = {"image_size": 64, "channels": 32, "channel_mult": [1, 1, 2, 4], "res_blocks": 2, "z_channels": 256,
                 "codebook_size": 1024, "codebook_dim": 256, "disc_channels": 64, "settings": "params.yaml"}
@@ -74,14 +75,14 @@ def _cases() -> Iterator[Case]:
     yield Case("vqgan-small", "vqgan", "step", {**_SMALL_VQGAN, "batch_size": 8}, quick_step,
                gpu={"repeats": 10})
     yield Case("vqgan-paper", "vqgan", "step", {**_PAPER_VQGAN, "batch_size": 2}, quick_step,
-               gpu={"batch_size": 4, "repeats": 5})
+               gpu={"batch_size": 12, "repeats": 5})
 
     quick_step = {**_QUICK_VQGAN, **_QUICK_GPT, "batch_size": 2}
     small, paper = ({**_SMALL_VQGAN, **_SMALL_GPT}, {**_PAPER_VQGAN, **_PAPER_GPT})
     yield Case("transformer-small", "transformer", "step", {**small, "batch_size": 8}, quick_step,
                gpu={"repeats": 10})
     yield Case("transformer-paper", "transformer", "step", {**paper, "batch_size": 2}, quick_step,
-               gpu={"batch_size": 32, "repeats": 10})
+               gpu={"batch_size": 32, "repeats": 5})
 
     for end, network, top_k in (("-small", _SMALL_GPT, 100), ("", _PAPER_GPT, 250)):
         for batch in (1, 4, 32):
@@ -99,7 +100,7 @@ def _cases() -> Iterator[Case]:
                         "top_k": 100, "every_wave": ours, "every_position": theirs},
                        {**_QUICK_GPT, "map_side": 6, "side": 4, "stride": 2, "condition": condition, "top_k": 5,
                         "every_wave": 2 if paper else 1, "every_position": 5},
-                       (SAME, DEFAULT, STRIDE), gpu={"every_wave": 1, "every_position": 16})
+                       (SAME, DEFAULT, STRIDE), gpu={"every_wave": 1, "every_position": 64})
 
     for codebook_size, repeats in ((1024, 20), (16384, 3), (262144, 1)):
         yield Case(f"nearest-{codebook_size}", "nearest", "search",

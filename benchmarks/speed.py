@@ -19,18 +19,23 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.cases import CASES, SAME, Case, Plan
+from benchmarks.cases import CASES, MODES, SAME, Case, Plan
 from benchmarks.table import Row, as_record, table
 from benchmarks.turns import Worker, environment
 from tesserae.errors import TesseraeError
 
 
-def measure(case: Case, plan: Plan, rounds: int) -> list[Row]:
-    """Time a case: the reference where the plan has one, then each of our rows, in turn, `rounds` times."""
+def measure(case: Case, plan: Plan, rounds: int, modes: Sequence[str] = MODES, place: type = Worker) -> list[Row]:
+    """Time a case, `rounds` times in turn: the reference where the plan has one, then each of our rows of `modes`.
+
+    place: where sides live, `turns.Worker` (a process each) or `worker.Here`.
+    """
     with ExitStack() as stack:
-        theirs = stack.enter_context(Worker(_side(plan, "theirs", SAME))) if plan.reference else None
-        ours = [stack.enter_context(Worker(_side(plan, "ours", mode))) for mode in case.rows]
-        ours = [worker for worker in ours if worker.found]
+        theirs = stack.enter_context(place(_side(plan, "theirs", SAME))) if plan.reference else None
+        ours = [stack.enter_context(place(_side(plan, "ours", mode))) for mode in case.rows if mode in modes]
+        if theirs:
+            theirs.prepare()
+        ours = [worker for worker in ours if worker.prepare().found]
         for _ in range(rounds):
             for worker in [*ours, *filter(None, [theirs])]:
                 worker.run()
@@ -60,6 +65,9 @@ def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each side (default: 5)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of each side")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rows", nargs="+", choices=MODES, default=list(MODES), help="ours with (default: all)")
+    parser.add_argument("--one-process", action="store_true",
+                        help="both sides in this process: sooner done; on a CPU memory is that of both")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: says that it works, not how fast it is")
     parser.add_argument("--out", type=Path, help="also write every number to this JSON file")
     arguments = parser.parse_args(given)
@@ -78,12 +86,15 @@ def run(arguments: argparse.Namespace) -> tuple[list[Row], dict[str, float]]:
     machine = (arguments.threads, arguments.device, 0.05 if arguments.quick else 2.0)
     before, rows = matrix_peak(*machine), []
     reference = str(arguments.reference.resolve()) if arguments.reference else None
+    place = Worker
+    if arguments.one_process:
+        from benchmarks.worker import Here as place  # which imports torch
     for case in (CASES[name] for name in arguments.cases):
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
             plan = Plan(case.name, case.kind, side="", mode=SAME, size=case.sizes(arguments.device, arguments.quick),
                         threads=arguments.threads, device=arguments.device, reference=reference,
                         shared=str(Path(folder) / "shared.pt"))
-            found = measure(case, plan, arguments.rounds)
+            found = measure(case, plan, arguments.rounds, arguments.rows, place)
         for row in found:
             print(row, file=sys.stderr, flush=True)  # so that a run that is broken off has shown something
         rows += found

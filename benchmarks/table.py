@@ -30,7 +30,11 @@ class Row:
 
     def __str__(self) -> str:
         words = f"{self.case}, {self.ours.note}: {_time(self, self.ours)}"
-        return words + (f", theirs {_time(self, self.theirs)}, ratio {self.ratio:.2f}" if self.theirs else "")
+        operations = self.ours.flops / self.ours.amount * rate(self.ours)
+        words += f", {_memory(self.ours)} MB, {operations / 1e9:.4g} GFLOP/s"
+        if self.theirs is None:
+            return words
+        return f"{words}; theirs {_time(self, self.theirs)}, {_memory(self.theirs)} MB: ratio {self.ratio:.2f}"
 
 
 def rate(found: Found) -> float:

@@ -44,10 +44,10 @@ class Found:
 
 
 class Worker:
-    """A child that has prepared one side of a case and waits to be told to run it.
+    """A child for one side of a case, which imports, prepares when it is told to, and then runs when it is told to.
 
-    Raises TesseraeError with the child's own sentence, or where it stopped without one. `found` is None where the
-    child has nothing to time.
+    Raises TesseraeError with the child's own sentence, or where it stopped without one. `found` is None before it has
+    prepared, and where it has nothing to time.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -55,21 +55,21 @@ class Worker:
         command = [sys.executable, "-m", "benchmarks.worker", json.dumps(asdict(plan))]
         self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                       env=environment(plan.threads, plan.device))
-        try:
-            answer = self._answer()
-        except BaseException:
-            self.close()
-            raise
+        self.found: Found | None = None
+
+    def prepare(self) -> Worker:
+        """Let it prepare and warm up; itself."""
+        answer = self._ask("prepare")
         self.found = None if answer.get("skipped") else Found(**answer)
+        return self
 
     def run(self) -> float:
         """One timed run; its seconds."""
-        self.found.seconds.append(self._ask("go")["seconds"])
-        return self.found.seconds[-1]
+        return self._ask("go")["seconds"]
 
     def finish(self) -> Found:
         """The measured, with its peak of memory; the child ends."""
-        self.found.peak_bytes = self._ask("peak")["peak_bytes"]
+        self.found = Found(**self._ask("finish"))
         self.close()
         return self.found
 

@@ -87,9 +87,7 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any =
 
 
 def timed(work: Work, device: str) -> float:
-    """Seconds of one run; on a GPU of a second one, since the memory was given back after the last."""
-    if device == "cuda":
-        work.run()
+    """Seconds of one run."""
     _wait(device)
     began = time.perf_counter()
     work.run()

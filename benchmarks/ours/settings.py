@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import DEFAULT, Plan
+from benchmarks.cases import DEFAULT, SAME, Plan
 from tesserae.params import load_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def own_settings(plan: Plan, stage: str, target: str, names: tuple[str, ...]) ->
 
 def own_bf16(plan: Plan) -> bool:
     """Whether our default precision, `auto`, is bf16 on this device."""
-    if plan.mode != DEFAULT:
+    if plan.mode == SAME:
         return False
     from tesserae.training.loop import bf16_is_fast  # what it imports belongs to this row alone
 

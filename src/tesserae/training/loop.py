@@ -118,6 +118,14 @@ def average_gradients(accelerator: Accelerator, parameters: list[Tensor]) -> Non
         parameter.grad.copy_(part.view_as(parameter.grad))
 
 
+def clipped(parameters: list[Tensor], most: float) -> Tensor:
+    """The norm of all gradients, a scalar; where it is more than `most`, they are scaled down to that. 0: never."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if most:
+        torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return norm
+
+
 def rate_share(done: float, step: int, warmup: int, cooldown: float) -> float:
     """Share of the full learning rate: linear warm-up over `warmup` steps, constant, linear to zero.
 

@@ -35,6 +35,7 @@ from tesserae.training.identity import checkpoint_folder, code_of, facts_of
 from tesserae.training.loop import (
     Progress,
     average_gradients,
+    clipped,
     compiles,
     deliver,
     make_accelerator,
@@ -160,7 +161,7 @@ class TransformerTask:
         nll.backward()
         parameters = list(self.model.parameters())
         average_gradients(self.accelerator, parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.block.grad_clip or float("inf"))
+        norm = clipped(parameters, self.block.grad_clip)
         self.optimiser.step()
         accuracy = (logits.detach().argmax(-1) == targets).float().mean()
         return {"nll": nll.detach(), "accuracy": accuracy, "grad_norm": norm}

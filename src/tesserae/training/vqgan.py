@@ -32,6 +32,7 @@ from tesserae.training.loop import (
     Progress,
     as_written,
     average_gradients,
+    clipped,
     compiles,
     deliver,
     make_accelerator,
@@ -196,7 +197,7 @@ class VQGANTask:
     def _update(self, optimiser: torch.optim.Optimizer, network: torch.nn.Module) -> Tensor:
         parameters = list(network.parameters())
         average_gradients(self.accelerator, parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.block.grad_clip or float("inf"))
+        norm = clipped(parameters, self.block.grad_clip)
         optimiser.step()
         return norm
 
