@@ -100,11 +100,11 @@ def draw_world(generator: np.random.Generator, label: str) -> World:
 def _mountain(generator: np.random.Generator, hour: str) -> dict:
     between = generator.uniform
     return {
-        "horizon": between(0.62, 0.74), "camera": between(0.2, 0.4), "peaks": between(4.5, 7.0),
-        "peak_scale": between(0.10, 0.15), "range_near": between(1.5, 3.0), "range_far": between(8.0, 10.0),
-        "hills": between(0.06, 0.16), "snow_line": between(1.1, 2.1), "tree_rows": 14,
-        "tree_height": between(0.09, 0.13), "tree_near": between(1.1, 2.2), "tree_far": between(6.0, 7.0),
-        "flowers": max(0.0, between(-0.6, 1.0)), "haze": between(34, 60), "clouds": between(0.1, 0.5),
+        "horizon": between(0.68, 0.78), "camera": between(0.2, 0.4), "peaks": between(7.0, 9.5),
+        "peak_scale": between(0.08, 0.11), "range_near": between(1.5, 3.0), "range_far": between(8.0, 10.0),
+        "hills": between(0.04, 0.10), "snow_line": between(1.2, 2.6), "tree_rows": 14,
+        "tree_height": between(0.09, 0.13), "tree_near": between(1.1, 2.2), "tree_far": between(4.5, 5.5),
+        "flowers": max(0.0, between(-0.6, 1.0)), "haze": between(45, 80), "clouds": between(0.1, 0.5),
     }
 
 
