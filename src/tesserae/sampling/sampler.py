@@ -17,7 +17,7 @@ from tesserae.errors import TesseraeError
 from tesserae.models.transformer import LatentTransformer
 from tesserae.sampling.filters import draw, rank
 from tesserae.sampling.orderings import as_maps, in_order
-from tesserae.sampling.steps import Steps
+from tesserae.sampling.steps import Recorder, Steps
 
 
 @torch.no_grad()
@@ -38,6 +38,7 @@ def sample(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], tem
     _check(model, prefix, shape, given)
     order = model.config.order
     run = _Cached(model) if cached else partial(_from_scratch, model)
+    recorder = Recorder(prefix.device)
     training, parts = model.training, []
     model.eval()
     try:
@@ -45,7 +46,7 @@ def sample(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], tem
             rows = slice(start, min(start + batch_size, count))
             known = None if given is None else tuple(in_order(part[rows], order) for part in given)  # (b,T) twice
             noise = uniforms(seed, range(first + rows.start, first + rows.stop), total).to(prefix.device)
-            choose = _chooser(noise, temperature, top_k, top_p)
+            choose = _chooser(recorder, noise, temperature, top_k, top_p)
             tell = _teller(progress, start * total, rows.stop - start, count * total)
             parts.append(run(prefix[rows], total, known, choose, tell))
     finally:
@@ -77,8 +78,11 @@ Tell = Callable[[int], None]  # codes done of each map
 Known = tuple[Tensor, Tensor] | None  # mask (B,T) bool, codes (B,T)
 
 
-def _chooser(noise: Tensor, temperature: float, top_k: int, top_p: float) -> Choose:
-    return lambda logits, position: draw(*rank(logits, temperature, top_k, top_p), noise[:, position])
+def _chooser(recorder: Recorder, noise: Tensor, temperature: float, top_k: int, top_p: float) -> Choose:
+    def chosen(logits: Tensor, uniform: Tensor) -> Tensor:
+        return draw(*rank(logits, temperature, top_k, top_p), uniform)
+
+    return lambda logits, position: recorder("choose", chosen, logits, noise[:, position])
 
 
 def _teller(progress: Callable[[int, int], None] | None, before: int, batch: int, total: int) -> Tell:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -73,9 +74,11 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
     blocks, album, done = blocks_of(shape, window, stride, runs=not together), _Album(codes, grown), 0
     mask, known = (None, None) if given is None else (part.flatten().to(device) for part in given)
 
-    def choose(logits: Tensor, where: Tensor) -> Tensor:
+    def chosen(logits: Tensor, where: Tensor) -> Tensor:
         drawn = draw(*rank(logits, temperature, top_k, top_p), noise[where])
         return drawn if mask is None else torch.where(mask[where], known[where], drawn)
+
+    choose = partial(slide.recorder, "choose", chosen)
 
     with _evaluating(model):
         order = waves(blocks, shape, window) if wavefront else [[block] for block in blocks]
