@@ -76,11 +76,11 @@ def test_a_wrong_stage_is_named_with_its_remedy(kind, target, words):
 
 
 def test_lineage_holds_what_the_result_depends_on():
-    assert set(lineage(PARAMS, "prepare", None)) == {"seed", "precision", "compile", "prepare"}
-    always = {"seed", "precision", "compile", "prepare"}
+    always = {"seed", "precision", "compile", "effort", "prepare"}
+    assert set(lineage(PARAMS, "prepare", None)) == always
     assert set(lineage(PARAMS, "codebook", "image")) == {*always, "vqgan", "codebook"}
     sample = lineage(PARAMS, "sample", "class")
-    assert set(sample) == {"seed", "precision", "compile", "prepare", "vqgan", "transformer", "sample"}
+    assert set(sample) == {*always, "vqgan", "transformer", "sample"}
     assert sample["vqgan"] == {"image": PARAMS.vqgan["image"].model_dump()}
 
 

@@ -224,6 +224,7 @@ class Params(_Block):
     seed: Count
     precision: Literal["auto", "fp32", "bf16"]
     compile: Literal["auto", "on", "off"]
+    effort: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
     threads: Count
     scenes: ScenesParams
     prepare: PrepareParams

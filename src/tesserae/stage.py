@@ -160,7 +160,7 @@ def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
         chain.append(("vqgan", target))
     if kind != "prepare":
         chain.append(("prepare", None))
-    found: dict[str, Any] = {"seed": params.seed, "precision": params.precision, "compile": params.compile}
+    found: dict[str, Any] = {name: getattr(params, name) for name in ("seed", "precision", "compile", "effort")}
     for one, name in reversed(chain):
         block = stage_block(params, one, name).model_dump()
         found[one] = block if name is None else found.get(one, {}) | {name: block}

@@ -278,14 +278,13 @@ def test_sync_killed_again_and_again(store_of):
         run = tracking.run.Run(Outbox(home).new({"name": f"stage-{number}", "uri": None, "began": number + 1}))
         record_all(run, pictures=8)
         run.finish()
-    for lines in (1, 3, 4):
-        process = subprocess.Popen([sys.executable, "-u", *SYNC[1:]], cwd=home, stdout=subprocess.PIPE, text=True)
-        for _ in range(lines):
-            process.stdout.readline()
-        time.sleep(0.05 * lines)
+    for waiting in (11, 9, 7):  # killed each time that so few wait, early in the next
+        process = subprocess.Popen(SYNC, cwd=home, stdout=subprocess.DEVNULL)
+        while len(Outbox(home).boxes()) > waiting and process.poll() is None:
+            time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert Outbox(home).boxes(), "it was killed before the end"
+        assert process.wait() == -signal.SIGKILL, "it was killed before the end"
+    assert Outbox(home).boxes()
     done = subprocess.run(SYNC, cwd=home, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     table = tracking.runs_table(home)

@@ -13,11 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tesserae.errors import DiskFullError, TesseraeError
+from tesserae.params import load_params
 from tesserae.training import loop, tables
 from tesserae.training.alarms import Alarm
 from tesserae.training.checkpoints import steps_in
 from tesserae.training.loop import (
+    FAST,
+    LENGTHS,
     deliver,
+    lengthened,
     make_accelerator,
     rate_share,
     step_seed,
@@ -369,3 +373,21 @@ def test_precision_is_what_was_asked_for_each_time():
         with made.autocast():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
         assert made.mixed_precision == {"bf16": "bf16", "fp32": "no"}[precision]
+
+
+@pytest.mark.parametrize(("effort", "precision", "times"), [(0, "bf16", FAST), (0, "fp32", 1), (1, "bf16", 1),
+                                                            (3, "fp32", 3), (0.01, "fp32", None)])
+def test_effort_lengthens_all_that_is_counted_in_steps(pytestconfig, effort, precision, times):
+    params, said = load_params(pytestconfig.rootpath / "tests/plain.yaml"), []
+    accelerator = make_accelerator(precision, threads=1)
+    for block in (params.vqgan["image"], params.transformer["class"]):
+        found = lengthened(block, effort, accelerator, said.append)
+        for name in LENGTHS:
+            before = getattr(block, name, None)
+            if before is not None:
+                after = getattr(found, name)
+                assert after == (round(before * times) if times else max(min(1, before), round(before * effort)))
+        assert found.steps >= 1
+        kept = {name: value for name, value in found.model_dump().items() if name not in LENGTHS}
+        assert kept == {name: value for name, value in block.model_dump().items() if name not in LENGTHS}
+    assert len(said) == (0 if times == 1 else 2)

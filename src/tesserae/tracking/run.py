@@ -34,6 +34,7 @@ class Run:
         self._box, self._sender = box, sender
         self._writer: Writer | None = None
         self._warned = self._sending = False
+        self._told = 0  # when numbers were recorded last, in milliseconds
         self.key = box.key if box else None
         if box:
             self._safely(lambda: setattr(self, "_writer", box.writer()))
@@ -45,7 +46,9 @@ class Run:
 
     def metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:
         """Record numbers, nested mappings with dots between; what is not a number is left out."""
-        now, rows = int(time.time() * 1000), []
+        # of numbers of one step and one millisecond MLflow shows the larger as the last
+        self._told = now = max(int(time.time() * 1000), self._told + 1)
+        rows = []
         for key, value in flatten(values).items():
             if isinstance(value, (int, float)) or hasattr(value, "item"):
                 try:

@@ -54,6 +54,10 @@ class Task(Protocol):
     def export(self, folder: Path) -> None: ...
 
 
+FAST = 2.5  # times as long a training, where bf16 units make its steps so much shorter
+LENGTHS = ("steps", "warmup", "disc_start", "sample_every", "eval_every", "checkpoint_every")
+
+
 @dataclass
 class Progress:
     """What the loop itself remembers; part of every checkpoint."""
@@ -101,6 +105,22 @@ def make_accelerator(precision: str, threads: int = 0) -> Accelerator:
     bf16 = precision == "bf16" or (precision == "auto" and bf16_is_fast(PartialState().device))
     AcceleratorState._reset_state()  # all accelerators of a process share one: a second run may want another
     return Accelerator(mixed_precision="bf16" if bf16 else "no")
+
+
+def lengthened(block: Any, effort: float, accelerator: Accelerator, say: Callable[[str], None] = print) -> Any:
+    """A training's part of params.yaml with everything that is counted in steps `effort` times as long.
+
+    effort 0: FAST times where bf16 is computed in, which is that much quicker, else once. The steps between two logs,
+    and those after which an unused code is moved, stay.
+    """
+    effort = effort or (FAST if accelerator.mixed_precision == "bf16" else 1.0)
+    if effort == 1:
+        return block
+    lengths = {name: getattr(block, name) for name in LENGTHS if hasattr(block, name)}
+    found = block.model_copy(update={name: max(min(1, length), round(length * effort))
+                                     for name, length in lengths.items()})
+    say(f"effort {effort:g}: {found.steps:,} steps, not {block.steps:,}.")
+    return found
 
 
 def step_seed(seed: int, step: int, stream: int = 0) -> int:

@@ -35,6 +35,7 @@ from tesserae.training.loop import (
     clipped,
     compiles,
     deliver,
+    lengthened,
     make_accelerator,
     step_seed,
     to_device_soon,
@@ -228,6 +229,7 @@ def train_vqgan(stage: Stage, say: Callable[[str], None] = print) -> Progress:
     """Train `stage`'s VQGAN to the end, or go on where it stopped; leave it in models/vqgan-<target>."""
     params, block = stage.params, stage.block
     accelerator = make_accelerator(params.precision, params.threads)
+    block = lengthened(block, params.effort, accelerator, say)
     pictures = Pictures.load(stage.path("prepared"), "train")
     held_out = Pictures.load(stage.path("prepared"), "validation")
     compiled = compiles(params.compile, accelerator.device)
