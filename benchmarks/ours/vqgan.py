@@ -24,7 +24,8 @@ from tesserae.training.vqgan import VQGANTask, compile_networks
 OWN = ("optimiser", "perceptual_share")  # settings that cost time and leave the network alone
 PLACEHOLDER = {"channels": 8, "channel_mult": [1], "res_blocks": 1, "z_channels": 8, "codebook_dim": 8}
 LEGACY = {"codebook_weight": 0.25, "commitment_weight": 1.0}  # the reference's beta is on the codebook's term
-FULL_PHASE = {"disc_start": 0, "gan_loss": "hinge", "flip": False, "zoom": 1.0, "crop": 0, "dropout": 0.0}
+FULL_PHASE = {"perceptual_start": 0, "disc_start": 0, "gan_loss": "hinge", "flip": False, "zoom": 1.0, "crop": 0,
+              "dropout": 0.0}
 
 
 def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:

@@ -77,6 +77,7 @@ class VQGANParams(_Block):
     pixel_weight: Weight
     perceptual_weight: Weight
     perceptual_share: Annotated[float, Field(gt=0, le=1)]
+    perceptual_start: Count
     codebook_weight: Weight
     commitment_weight: Weight
     gan_loss: Literal["hinge", "vanilla", "none"]
@@ -224,7 +225,7 @@ class Params(_Block):
     seed: Count
     precision: Literal["auto", "fp32", "bf16"]
     compile: Literal["auto", "on", "off"]
-    effort: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+    effort: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
     threads: Count
     scenes: ScenesParams
     prepare: PrepareParams

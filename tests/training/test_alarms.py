@@ -54,3 +54,13 @@ def test_an_explosion_is_measured_by_the_first_loss():
     for name in ("rec", "commitment"):
         with pytest.raises(TesseraeError, match=f"step 40: the term '{name}' is 21"):
             check_exploded(40, {"rec": 1.0, "commitment": 1.0, name: 21.0}, history, ("rec", "commitment"))
+
+
+def test_lpips_joining_is_no_explosion():
+    before = [{"step": 20, "rec": 0.1}, {"step": 40, "rec": 0.05}]
+    joined = {"rec": 9.0, "perceptual": 8.95}
+    check_exploded(60, joined, before, ("rec",))
+    with pytest.raises(TesseraeError, match="step 80"):
+        check_exploded(80, {"rec": 91.0, "perceptual": 90.0}, [*before, {"step": 60, **joined}], ("rec",))
+    with pytest.raises(TesseraeError, match="step 60"):
+        check_exploded(60, {"rec": 1.1}, before, ("rec",))

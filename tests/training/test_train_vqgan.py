@@ -7,6 +7,7 @@ import math
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -48,6 +49,7 @@ load_once = functools.cache(LPIPS.load)
 
 QUICK = {"channels": 8, "channel_mult": [1, 2], "res_blocks": 1, "patch": 2, "attention": True,
          "z_channels": 8, "codebook_size": 16, "codebook_dim": 4, "revive_after": 3, "perceptual_weight": 0.5,
+         "perceptual_start": 2,
          "disc_start": 4, "disc_channels": 8, "disc_layers": 2, "steps": 12, "batch_size": 4, "lr": 0.003,
          "warmup": 2, "cooldown": 0.3, "log_every": 3, "sample_every": 6, "eval_every": 4, "eval_images": 6,
          "checkpoint_every": 5, "max_seconds": 0, "flip": True, "zoom": 1.2, "dropout": 0.1}
@@ -117,6 +119,15 @@ def test_a_killed_training_ends_with_the_same_bits(project, precision, step, cha
     train_vqgan(project("cut", precision, **changes), said.append)
     assert outcome(cut) == outcome(whole)
     assert any("going on from step" in line for line in said) == (step > 5)
+
+
+def test_lpips_joins_at_its_step(project):
+    late, never = project("late", perceptual_start=6), project("never", perceptual_weight=0.0, steps=6)
+    for stage in (late, never):
+        train_vqgan(stage, lambda _: None)
+    late, never = (pd.read_csv(stage.reports / "history.csv").dropna(subset="rec") for stage in (late, never))
+    assert late["perceptual"].notna().tolist() == (late["step"] > 6).tolist() == [False, False, True, True]
+    assert late["rec"][:1].tolist() == never["rec"][:1].tolist()
 
 
 def test_what_it_leaves(project):

@@ -34,8 +34,12 @@ class Alarm:
 
 
 def check_exploded(step: int, terms: Row, history: Sequence[Row], losses: Sequence[str]) -> None:
-    """Raise TesseraeError where one of `losses` is EXPLODED times the first that was logged of the first of them."""
-    begun = next((row[losses[0]] for row in history if losses[0] in row), None)
+    """Raise TesseraeError where one of `losses` is EXPLODED times the first that was logged of the first of them.
+
+    Once LPIPS has joined, the first is the first with it.
+    """
+    judged = "perceptual" in terms
+    begun = next((row[losses[0]] for row in history if losses[0] in row and ("perceptual" in row) >= judged), None)
     if begun is None:
         return
     for name in losses:

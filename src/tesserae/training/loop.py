@@ -54,8 +54,8 @@ class Task(Protocol):
     def export(self, folder: Path) -> None: ...
 
 
-FAST = 2.5  # times as long a training, where bf16 units make its steps so much shorter
-LENGTHS = ("steps", "warmup", "disc_start", "sample_every", "eval_every", "checkpoint_every")
+LENGTHS = ("steps", "max_seconds", "warmup", "perceptual_start", "disc_start", "sample_every", "eval_every",
+           "checkpoint_every")
 
 
 @dataclass
@@ -107,19 +107,18 @@ def make_accelerator(precision: str, threads: int = 0) -> Accelerator:
     return Accelerator(mixed_precision="bf16" if bf16 else "no")
 
 
-def lengthened(block: Any, effort: float, accelerator: Accelerator, say: Callable[[str], None] = print) -> Any:
-    """A training's part of params.yaml with everything that is counted in steps `effort` times as long.
+def lengthened(block: Any, effort: float, say: Callable[[str], None] = print) -> Any:
+    """A training's part of params.yaml `effort` times as long: steps, seconds, and what begins or recurs by steps.
 
-    effort 0: FAST times where bf16 is computed in, which is that much quicker, else once. The steps between two logs,
-    and those after which an unused code is moved, stay.
+    The steps between two logs, and those after which an unused code is moved, stay.
     """
-    effort = effort or (FAST if accelerator.mixed_precision == "bf16" else 1.0)
     if effort == 1:
         return block
     lengths = {name: getattr(block, name) for name in LENGTHS if hasattr(block, name)}
     found = block.model_copy(update={name: max(min(1, length), round(length * effort))
                                      for name, length in lengths.items()})
-    say(f"effort {effort:g}: {found.steps:,} steps, not {block.steps:,}.")
+    say(f"effort {effort:g}: {found.steps:,} steps, not {block.steps:,}."
+        + (f" {found.max_seconds:,} s, not {block.max_seconds:,} s." if block.max_seconds else ""))
     return found
 
 

@@ -242,7 +242,7 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
     """
     params, block = stage.params, stage.block
     accelerator = make_accelerator(params.precision, params.threads)
-    block = lengthened(block, params.effort, accelerator, say)
+    block = lengthened(block, params.effort, say)
     block = fitting(block, CodeMaps.load(stage.path("codes", block.vqgan), "train"), say)
     data, held_out = (PairedMaps.load(stage.path("codes"), split, block) for split in ("train", "validation"))
     vqgans = {name: VQGAN.from_pretrained(stage.path("models", f"vqgan-{name}"))

@@ -132,12 +132,13 @@ class VQGANTask:
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of E, G, Z and, once it has started, of D."""
         images = self.batch(step)
+        lpips = self.lpips if step >= self.block.perceptual_start else None
         adversary = self.discriminator if self.block.gan_loss != "none" and step >= self.block.disc_start else None
         with self.accelerator.autocast():
             if step == 0:
                 self._start_codebook()
             self.optimiser.zero_grad()
-            terms, made = generator_backward(self.model, images, self.weights, self.lpips, adversary)
+            terms, made = generator_backward(self.model, images, self.weights, lpips, adversary)
             if adversary is not None:
                 self.disc_optimiser.zero_grad()
                 terms |= discriminator_backward(adversary, images, made["fake"], self.block.gan_loss)
@@ -229,7 +230,7 @@ def train_vqgan(stage: Stage, say: Callable[[str], None] = print) -> Progress:
     """Train `stage`'s VQGAN to the end, or go on where it stopped; leave it in models/vqgan-<target>."""
     params, block = stage.params, stage.block
     accelerator = make_accelerator(params.precision, params.threads)
-    block = lengthened(block, params.effort, accelerator, say)
+    block = lengthened(block, params.effort, say)
     pictures = Pictures.load(stage.path("prepared"), "train")
     held_out = Pictures.load(stage.path("prepared"), "validation")
     compiled = compiles(params.compile, accelerator.device)
