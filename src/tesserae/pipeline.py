@@ -73,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        exec("")  # an interrupt inside an exec of text, as imports have, leaves a mark at which Python ends by SIGINT
         return 130
     return 0
 

@@ -187,6 +187,16 @@ def test_an_interrupt_before_the_kernel_is_ready_ends_both(clone, number, pause)
         os.kill(int(mark.read_text()), 0)
 
 
+def test_an_interrupt_inside_an_exec_of_text_ends_it_like_any_other(tmp_path):
+    """Imports have such: dataclasses are made so. A module run by -m would end itself by SIGINT at its exit."""
+    (tmp_path / "interrupted.py").write_text(
+        "import os, signal, sys, time\nfrom tesserae import pipeline\n"
+        "pipeline.run_stage = lambda *_: exec('os.kill(os.getpid(), signal.SIGINT); time.sleep(9)', globals())\n"
+        "sys.exit(pipeline.main(['x']))\n")
+    done = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "Interrupted." in done.stderr) == (130, True)
+
+
 def test_only_stages_notebooks_are_stages(clone, tmp_path):
     other = tmp_path / "08_playground.ipynb"
     other.touch()
