@@ -58,9 +58,14 @@ def test_an_explosion_is_measured_by_the_first_loss():
 
 def test_lpips_joining_is_no_explosion():
     before = [{"step": 20, "rec": 0.1}, {"step": 40, "rec": 0.05}]
-    joined = {"rec": 9.0, "perceptual": 8.95}
-    check_exploded(60, joined, before, ("rec",))
-    with pytest.raises(TesseraeError, match="step 80"):
-        check_exploded(80, {"rec": 91.0, "perceptual": 90.0}, [*before, {"step": 60, **joined}], ("rec",))
+    mixed, joined = {"rec": 0.5, "perceptual": 8.95}, {"rec": 9.0, "perceptual": 8.95}
+    check_exploded(60, mixed, before, ("rec",))
+    check_exploded(80, joined, [*before, {"step": 60, **mixed}], ("rec",))
+    history = [*before, {"step": 60, **mixed}, {"step": 80, **joined}]
+    check_exploded(100, {"rec": 89.0, "perceptual": 88.0}, history, ("rec",))
+    with pytest.raises(TesseraeError, match="step 100"):
+        check_exploded(100, {"rec": 91.0, "perceptual": 90.0}, history, ("rec",))
     with pytest.raises(TesseraeError, match="step 60"):
         check_exploded(60, {"rec": 1.1}, before, ("rec",))
+    with pytest.raises(TesseraeError, match="step 40"):  # with LPIPS from the first step, the first row counts
+        check_exploded(40, {"rec": 91.0, "perceptual": 90.0}, [{"step": 20, **joined}], ("rec",))

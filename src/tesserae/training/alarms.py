@@ -36,10 +36,13 @@ class Alarm:
 def check_exploded(step: int, terms: Row, history: Sequence[Row], losses: Sequence[str]) -> None:
     """Raise TesseraeError where one of `losses` is EXPLODED times the first that was logged of the first of them.
 
-    Once LPIPS has joined, the first is the first with it.
+    Once LPIPS has joined, the first is the second with it: the row in which it joins may have steps without it.
     """
-    judged = "perceptual" in terms
-    begun = next((row[losses[0]] for row in history if losses[0] in row and ("perceptual" in row) >= judged), None)
+    sums = [row for row in history if losses[0] in row]
+    if "perceptual" in terms:
+        late = sums and "perceptual" not in sums[0]
+        sums = [row for row in sums if "perceptual" in row][1 if late else 0:]
+    begun = sums[0][losses[0]] if sums else None
     if begun is None:
         return
     for name in losses:
