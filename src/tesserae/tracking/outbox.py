@@ -20,7 +20,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,9 @@ class Outbox:
         if not self.folder.is_dir():
             return []
         for rest in self.folder.glob(".*"):
-            if time.time() - rest.stat().st_mtime > 60:
-                shutil.rmtree(rest, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process may have removed it by now
+                if time.time() - rest.stat().st_mtime > 60:
+                    shutil.rmtree(rest, ignore_errors=True)
         found = (self.box(path.name) for path in sorted(self.folder.iterdir()))
         return [box for box in found if box is not None]
 
