@@ -154,6 +154,7 @@ class TransformerParams(_Block):
     pkeep: Share
     steps: Positive
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    processes: Literal["ddp", "fsdp"]
     optimiser: Literal["adamw", "muon"]
     lr: Rate
     muon_lr: Rate
@@ -171,11 +172,14 @@ class TransformerParams(_Block):
     checkpoint_every: Positive
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> TransformerParams:
+    def _parts_agree(self) -> TransformerParams:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd = {self.n_embd} must be a multiple of n_head = {self.n_head}")
         if len(set(self.condition)) < len(self.condition):
             raise ValueError(f"condition = {self.condition} names one of them twice")
+        if self.processes == "fsdp" and self.optimiser == "muon":
+            raise ValueError("processes = 'fsdp' does not go with optimiser = 'muon', which needs whole matrices; "
+                             "take adamw, or ddp")
         return self
 
     @property

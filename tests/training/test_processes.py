@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 from tests.training.test_train_transformer import CHANGES, K, tiny_vqgan, toy_maps
 from tests.training.test_train_vqgan import QUICK, SIZE, prepared
 
@@ -39,20 +40,59 @@ def values(pytestconfig):
     return raw
 
 
+def with_codes(root):
+    for split, maps in (("train", toy_maps()), ("validation", toy_maps(20, seed=1))):
+        save_codes(root / "codes/image", split, maps.indices, maps.labels, maps.class_names, K)
+    tiny_vqgan().save_pretrained(root / "models/vqgan-image")
+    return root
+
+
+def alike(curves, names):
+    first, *others = curves
+    for other in others:
+        for name in names:
+            torch.testing.assert_close(torch.tensor(other[name]), torch.tensor(first[name]), rtol=1e-4, atol=1e-5,
+                                       equal_nan=True)
+
+
 def test_two_processes_learn_the_same_transformer(tmp_path, values):
-    values["transformer"]["class"] |= {**CHANGES, **ALIKE, "pkeep": 1.0}
+    """Whether each holds the network or a share of it, with a bound on the gradient that is met."""
+    values["transformer"]["class"] |= {**CHANGES, **ALIKE, "pkeep": 1.0, "grad_clip": 0.5}
     curves = []
-    for processes in (1, 2):
-        root = tmp_path / str(processes)
-        for split, maps in (("train", toy_maps()), ("validation", toy_maps(20, seed=1))):
-            save_codes(root / "codes/image", split, maps.indices, maps.labels, maps.class_names, K)
-        tiny_vqgan().save_pretrained(root / "models/vqgan-image")
-        curves.append(learn(root, values, "transformer", "class", processes))
-    one, two = curves
-    for name in ("nll", "grad_norm", "val_nll"):
-        torch.testing.assert_close(torch.tensor(two[name]), torch.tensor(one[name]), rtol=1e-4, atol=1e-5,
-                                   equal_nan=True)
-    assert one["nll"].iloc[-1] < one["nll"].iloc[0]
+    for processes, way in ((1, "ddp"), (2, "ddp"), (2, "fsdp")):
+        values["transformer"]["class"]["processes"] = way
+        curves.append(learn(with_codes(tmp_path / f"{processes}-{way}"), values, "transformer", "class", processes))
+    alike(curves, ("nll", "grad_norm", "val_nll"))
+    assert curves[0]["nll"].iloc[-1] < curves[0]["nll"].iloc[0]
+    assert (curves[0]["grad_norm"] > 0.5).any()
+    weights = [load_file(tmp_path / name / "models/transformer-class/last/model.safetensors")
+               for name in ("1-ddp", "2-ddp", "2-fsdp")]
+    for name, weight in weights[0].items():
+        for other in weights[1:]:
+            torch.testing.assert_close(other[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_shares_of_a_network_go_on_from_a_checkpoint(tmp_path, values):
+    """Raised `steps` end where an undisturbed run ends: weights and optimiser were gathered and spread again."""
+    values["transformer"]["class"] |= {**CHANGES, **ALIKE, "processes": "fsdp", "cooldown": 0.0}
+    whole = learn(with_codes(tmp_path / "whole"), values, "transformer", "class", 2)
+    root = with_codes(tmp_path / "cut")
+    for steps in (4, 6):
+        values["transformer"]["class"] |= {"steps": steps}
+        curve = learn(root, values, "transformer", "class", 2)
+    pd.testing.assert_frame_equal(curve[curve["step"] != 4].dropna(axis=1), whole[whole["step"] != 4].dropna(axis=1))
+    one, two = (load_file(tmp_path / name / "models/transformer-class/last/model.safetensors")
+                for name in ("whole", "cut"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_each_process_holds_its_share_alone():
+    """Of the weights and of what the optimiser keeps, half on each of two; the network is whole again when asked."""
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+                           "-m", "tests.training.shares"], capture_output=True, text=True, timeout=300, check=False,
+                          env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("held its share") == 2
 
 
 def test_two_processes_learn_the_same_vqgan(tmp_path, values):

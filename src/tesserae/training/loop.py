@@ -49,9 +49,9 @@ class Task(Protocol):
     def evaluate(self, step: int) -> dict[str, float]: ...
     def sample(self, step: int) -> None: ...
     def alarms(self, history: list[dict]) -> list[Alarm]: ...
-    def state(self) -> dict: ...
+    def state(self) -> dict: ...  # every process calls it, and the first one's is kept
     def load_state(self, state: dict) -> None: ...
-    def export(self, folder: Path) -> None: ...
+    def export(self, folder: Path | None) -> None: ...  # every process calls it, and the first alone has a folder
 
 
 LENGTHS = ("steps", "max_seconds", "warmup", "perceptual_start", "disc_start", "sample_every", "eval_every",
@@ -127,24 +127,6 @@ def step_seed(seed: int, step: int, stream: int = 0) -> int:
     return int(np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def average_gradients(accelerator: Accelerator, parameters: list[Tensor]) -> None:
-    """Replace gradients by their mean over processes, in one message."""
-    if accelerator.num_processes == 1:
-        return
-    with_gradient = [p for p in parameters if p.grad is not None]
-    flat = accelerator.reduce(torch.cat([p.grad.flatten() for p in with_gradient]), reduction="mean")
-    for parameter, part in zip(with_gradient, flat.split([p.numel() for p in with_gradient])):
-        parameter.grad.copy_(part.view_as(parameter.grad))
-
-
-def clipped(parameters: list[Tensor], most: float) -> Tensor:
-    """The norm of all gradients, a scalar; where it is more than `most`, they are scaled down to that. 0: never."""
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if most:
-        torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
-    return norm
-
-
 def rate_share(done: float, step: int, warmup: int, cooldown: float) -> float:
     """Share of the full learning rate: linear warm-up over `warmup` steps, constant, linear to zero.
 
@@ -214,9 +196,9 @@ def _train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: 
             if interrupted.is_set():
                 say(f"stopped at step {progress.step}: run the stage again and it goes on from there.")
                 raise KeyboardInterrupt
+    part = folder / "last.part"
+    _export(task, part, accelerator)
     if accelerator.is_main_process:
-        part = folder / "last.part"
-        _export(task, part)
         shutil.rmtree(folder / "last", ignore_errors=True)
         part.rename(folder / "last")
     accelerator.wait_for_everyone()
@@ -300,12 +282,14 @@ def _evaluate(task: Task, progress: Progress, log: Callable, reports: Path, fold
     say(f"  held out at step {progress.step}: " + "  ".join(f"{k} {v:.4g}" for k, v in measures.items()))
     if not progress.best or measures[task.score] < progress.best[task.score]:
         progress.best = progress.latest
-        if accelerator.is_main_process:
-            # kept under its step until the checkpoint that knows of it is written
-            _export(task, folder / f"best-{progress.step:08d}")
+        # kept under its step until the checkpoint that knows of it is written
+        _export(task, folder / f"best-{progress.step:08d}", accelerator)
 
 
-def _export(task: Task, folder: Path) -> None:
+def _export(task: Task, folder: Path, accelerator: Accelerator) -> None:
+    if not accelerator.is_main_process:
+        task.export(None)
+        return
     with writing(folder):
         try:
             task.export(folder)
@@ -319,8 +303,9 @@ def _checkpoint(task: Task, progress: Progress, folder: Path, accelerator: Accel
     # a step without a number, or far off, must not become the checkpoint that the next run goes on from
     sums = {name: accelerator.reduce(pair, "sum").tolist() for name, pair in progress.sums.items()}
     _check_sound(progress, {name: total / count for name, (total, count) in sums.items()}, task.losses)
+    state = {"task": task.state(), "progress": vars(progress)}
     if accelerator.is_main_process:
-        save_checkpoint(folder, progress.step, {"task": task.state(), "progress": vars(progress)})
+        save_checkpoint(folder, progress.step, state)
         _settle_best(progress, folder)
     accelerator.wait_for_everyone()
 

@@ -34,8 +34,6 @@ from tesserae.training.checkpoints import replace_folder
 from tesserae.training.identity import checkpoint_folder, code_of, facts_of
 from tesserae.training.loop import (
     Progress,
-    average_gradients,
-    clipped,
     compiles,
     deliver,
     lengthened,
@@ -45,11 +43,13 @@ from tesserae.training.loop import (
     train,
 )
 from tesserae.training.optimisers import MuonAndAdam, set_share, with_full_rates
+from tesserae.training.processes import clipped, in_shares, memory_of, shared, take_up, weights_of
 
 SHOWN = 16  # pictures in the grids by step
 COMPUTING = ("data/codes.py", "data/conditions.py", "data/paired.py", "evaluation/likelihood.py",
              "models/transformer.py", "sampling/orderings.py", "training/loop.py", "training/muon.py",
-             "training/optimisers.py", "training/transformer.py")  # code that decides what is learned
+             "training/optimisers.py", "training/processes.py",
+             "training/transformer.py")  # code that decides what is learned
 MEMORISED = 0.02  # held-out nats that may be lost after the best step before it is called overfitting
 
 
@@ -131,11 +131,12 @@ class TransformerTask:
         self.vqgans = {name: vqgan.to(self.device).eval() for name, vqgan in vqgans.items()}
         self.model = LatentTransformer(model_config(block, data)).to(self.device).train()
         self.conditions = conditions_of(self.model.config.conditions)
+        if compiled:
+            compile_blocks(self.model)
+        self.network = shared(self.model, self.model.blocks, block.processes, accelerator)
         self.optimiser = make_optimiser(self.model, block)
         self.processes = accelerator.num_processes
         self.per_step = block.batch_size * self.processes * data.window[0] * data.window[1]
-        if compiled:
-            compile_blocks(self.model)
 
     def set_rate(self, share: float) -> None:
         """The learning rates as a share of the full ones."""
@@ -157,12 +158,10 @@ class TransformerTask:
         prefix, inputs, targets = self.batch(step)
         self.optimiser.zero_grad()
         with self.accelerator.autocast():
-            logits = self.model(prefix, inputs)  # (B,T,K)
+            logits = self.network(prefix, inputs)  # (B,T,K)
         nll = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-        nll.backward()
-        parameters = list(self.model.parameters())
-        average_gradients(self.accelerator, parameters)
-        norm = clipped(parameters, self.block.grad_clip)
+        nll.backward()  # the gradients' mean over processes
+        norm = clipped(list(self.model.parameters()), self.block.grad_clip)
         self.optimiser.step()
         accuracy = (logits.detach().argmax(-1) == targets).float().mean()
         return {"nll": nll.detach(), "accuracy": accuracy, "grad_norm": norm}
@@ -179,12 +178,13 @@ class TransformerTask:
     @torch.no_grad()
     def sample(self, step: int) -> None:
         """Show a window of held-out pictures' conditions, and a sample of each."""
-        if not self.accelerator.is_main_process:
+        model = self._whole()
+        if model is None:
             return
         chosen = self.held_out.whole(torch.tensor(spread(SHOWN, len(self.held_out))))
         told = self.held_out.told(chosen)
         prefix = make_prefix(self.conditions, told).to(self.device)
-        codes = sample(self.model, prefix, self.data.window, seed=self.seed)
+        codes = sample(model, prefix, self.data.window, seed=self.seed)
         rows = [self._drawn(self.block.vqgan, codes)]
         for condition in self.conditions:
             if condition.name in told.maps:
@@ -202,16 +202,28 @@ class TransformerTask:
 
     def state(self) -> dict:
         """All that the next steps depend on."""
-        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return {"model": weights_of(self.model), "optimiser": memory_of(self.model, self.optimiser)}
 
     def load_state(self, state: dict) -> None:
         """Take up what `state` returned."""
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        take_up(self.model, self.optimiser, state["model"], state["optimiser"])
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path | None) -> None:
         """The model alone, for `LatentTransformer.from_pretrained`."""
-        self.model.save_pretrained(folder)
+        model = self._whole()
+        if folder is not None:
+            model.save_pretrained(folder)
+
+    def _whole(self) -> LatentTransformer | None:
+        """The network in one piece, on the first process alone: a copy, where processes hold shares of it."""
+        if not in_shares(self.model):
+            return self.model if self.accelerator.is_main_process else None
+        weights = weights_of(self.model)
+        if not self.accelerator.is_main_process:
+            return None
+        model = LatentTransformer(self.model.config)
+        model.load_state_dict(weights)
+        return model.to(self.device)
 
 
 def verdict(progress: Progress, unigram: float) -> list[str]:

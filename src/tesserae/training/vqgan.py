@@ -31,8 +31,6 @@ from tesserae.training.identity import checkpoint_folder, code_of, facts_of
 from tesserae.training.loop import (
     Progress,
     as_written,
-    average_gradients,
-    clipped,
     compiles,
     deliver,
     lengthened,
@@ -43,12 +41,13 @@ from tesserae.training.loop import (
 )
 from tesserae.training.objective import Weights, discriminator_backward, generator_backward
 from tesserae.training.optimisers import make_optimiser, set_share, with_full_rates
+from tesserae.training.processes import average_gradients, clipped
 
 FIRST_PICTURES = 256  # pictures whose encodings the codebook starts from
 SHOWN = 8  # pictures in the grids by step
 COMPUTING = ("data/batches.py", "data/views", "models/discriminator.py", "models/layers.py", "models/perceptual.py",
              "models/quantizers.py", "models/vqgan.py", "training/loop.py", "training/muon.py",
-             "training/objective.py", "training/optimisers.py",
+             "training/objective.py", "training/optimisers.py", "training/processes.py",
              "training/vqgan.py")  # code that decides what is learned
 
 
@@ -192,9 +191,10 @@ class VQGANTask:
             getattr(self, name).load_state_dict(state[name])
         self.counts = state["counts"]
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path | None) -> None:
         """The model alone, for `VQGAN.from_pretrained`."""
-        self.model.save_pretrained(folder)
+        if folder is not None:
+            self.model.save_pretrained(folder)
 
     def _update(self, optimiser: torch.optim.Optimizer, network: torch.nn.Module) -> Tensor:
         parameters = list(network.parameters())
