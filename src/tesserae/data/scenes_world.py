@@ -102,9 +102,10 @@ def _mountain(generator: np.random.Generator, hour: str) -> dict:
     return {
         "horizon": between(0.68, 0.78), "camera": between(0.2, 0.4), "peaks": between(7.0, 9.5),
         "peak_scale": between(0.08, 0.11), "range_near": between(1.5, 3.0), "range_far": between(8.0, 10.0),
-        "hills": between(0.04, 0.10), "snow_line": between(1.2, 2.6), "tree_rows": 14,
+        "hills": between(0.04, 0.10), "snow_line": between(2.2, 3.6), "tree_rows": 14,
         "tree_height": between(0.09, 0.13), "tree_near": between(1.1, 2.2), "tree_far": between(4.5, 5.5),
-        "flowers": max(0.0, between(-0.6, 1.0)), "haze": between(45, 80), "clouds": between(0.1, 0.5),
+        "flowers": max(0.0, between(-0.6, 1.0)), "haze": between(45, 80), "clouds": between(0.05, 0.35),
+        "rock": _mix((0.075, 0.08, 0.09), (0.12, 0.09, 0.07), between(0, 1)),  # dark, so not to be taken for cloud
     }
 
 
