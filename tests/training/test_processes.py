@@ -1,10 +1,14 @@
 """Two processes learn what one learns with batches twice as large."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -19,16 +23,22 @@ ALIKE = {"dropout": 0.0, "steps": 6, "log_every": 2, "eval_every": 6, "sample_ev
 BATCH = 8
 
 
-def learn(root, values, kind, target, processes):
-    """The curves of a trainer run from the shell in a folder of its own; the global batch is always BATCH."""
+def command(root, values, kind, target, processes):
+    """A trainer run from the shell in a folder of its own; the global batch is always BATCH."""
     values[kind][target] |= {"batch_size": BATCH // processes}
     YAML().dump(values, root / "params.yaml")
     (root / "dvc.yaml").write_text("stages: {}\n")
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    done = subprocess.run([sys.executable, *launch, "-m", f"tesserae.training.{kind}", "--target", target], cwd=root,
-                          env={**os.environ, tracking.RUN_VARIABLE: "", "ACCELERATE_USE_CPU": "true",
-                               "OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, timeout=300, check=False)
+    environment = {**os.environ, tracking.RUN_VARIABLE: "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+                   "PYTHONUNBUFFERED": "1"}
+    return {"args": [sys.executable, *launch, "-m", f"tesserae.training.{kind}", "--target", target], "cwd": root,
+            "env": environment, "text": True}
+
+
+def learn(root, values, kind, target, processes):
+    """The curves that it leaves."""
+    done = subprocess.run(**command(root, values, kind, target, processes), capture_output=True, timeout=300,
+                          check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return pd.read_csv(root / "reports" / f"{kind}-{target}" / "history.csv")
 
@@ -84,6 +94,45 @@ def test_shares_of_a_network_go_on_from_a_checkpoint(tmp_path, values):
     one, two = (load_file(tmp_path / name / "models/transformer-class/last/model.safetensors")
                 for name in ("whole", "cut"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_signal_to_one_of_two_stops_both_at_one_step(tmp_path, values):
+    """And they go on from there. Only one is told, the other would wait for it for ever."""
+    values["transformer"]["class"] |= {**CHANGES, **ALIKE, "steps": 100_000, "eval_every": 100_000,
+                                       "sample_every": 100_000, "checkpoint_every": 100_000}
+    root = with_codes(tmp_path / "root")
+    said = root / "said.txt"
+    with said.open("w") as file:
+        launcher = subprocess.Popen(**command(root, values, "transformer", "class", 2), stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + 120
+        while not (root / "reports/transformer-class/history.csv").exists():
+            assert launcher.poll() is None, said.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        second = next(child for child in psutil.Process(launcher.pid).children()
+                      if child.environ().get("RANK") == "1")
+        second.send_signal(signal.SIGTERM)
+        launcher.wait(120)
+    finally:
+        for process in psutil.Process(launcher.pid).children(recursive=True) if launcher.poll() is None else ():
+            process.kill()
+        launcher.kill()
+    stopped = {int(step) for step in re.findall(r"stopped at step (\d+)", said.read_text())}
+    assert len(stopped) == 1, said.read_text()
+    values["transformer"]["class"] |= {"steps": max(stopped) + 2}
+    curve = learn(root, values, "transformer", "class", 2)
+    assert curve["step"].iloc[-1] == max(stopped) + 2
+
+
+def test_two_processes_end_by_one_clock(tmp_path, values):
+    """After `max_seconds` of the first: with clocks of their own one would wait for the other for ever."""
+    values["transformer"]["class"] |= {**CHANGES, **ALIKE, "steps": 1_000_000, "max_seconds": 3, "cooldown": 1.0,
+                                       "eval_every": 1_000_000, "sample_every": 1_000_000,
+                                       "checkpoint_every": 1_000_000}
+    curve = learn(with_codes(tmp_path / "root"), values, "transformer", "class", 2)
+    assert curve["step"].iloc[-1] > 2
+    assert curve["lr"].iloc[-1] < curve["lr"].max()
 
 
 def test_each_process_holds_its_share_alone():

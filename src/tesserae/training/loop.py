@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import broadcast
 from torch import Tensor
 
 from tesserae.errors import DiskFullError, TesseraeError, writing
@@ -180,6 +181,8 @@ def _train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: 
             _add(progress, task.step(progress.step))
             progress.step += 1
             progress.seconds = before + time.monotonic() - started
+            if block.max_seconds:
+                progress.seconds = _of_the_first(progress.seconds, accelerator)  # rates and the end follow from it
             last = done() >= 1.0
             if last or progress.step % block.log_every == 0:
                 row = _log(task, progress, log, reports, accelerator, say)
@@ -191,9 +194,10 @@ def _train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: 
                     task.sample(progress.step)
             if last or progress.step % block.eval_every == 0:
                 _evaluate(task, progress, log, reports, folder, say, accelerator)
-            if last or interrupted.is_set() or progress.step % block.checkpoint_every == 0:
+            stop = _asked_to_stop(interrupted, progress.step % block.log_every == 0, accelerator)
+            if last or stop or progress.step % block.checkpoint_every == 0:
                 _checkpoint(task, progress, folder, accelerator)
-            if interrupted.is_set():
+            if stop:
                 say(f"stopped at step {progress.step}: run the stage again and it goes on from there.")
                 raise KeyboardInterrupt
     part = folder / "last.part"
@@ -210,6 +214,25 @@ def deliver(folder: Path, models: Path) -> None:
     with held(folder):
         replace_folder(folder / "best", models)
         replace_folder(folder / "last", models / "last")
+
+
+def _of_the_first(number: float, accelerator: Accelerator) -> float:
+    """What the first of several processes has measured, for all of them."""
+    if accelerator.num_processes == 1:
+        return number
+    return broadcast(torch.tensor(number, dtype=torch.float64, device=accelerator.device)).item()
+
+
+def _asked_to_stop(interrupted: threading.Event, logged: bool, accelerator: Accelerator) -> bool:
+    """Whether to stop after this step, by a signal. It may reach several processes at different steps, so these ask
+    each other, and, because that is waited for, after steps that were `logged` alone.
+    """
+    if accelerator.num_processes == 1:
+        return interrupted.is_set()
+    if not logged:
+        return False
+    asked = torch.tensor(float(interrupted.is_set()), device=accelerator.device)
+    return accelerator.reduce(asked, "sum").item() > 0
 
 
 def _resume(task: Task, block: Any, folder: Path, accelerator: Accelerator, say: Callable) -> Progress:
