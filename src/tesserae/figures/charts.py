@@ -137,7 +137,8 @@ def scatter(table, x: str, y: str, group: str | None = None, title: str = ""):
         axes.set_xscale("log", base=2)
     if len(places) <= 12:
         spaced = _spaced(places, wide=axes.get_xscale() == "log")
-        axes.set_xticks(spaced, [f"{place:.3g}" for place in spaced])
+        whole = all(place == round(place) and abs(place) < 1e6 for place in spaced)
+        axes.set_xticks(spaced, [f"{place:,.0f}" if whole else f"{place:.3g}" for place in spaced])
         axes.minorticks_off()
     if group:
         axes.legend()
