@@ -92,7 +92,7 @@ def class_counts(counts: Mapping[str, Mapping[str, int]], title: str = "Pictures
     axes.set(title=title, xlabel="pictures", xlim=(0, max(1, start.max()) * 1.08))
     axes.grid(visible=False, axis="y")
     if len(counts) > 1:
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=len(counts))
     return figure
 
 
