@@ -8,19 +8,17 @@ from typing import Any
 import torch
 
 from benchmarks.cases import Plan
-from benchmarks.configs import code_side, transformer_config, transformer_params
+from benchmarks.configs import code_side, transformer_params
 from benchmarks.data import BATCHES, random_codes
 from benchmarks.ours.settings import nothing_own, own_bf16, own_settings, paper_block, said
 from benchmarks.work import Work
 from tesserae.data.codes import CodeMaps
 from tesserae.data.paired import PairedMaps
 from tesserae.interop.compvis import load_transformer, load_vqgan
-from tesserae.models.transformer import LatentTransformer
 from tesserae.training.loop import as_written, compiles, make_accelerator
-from tesserae.training.transformer import TransformerTask, compile_blocks, make_optimiser
+from tesserae.training.transformer import TransformerTask
 
 OWN = ("optimiser",)  # settings that cost time and leave network and data alone
-PLACEHOLDER = {"n_layer": 1, "n_head": 1, "n_embd": 8}
 RECIPE = {"condition": ["class"], "window": 0, "flip": False, "pkeep": 1.0, "dropout": 0.0, "grad_clip": 0.0}
 
 
@@ -31,19 +29,14 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
     own = own_settings(plan, "transformer", "class", OWN)
     if nothing_own(plan, bf16, block, own):
         return None
-    block = block.model_copy(update={**PLACEHOLDER, **RECIPE, **own, "batch_size": size["batch_size"],
-                                     "lr": 4.5e-6 * size["batch_size"]})
+    sizes = {name: size[name] for name in ("batch_size", "n_layer", "n_head", "n_embd")}
+    block = block.model_copy(update={**RECIPE, **own, **sizes, "lr": 4.5e-6 * size["batch_size"]})
     accelerator = make_accelerator("bf16" if bf16 else "fp32", plan.threads)
     data = _code_maps(plan)
-    task = TransformerTask(block, plan.seed, data, data, {}, accelerator, show=lambda *_: None)
-    params = {"model": {"params": transformer_params(size)}}
-    model = LatentTransformer(transformer_config(size)) if given is None else load_transformer(params, given["state"])
-    task.model = model.to(task.device)
-    task.optimiser = make_optimiser(task.model, block)
-    if compiles("auto", task.device):
-        compile_blocks(task.model)
+    task = TransformerTask(block, plan.seed, data, data, {}, accelerator, show=lambda *_: None,
+                           compiled=compiles("auto", accelerator.device))
     task.set_rate(1.0)
-    outputs = _outputs(task, params, given) if given else {}
+    outputs = _take_weights(task, size, given) if given else {}
     task.model.train()
     step, repeats = count(1), size.get("repeats", 1)
 
@@ -65,8 +58,10 @@ def _code_maps(plan: Plan) -> PairedMaps:
 
 
 @torch.no_grad()
-def _outputs(task: TransformerTask, params: dict[str, Any], given: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Codes of the reference's first batch by the first stage loaded here, and logits on the reference's codes."""
+def _take_weights(task: TransformerTask, size: dict[str, Any], given: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Give the task the reference's weights: logits on its codes, and its pictures' codes by the first stage."""
+    params = {"model": {"params": transformer_params(size)}}
+    task.model.load_state_dict(load_transformer(params, given["state"]).state_dict())
     inputs = {name: given[name].to(task.device) for name in ("images", "labels", "codes")}
     first_stage = load_vqgan(params, given["state"]).to(task.device)
     with as_written():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tesserae import tracking
+from tesserae.allocation import give_back_memory
 from tesserae.errors import TesseraeError, writing
 from tesserae.params import Params, load_params
 
@@ -115,7 +116,7 @@ class Stage:
         self.run.metrics(values, self._metrics.get("steps"))
 
     def close(self, status: str = "FINISHED") -> None:
-        """Record the model where the stage makes one; end the run where this opening started it."""
+        """Record the model where the stage makes one; end the run where this opening started it; free memory."""
         if status == "FINISHED" and self.kind in MODELS:
             folder = self.root / "models" / self.name
             for path in filter(Path.is_file, (folder / "model.safetensors", folder / "config.json")):
@@ -124,6 +125,7 @@ class Stage:
             self.run.flush()
         else:
             self.run.finish(status)
+        give_back_memory()  # a notebook may stay open for long
 
 
 def stage_name(kind: str, target: str | None) -> str:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from benchmarks import speed, worker
 from benchmarks.cases import CASES, DEFAULT, SAME, STRIDE, Plan
+from benchmarks.configs import code_side
 from benchmarks.ours.sliding import some_waves
 from benchmarks.reference import keep_likeliest
 from benchmarks.table import Row, mfu, table
@@ -81,6 +82,17 @@ def test_ours_alone(case, mode, tmp_path):
     ours, go = answers(plan(case, tmp_path, mode=mode), "go")
     assert ours["amount"] >= 1
     assert go["seconds"] > 0
+
+
+def test_the_network_of_the_case_is_what_is_trained(checkout, tmp_path):
+    size = CASES["transformer-small"].quick
+    answers(plan("transformer-small", tmp_path, "theirs", reference=checkout))
+    for reference in (None, checkout):
+        ours, = answers(plan("transformer-small", tmp_path, reference=reference))
+        tokens, width = size["batch_size"] * code_side(size) ** 2, size["n_embd"]
+        weights = size["n_layer"] * 12 * width**2 + width * size["codebook_size"]  # of matrix products
+        attention = 2 * size["n_layer"] * tokens * code_side(size) ** 2 * width
+        assert ours["flops"] == 3 * 2 * (tokens * weights + attention)  # there, and back to inputs and to weights
 
 
 def test_codes_are_counted(tmp_path):

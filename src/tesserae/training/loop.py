@@ -24,6 +24,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import broadcast
 from torch import Tensor
 
+from tesserae.allocation import keep_freed_memory
 from tesserae.errors import DiskFullError, TesseraeError, writing
 from tesserae.training.alarms import Alarm, check_exploded
 from tesserae.training.checkpoints import load_checkpoint, replace_folder, save_checkpoint, steps_in, to_device
@@ -103,6 +104,7 @@ def make_accelerator(precision: str, threads: int = 0) -> Accelerator:
     """Accelerate's view of devices and processes; `precision` and `threads` as in params.yaml."""
     if threads:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     bf16 = precision == "bf16" or (precision == "auto" and bf16_is_fast(PartialState().device))
     AcceleratorState._reset_state()  # all accelerators of a process share one: a second run may want another
     return Accelerator(mixed_precision="bf16" if bf16 else "no")
