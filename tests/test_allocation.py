@@ -22,9 +22,9 @@ def faults(times=8):
 faults(1)
 mapped = faults()
 assert keep_freed_memory()
-faults(1)
+faults(4)  # the heap grows
 start = held()
-assert faults() < mapped / 10, (faults(), mapped)
+assert faults() < mapped / 10
 give_back_memory()
 assert start - held() > 32 * 2**20
 """
