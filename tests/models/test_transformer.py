@@ -261,12 +261,25 @@ def test_several_codes_a_step(model, batch, at_once):
     prefix, indices = batch
     expected = model(prefix, indices)
     _, cache = model.prefill(prefix, indices[:, :1])
-    fixed = cache.blank(24)
-    for filled, held in zip(fixed.buffers, cache.buffers):
-        for part, other in zip(filled, held):
-            part[:, :, :cache.length] = other[:, :, :cache.length]
+    fixed = cache.blank(len(prefix), 24)
+    fixed.take(cache)
     for place in range(1, T - at_once, at_once):
-        codes, places = indices[:, place:place + at_once], torch.arange(at_once) + P + place
+        codes, places = indices[:, place:place + at_once], (torch.arange(at_once) + P + place).expand(4, -1)
         at_fixed = model.step_at(codes, places, fixed)
         torch.testing.assert_close(model.step(codes, cache), expected[:, place + at_once], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(at_fixed, expected[:, place + at_once], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_step_of_samples_that_are_known_to_different_lengths(model, batch, at_once):
+    prefix, indices = batch
+    expected = model(prefix, indices)
+    known = torch.tensor([4, 1, T - 1 - at_once, 4])
+    _, fixed = model.prefill(prefix, indices[:, :1])
+    fixed = fixed.blank(len(prefix), 24)
+    for row, length in enumerate(known.tolist()):
+        fixed.take(model.prefill(prefix[row:row + 1], indices[row:row + 1, :length])[1], torch.tensor([row]))
+    places = known[:, None] + torch.arange(at_once)
+    found = model.step_at(indices.gather(1, places), P + places, fixed)
+    torch.testing.assert_close(found, expected[torch.arange(4), known + at_once], rtol=1e-5, atol=1e-5)

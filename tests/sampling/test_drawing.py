@@ -43,14 +43,21 @@ class Reader(LatentTransformer):
         return self._sure(self.told(prefix)[:, :indices.shape[1]])[:, -last:]
 
     def prefill(self, prefix, indices=None, batch=None):
-        cache = Cache(1, batch or len(prefix), 0)
+        cache = Cache(1, batch or len(prefix), self.config.max_tokens)
         codes = self.told(prefix.expand(cache.batch, -1))
-        cache.buffers, cache.length = [(codes, codes)], 0 if indices is None else indices.shape[1]
-        return self._sure(codes[:, cache.length]), cache
+        kept = codes[:, None, :, None]  # in the place of keys
+        cache.buffers, known = [(kept, kept)], 0 if indices is None else indices.shape[1]
+        cache.length = cache.capacity
+        self.known = known
+        return self._sure(codes[:, known]), cache
 
     def step(self, codes, cache):
-        cache.length += codes[0].numel()
-        return self._sure(cache.buffers[0][0][:, cache.length])
+        self.known += codes[0].numel()
+        return self._sure(cache.buffers[0][0][:, 0, self.known, 0])
+
+    def step_at(self, codes, places, cache, reach=0):
+        after = places[:, -1:] - self.config.prefix_length + 1
+        return self._sure(cache.buffers[0][0][:, 0, :, 0].gather(1, after)[:, 0])
 
     def _sure(self, codes):
         return 1000.0 * one_hot(codes, K)

@@ -10,7 +10,7 @@ from tesserae.errors import TesseraeError
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.sampling.filters import draw, rank
 from tesserae.sampling.sampler import sample, uniforms
-from tesserae.sampling.wavefront import blocks_of, waves
+from tesserae.sampling.wavefront import blocks_of, codes_of, stagger, waves
 from tesserae.sampling.windows import local_place, sample_map, window_nll
 
 K, WINDOW = 11, (3, 4)
@@ -173,6 +173,44 @@ def test_a_wave_is_the_first_that_is_possible():
         for block in wave:
             before[block.row, block.col:block.col + block.form.cols] = number
     assert number < shape[0] * shape[1] / 2
+
+
+@EVERY_SHAPE
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("slots", [1, 4, 64])
+def test_turns_read_what_is_drawn_and_share_no_slot(shape, stride, slots):
+    blocks = blocks_of(shape, WINDOW, stride)
+    turns = stagger(blocks, 2, shape, WINDOW, slots)
+    drawn_at, busy = torch.full((2, *shape), -1), set()
+    for turn in turns:
+        for step, (place, kept) in enumerate(zip(*(codes_of(turn.block.form, WINDOW[1])[part] for part in (0, 2))),
+                                             start=turn.step):
+            busy.add((turn.slot, step))
+            if kept:
+                code = turn.number, turn.block.top + place // WINDOW[1], turn.block.left + place % WINDOW[1]
+                assert drawn_at[code] == -1
+                drawn_at[code] = step
+    assert (drawn_at >= 0).all()
+    assert max(slot for slot, _ in busy) < slots
+    assert len(busy) == sum(len(codes_of(turn.block.form, WINDOW[1])[0]) for turn in turns)
+    waited = set()
+    for turn in turns:
+        known = drawn_at[turn.number, turn.block.top:, turn.block.left:][:WINDOW[0], :WINDOW[1]].flatten()
+        places, own, _ = codes_of(turn.block.form, WINDOW[1])
+        needed = [*(known[:places[0]] + 1 - turn.step),
+                  *(known[place] + 1 - turn.step - step for step, place in enumerate(places) if not own[step])]
+        assert max(needed, default=0) <= 0
+        waited.add(int(max(needed, default=-turn.step)))
+    if slots == 64:
+        assert waited == {0}  # each begins as soon as it can
+
+
+@EVERY_SHAPE
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_size_of_the_batch_changes_no_block(model, shape, stride, batch_size):
+    how = {"shape": shape, "window": WINDOW, "count": 3, "seed": 3, "stride": stride}
+    assert torch.equal(sample_map(model, telling, **how), sample_map(model, telling, batch_size=batch_size, **how))
 
 
 @EVERY_SHAPE

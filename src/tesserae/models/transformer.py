@@ -56,19 +56,26 @@ class TransformerConfig:
 class Cache:
     """Keys and values of the positions seen so far, in buffers made once for the longest sequence.
 
-    The buffers are made at the first write, because only then is their type known under autocast.
+    The buffers are made at the first write, because only then is their type known under autocast. Positions follow
+    each other, the same for every sample, until `at` says where they lie.
     """
 
     def __init__(self, layers: int, batch: int, capacity: int) -> None:
         self.batch, self.capacity, self.length = batch, capacity, 0
         self.buffers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self.where: Tensor | None = None
         self.seen: Tensor | None = None
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k, v (B or 1,heads,t,d) of one layer; returns those of all positions that they may look at.
+        """Take k, v (B or 1,heads,t,d) of one layer; returns those of all positions that they may look at.
 
-        A batch of one is written to every sample: so a shared prefix is computed once.
+        A batch of one is written to every sample: so a shared prefix is computed once. After `at` what lies within
+        its reach is returned, filled or not.
         """
+        if self.where is not None:
+            for buffer, part in zip(self.buffers[layer], (k, v)):
+                buffer.scatter_(2, self.where, part)
+            return tuple(buffer[:, :, :self.seen.shape[3]] for buffer in self.buffers[layer])
         start, end = self.length, self.length + k.shape[2]
         if self.buffers[layer] is None:
             shape = (self.batch, k.shape[1], self.capacity, k.shape[3])
@@ -78,31 +85,30 @@ class Cache:
         values[:, :, start:end] = v
         return (keys[:, :, :end], values[:, :, :end]) if start else (k, v)
 
-    def blank(self, capacity: int) -> Cache:
-        """One of another capacity for the same samples, its buffers made and zero: `write` may go anywhere."""
-        other = Cache(len(self.buffers), self.batch, capacity)
-        other.buffers = [tuple(part.new_zeros((*part.shape[:2], capacity, part.shape[3])) for part in pair)
+    def blank(self, batch: int, capacity: int) -> Cache:
+        """One of another size for the same network, its buffers made and zero: `at` may lead anywhere."""
+        other = Cache(len(self.buffers), batch, capacity)
+        other.buffers = [tuple(part.new_zeros((batch, part.shape[1], capacity, part.shape[3])) for part in pair)
                          for pair in self.buffers]
         return other
 
-    def see(self, places: Tensor) -> None:
-        """Let positions at places (t,) int64 look at all up to themselves: `seen` (t,capacity) is added to scores.
+    def take(self, other: Cache, samples: Tensor | slice = slice(None)) -> None:
+        """What another cache holds of its first samples becomes that of these, (n,) int64."""
+        count = self.batch if isinstance(samples, slice) else len(samples)
+        for pair, given in zip(self.buffers, other.buffers):
+            for mine, theirs in zip(pair, given):
+                mine[samples, :, :other.length] = theirs[:count, :, :other.length]
 
-        It does not depend on numbers that the device alone knows, so every layer of a step has the same.
+    def at(self, places: Tensor, reach: int = 0) -> None:
+        """The next positions of each sample lie at places (B,t) int64, and look at all up to themselves.
+
+        reach: more than the largest of them, 0: the capacity. `seen` (B,1,t,reach) is added to scores, the same in
+        every layer of a step. The buffers are `blank`'s: what is masked must still be a number.
         """
         keys = self.buffers[0][0]
-        behind = torch.arange(self.capacity, device=keys.device) > places[:, None]
+        behind = torch.arange(reach or self.capacity, device=keys.device) > places[:, None, :, None]
         self.seen = torch.zeros(behind.shape, dtype=keys.dtype, device=keys.device).masked_fill_(behind, -torch.inf)
-
-    def write(self, layer: int, k: Tensor, v: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Put k, v (B,heads,t,d) of one layer at places (t,) int64; returns all of its buffers, filled or not.
-
-        The buffers are `blank`'s: what is masked must still be a number.
-        """
-        keys, values = self.buffers[layer]
-        keys.index_copy_(2, places, k)
-        values.index_copy_(2, places, v)
-        return keys, values
+        self.where = places[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
 
 
 class CausalSelfAttention(nn.Module):
@@ -118,20 +124,24 @@ class CausalSelfAttention(nn.Module):
         self.qkv = nn.Linear(c.n_embd, 3 * c.n_embd)
         self.proj = nn.Linear(c.n_embd, c.n_embd)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache | None, last: int,
-                places: Tensor | None = None) -> Tensor:  # (B,t,C) -> (B,last,C)
+    def forward(self, x: Tensor, layer: int, cache: Cache | None, last: int) -> Tensor:  # (B,t,C) -> (B,last,C)
         q, k, v = self._heads_of(x, last)
-        if places is not None:
-            k, v = cache.write(layer, k, v, places)
-            mask, whole = cache.seen[-last:], False
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        if cache is not None and cache.seen is not None:
+            mask, whole = cache.seen[:, :, -last:], False
         else:
-            if cache is not None:
-                k, v = cache.extend(layer, k, v)
             whole = q.shape[2] == k.shape[2] and self.full == 1
             mask = None if whole or last == 1 else self._mask(last, k.shape[2], q.device)
         with _kernel_for(q):
             y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=whole)  # (B,heads,last,d)
         return self.proj(rearrange(y, "b h t d -> b t (h d)"))
+
+    def step(self, x: Tensor, layer: int, cache: Cache) -> Tensor:  # (B,C) -> (B,C)
+        """`forward` of one position."""
+        q, k, v = self.qkv(x).view(len(x), 3, self.heads, 1, -1).unbind(1)  # (B,heads,1,d) each
+        y = F.scaled_dot_product_attention(q, *cache.extend(layer, k, v), cache.seen)
+        return self.proj(y.reshape(x.shape))
 
     def _heads_of(self, x: Tensor, last: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of the last positions, keys and values of all: (B,heads,last,d), (B,heads,t,d) twice."""
@@ -167,11 +177,15 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(c.n_embd, 4 * c.n_embd), nn.Linear(4 * c.n_embd, c.n_embd)
         self.dropout = nn.Dropout(c.dropout)
 
-    def forward(self, x: Tensor, layer: int = 0, cache: Cache | None = None, last: int = 0,
-                places: Tensor | None = None) -> Tensor:  # (B,t,C)
+    def forward(self, x: Tensor, layer: int = 0, cache: Cache | None = None, last: int = 0) -> Tensor:  # (B,t,C)
         last = last or x.shape[1]
-        x = x[:, -last:] + self.dropout(self.attention(self.norm_1(x), layer, cache, last, places))
+        x = x[:, -last:] + self.dropout(self.attention(self.norm_1(x), layer, cache, last))
         return x + self.dropout(self.down(F.gelu(self.up(self.norm_2(x)))))
+
+    def step(self, x: Tensor, layer: int, cache: Cache) -> Tensor:  # (B,C) -> (B,C)
+        """`forward` of one position in drawing, where the sums are so few that all else is left out."""
+        x = x + self.attention.step(self.norm_1(x), layer, cache)
+        return x + self.down(F.gelu(self.up(self.norm_2(x))))
 
 
 class LatentTransformer(nn.Module):
@@ -225,7 +239,9 @@ class LatentTransformer(nn.Module):
             prefix = prefix.expand(indices.shape[0], -1)
         cache = Cache(self.config.n_layer, batch or prefix.shape[0], self.config.block_size)
         x = self._embed(prefix, indices if known else prefix.new_empty(prefix.shape[0], 0))
-        return self._advance(x, cache).expand(cache.batch, -1), cache
+        logits = self._logits(x, 1, cache)[:, 0]
+        cache.length = x.shape[1]
+        return logits.expand(cache.batch, -1), cache
 
     def step(self, codes: Tensor, cache: Cache) -> Tensor:
         """The next codes of every sample, (B,) or (B,t) int64 -> logits (B,K) of the one after them.
@@ -233,18 +249,18 @@ class LatentTransformer(nn.Module):
         Fills the cache.
         """
         codes = codes if codes.ndim == 2 else codes[:, None]
-        x = self.token_embedding(codes) + self.positions[cache.length:cache.length + codes.shape[1]]  # (B,t,C)
-        return self._advance(x, cache)
+        logits = self._step(codes, self.positions[cache.length:cache.length + codes.shape[1]], cache)
+        cache.length += codes.shape[1]
+        return logits
 
-    def step_at(self, codes: Tensor, places: Tensor, cache: Cache) -> Tensor:
-        """`step` for positions places (t,) int64 on the device, which follow each other: codes (B,t) -> (B,K).
+    def step_at(self, codes: Tensor, places: Tensor, cache: Cache, reach: int = 0) -> Tensor:
+        """`step` for positions places (B,t) on the device, which follow each other in a row: codes (B,t) -> (B,K).
 
         The same operations wherever the places lie, so that a GPU can record them once; `cache.length` stays.
-        Of what the cache holds behind the places nothing is looked at.
+        Of what the cache holds behind the places nothing is looked at; reach: see `Cache.at`.
         """
-        cache.see(places)
-        x = self.token_embedding(codes) + self.positions[places]  # (B,t,C)
-        return self.head(self.norm(self._through(x, 1, cache, places)))[:, 0]
+        cache.at(places, reach)
+        return self._step(codes, self.positions[places], cache)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into `folder`."""
@@ -261,20 +277,25 @@ class LatentTransformer(nn.Module):
         tokens = torch.cat([self.prefix_embedding(prefix), self.token_embedding(indices)], dim=1)  # (B,t,C)
         return self.dropout(tokens + self.positions[:tokens.shape[1]])
 
-    def _advance(self, x: Tensor, cache: Cache) -> Tensor:
-        logits = self._logits(x, 1, cache)
-        cache.length += x.shape[1]
-        return logits[:, 0]  # (B,K)
+    def _step(self, codes: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+        """Codes (B,t) with what stands for their places, (t,C) or (B,t,C) -> (B,K)."""
+        x = self.token_embedding(codes) + positions
+        if codes.shape[1] > 1 or self.training:
+            return self._logits(x, 1, cache)[:, 0]
+        x = x[:, 0]
+        for layer, block in enumerate(self.blocks):
+            x = block.step(x, layer, cache)
+        return self.head(self.norm(x))
 
     def _logits(self, x: Tensor, last: int, cache: Cache | None = None) -> Tensor:
         """Embedded positions (B,t,C) -> (B,last,K)."""
         return self.head(self.norm(self._through(x, last, cache)))
 
-    def _through(self, x: Tensor, last: int = 0, cache: Cache | None = None, places: Tensor | None = None) -> Tensor:
+    def _through(self, x: Tensor, last: int = 0, cache: Cache | None = None) -> Tensor:
         """The blocks, (B,t,C) -> (B,last,C), 0: all; the last layer computes no more than these."""
         final = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
-            x = block(x, layer, cache, last if layer == final else 0, places)
+            x = block(x, layer, cache, last if layer == final else 0)
         return x
 
     def _check(self, prefix: Tensor, tokens: int) -> None:

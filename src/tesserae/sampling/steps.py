@@ -86,17 +86,15 @@ class Steps:
         if not self.recorder.records:
             return self.model.step(codes, cache)
         codes = codes if codes.ndim == 2 else codes[:, None]
-        places = self.every[cache.length:cache.length + codes.shape[1]]
+        places = self.every[cache.length:cache.length + codes.shape[1]].expand(cache.batch, -1)
         cache.length += codes.shape[1]
         return self.recorder(cache.batch, lambda *given: self.model.step_at(*given, cache), codes, places)
 
     def _kept(self, cache: Cache) -> Cache:
         """The buffers for a batch of this size, filled from `cache`."""
         if cache.batch not in self.kept:
-            self.kept[cache.batch] = cache.blank(-(-cache.capacity // ALIGNED) * ALIGNED)
+            self.kept[cache.batch] = cache.blank(cache.batch, -(-cache.capacity // ALIGNED) * ALIGNED)
         kept = self.kept[cache.batch]
         kept.length = cache.length
-        for ours, given in zip(kept.buffers, cache.buffers):
-            for mine, other in zip(ours, given):
-                mine[:, :, :cache.length] = other[:, :, :cache.length]
+        kept.take(cache)
         return kept

@@ -2,7 +2,8 @@
 
 A code waits for those of its window that come before it, which reach up to half a window to the right in the
 rows above. So the rows follow each other slantwise, and a wave of codes, one in every few rows, is ready at
-the same time.
+the same time. Blocks of many codes need not wait for each other's ends: `stagger` lets each begin as soon as what it
+reads is drawn before it reads it.
 """
 
 from __future__ import annotations
@@ -94,6 +95,60 @@ def waves(blocks: Iterable[Block], shape: Size, window: Size) -> list[list[Block
             found.append([])
         found[own].append(block)
     return found
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A block of one map: in which slot of a batch, and at which step its first code is drawn; one step a code."""
+
+    block: Block
+    number: int
+    slot: int
+    step: int
+
+
+def codes_of(form: Form, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a window of `width` columns goes through for a block, from its first code to its last, in row-major order:
+    places in the window (n,), which of them it draws itself, and which of these are the block's, (n,) bool.
+
+    It draws the block and, for the moment, what is to the right of it; what is to the left is known.
+    """
+    first = form.row * width + form.col
+    places = np.arange(first, first + (form.rows - 1) * width + form.cols)
+    columns = places % width
+    return places, columns >= form.col, (columns >= form.col) & (columns < form.col + form.cols)
+
+
+def stagger(blocks: Iterable[Block], count: int, shape: Size, window: Size, slots: int) -> list[Turn]:
+    """The turns of the blocks of `count` maps, in the order of `blocks_of`, each as early as a batch of so many slots
+    and what its window knows allow. What is known from before the block must be drawn before its first step, and a
+    code beside it before the step that reads it."""
+    when = np.full((count, *shape), -1)  # the step that draws a code
+    turns, free = [], []  # free: the step from which on each slot is
+    for block in blocks:
+        form = block.form
+        inside = (slice(block.top, block.top + window[0]), slice(block.left, block.left + window[1]))
+        places, drawn, kept = codes_of(form, window[1])
+        steps = np.arange(len(places))
+        for number in range(count):
+            known = when[number][inside].ravel()
+            before = known[:places[0]].max(initial=-1)
+            beside = (known[places] - steps)[~drawn].max(initial=-1)
+            step = 1 + max(before, beside)
+            fitting = [slot for slot, since in enumerate(free) if since <= step]
+            if fitting:
+                slot = max(fitting, key=free.__getitem__)
+            elif len(free) < slots:
+                slot = len(free)
+                free.append(step)
+            else:
+                slot = min(range(slots), key=free.__getitem__)
+                step = free[slot]
+            free[slot] = step + len(places)
+            rows = slice(block.row, block.row + form.rows), slice(block.col, block.col + form.cols)
+            when[number][rows] = (step + steps)[kept].reshape(form.rows, form.cols)
+            turns.append(Turn(block, number, slot, step))
+    return turns
 
 
 def alike(blocks: Sequence[Block]) -> dict[Form, list[Block]]:

@@ -6,6 +6,7 @@ before it in the window and the window's own condition are all that it is drawn 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,15 +16,26 @@ from itertools import chain
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import repeat
 from torch import Tensor
 
 from tesserae.errors import TesseraeError
 from tesserae.models.transformer import Cache, LatentTransformer
 from tesserae.sampling.filters import draw, rank
 from tesserae.sampling.sampler import check_given, uniforms
-from tesserae.sampling.steps import Recorder, Steps
-from tesserae.sampling.wavefront import Block, Form, Size, alike, blocks_of, local_place, waves
+from tesserae.sampling.steps import ALIGNED, Recorder, Steps
+from tesserae.sampling.wavefront import (
+    Block,
+    Form,
+    Size,
+    Turn,
+    alike,
+    blocks_of,
+    codes_of,
+    local_place,
+    stagger,
+    waves,
+)
 
 __all__ = ["Prefixes", "local_place", "sample_map", "window_nll"]
 
@@ -80,15 +92,25 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
 
     choose = partial(slide.recorder, "choose", chosen)
 
+    def drawn(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress and more:
+            progress(done, codes.numel())
+
     with _evaluating(model):
-        order = waves(blocks, shape, window) if wavefront else [[block] for block in blocks]
-        for wave, batches in slide.batches(order, batch_size, together):
-            for batch in batches:
-                (_draw_singles if together else _draw)(slide, batch, choose)
-                done += len(batch.places) * batch.form.rows * batch.form.cols
-                if progress:
-                    progress(done, codes.numel())
-            album.add(wave)
+        if stride > 1:
+            turns = stagger(blocks, count, shape, window, batch_size if wavefront else 1)
+            for more, ended in _draw_staggered(slide, turns, choose):
+                drawn(more)
+                album.add(ended)
+        else:
+            order = waves(blocks, shape, window) if wavefront else [[block] for block in blocks]
+            for wave, batches in slide.batches(order, batch_size, together):
+                for batch in batches:
+                    (_draw_singles if together else _draw_run)(slide, batch, choose)
+                    drawn(len(batch.places) * batch.form.cols)
+                album.add(wave)
     slide.check()
     return codes
 
@@ -147,7 +169,9 @@ class _Slide:
                  first: int = 0) -> None:
         self.model, self.prefixes, self.window, self.first = model, prefixes, window, first
         self.count, self.height, self.width = maps.shape
-        self.flat = maps.view(-1)
+        self.flat, to = maps.view(-1), {"device": maps.device}
+        self.inside = torch.arange(window[0], **to)[:, None] * self.width + torch.arange(window[1], **to)
+        self.inside = self.inside.flatten()  # (h w,) from a window's first code
         self.steps, self.recorder = Steps(model), Recorder(maps.device)
         self.told = torch.full((2,), torch.iinfo(torch.int64).max, device=maps.device)  # least and -largest token
 
@@ -155,8 +179,6 @@ class _Slide:
                 together: bool = False) -> Iterator[tuple[Sequence[Block], Iterator[_Batch]]]:
         """Each wave with its blocks in every map, by form; `together`: all forms, of single codes, at once."""
         to = {"device": self.flat.device}
-        inside = rearrange(torch.arange(self.window[0], **to) * self.width, "h -> h 1")
-        inside = (inside + torch.arange(self.window[1], **to)).flatten()  # (h w,) from a window's first code
         groups = [[(Form(0, 0, 1, 1), wave)] if together else list(alike(wave).items()) for wave in waves]
         facts = torch.tensor([(block.top, block.left, block.form.row, block.form.col)
                               for wave in groups for _, group in wave for block in group]).to(self.flat.device)
@@ -170,12 +192,20 @@ class _Slide:
             longest = 1 + max(block.form.row * self.window[1] + block.form.col for block in group)
             for parts in zip(*(part[start:stop].split(batch_size) for part in every)):
                 samples, top, left, origin, starts = parts
-                yield _Batch(form, samples, top, left, origin[:, None] + inside, starts, longest)
+                yield _Batch(form, samples, top, left, origin[:, None] + self.inside, starts, longest)
 
         for wave, parts in zip(waves, groups):
             starts = done + self.count * np.cumsum([0, *(len(group) for _, group in parts)])
             yield wave, chain.from_iterable(cut(*part, int(start)) for part, start in zip(parts, starts))
             done = int(starts[-1])
+
+    def beginning(self, form: Form, turns: Sequence[Turn]) -> tuple[_Batch, Tensor]:
+        """The windows of turns of one form, and their slots."""
+        facts = torch.tensor([(turn.number, turn.block.top, turn.block.left, turn.slot) for turn in turns])
+        maps, tops, lefts, slots = facts.to(self.flat.device).T
+        first = form.row * self.window[1] + form.col
+        places = ((maps * self.height + tops) * self.width + lefts)[:, None] + self.inside
+        return _Batch(form, maps + self.first, tops, lefts, places, torch.full_like(maps, first), first + 1), slots
 
     def prefix(self, batch: _Batch) -> Tensor:
         """The prefix tokens of a batch of windows, (n,P), checked; their values on a GPU by `check`, in the end."""
@@ -201,15 +231,15 @@ class _Slide:
 Choose = Callable[[Tensor, Tensor], Tensor]  # logits (n,K), places in the flat maps (n,) -> codes (n,)
 
 
-def _draw(slide: _Slide, batch: _Batch, choose: Choose) -> None:
-    """Draw the blocks of a batch of windows into the maps.
+def _draw_run(slide: _Slide, batch: _Batch, choose: Choose) -> None:
+    """Draw neighbours of a row in a batch of windows into the maps.
 
     Products of matrices with very few rows are left to other routines, which round differently. So a single code
     is the end of a plain forward pass for ROWS codes, whose products have at least so many rows.
-    Blocks of several start a cache with all that is known but the last code, and go on from there in steps with
-    copies up to a multiple of ROWS.
+    Several start a cache with all that is known but the last code, and go on from there in steps with copies up to a
+    multiple of ROWS.
     """
-    form, (start, end), prefix = batch.form, batch.ends(slide.window), slide.prefix(batch)
+    (start, end), prefix = batch.ends(slide.window), slide.prefix(batch)
     if end - start == 1:
         logits = slide.model(prefix, slide.flat[batch.places[:, :end]], last=min(ROWS, end))[:, -1]  # (n,K)
         slide.flat[batch.places[:, start]] = choose(logits, batch.places[:, start])
@@ -221,18 +251,92 @@ def _draw(slide: _Slide, batch: _Batch, choose: Choose) -> None:
     else:
         logits, cache = slide.model.prefill(prefix[filled])
     slide.steps.start(cache)
-    waiting: list[Tensor] = []  # codes that are known, until logits are asked for again
-    for place in range(max(start - 1, 0), end):
-        where, column = batch.places[:, place], place % slide.window[1]
-        if place < start or column < form.col:  # drawn by a block above or to the left
-            waiting.append(slide.flat[where])
-            continue
-        if waiting:
-            logits = slide.steps(torch.stack(waiting, dim=1)[filled])
-        codes = choose(logits[:len(where)], where)
-        if column < form.col + form.cols:
-            slide.flat[where] = codes
-        waiting = [codes]
+    for place in range(start, end):
+        where = batch.places[:, place]
+        if place:
+            logits = slide.steps(slide.flat[batch.places[:, place - 1]][filled])
+        slide.flat[where] = choose(logits[:len(where)], where)
+
+
+def _draw_staggered(slide: _Slide, turns: Sequence[Turn], choose: Choose) -> Iterator[tuple[int, list[Block]]]:
+    """Draw blocks at their turns: how many codes each step draws, and the blocks that it ends in every map.
+
+    A step takes every window on by one code, each at a place of its own, in the slots of one cache; slots between two
+    turns do the same on what is never looked at. So batches are always of one size, which a GPU records once.
+    """
+    model, device, flat = slide.model, slide.flat.device, slide.flat
+    rows = _filled(1 + max(turn.slot for turn in turns), BATCHES if slide.recorder.records else ROWS, device)
+    plan = _Plan.of(slide, turns, len(rows))
+    where, places, own, kept = (torch.from_numpy(part).to(device) for part in (plan.where, plan.places, plan.own,
+                                                                               plan.kept))
+    store = torch.cat([flat, flat.new_zeros(1)])  # the last takes what is drawn for the moment alone
+    kept = torch.where(kept, where, len(flat))
+    inputs = (places + model.config.prefix_length - 1)[:, :, None]
+    reaches = (plan.places.max(1) + model.config.prefix_length).tolist()
+    codes, cache, logits = flat.new_zeros(len(rows)), None, None
+    for step, (beginning, ended) in enumerate(zip(plan.beginning, plan.ended)):
+        late = []
+        for batch, slots in beginning:
+            start, prefix = batch.ends(slide.window)[0], slide.prefix(batch)
+            enough = _filled(len(prefix), ROWS if start < ROWS else 1, device)  # rows of the products
+            first, known = model.prefill(prefix[enough], store[batch.places[:, :max(start - 1, 0)]][enough])
+            if cache is None:
+                cache = known.blank(len(rows), -(-known.capacity // ALIGNED) * ALIGNED)
+            if start:
+                cache.take(known, slots)
+                codes[slots] = store[batch.places[:, start - 1]]
+            else:
+                late.append((known, slots, first[:len(prefix)]))
+        if step:
+            reach = 0 if slide.recorder.records else -(-reaches[step] // ALIGNED) * ALIGNED
+            logits = slide.recorder("staggered", partial(model.step_at, cache=cache, reach=reach), codes[:, None],
+                                    inputs[step])
+        for known, slots, first in late:  # after what an empty slot has done
+            cache.take(known, slots)
+            logits = first.new_zeros(len(rows), first.shape[1]) if logits is None else logits
+            logits[slots] = first
+        drawn = choose(logits, where[step])
+        codes = torch.where(own[step], drawn, store[where[step]])
+        store[kept[step]] = drawn
+        if ended:
+            flat.copy_(store[:-1])
+        yield int(plan.kept[step].sum()), ended
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Turns as steps. Of each step and slot, (steps,slots): where its code lies in the flat maps, its place in the
+    window, whether it is drawn, and whether it is the block's. Of each step: windows that begin, with their slots,
+    and blocks that end."""
+
+    where: np.ndarray
+    places: np.ndarray
+    own: np.ndarray
+    kept: np.ndarray
+    beginning: list[list[tuple[_Batch, Tensor]]]
+    ended: list[list[Block]]
+
+    @classmethod
+    def of(cls, slide: _Slide, turns: Sequence[Turn], slots: int) -> _Plan:
+        width = slide.window[1]
+        parts = [codes_of(turn.block.form, width) for turn in turns]
+        steps = max(turn.step + len(places) for turn, (places, _, _) in zip(turns, parts))
+        where, place = np.zeros((2, steps, slots), np.int64)
+        own, kept = np.zeros((2, steps, slots), bool)
+        starting, last = [defaultdict(list) for _ in range(steps)], {}
+        for turn, (places, drawn, of_block) in zip(turns, parts):
+            block, until = turn.block, turn.step + len(places)
+            at = (slice(turn.step, until), turn.slot)
+            corner = (turn.number * slide.height + block.top) * slide.width + block.left
+            where[at] = corner + places // width * slide.width + places % width
+            place[at], own[at], kept[at] = places, drawn, of_block
+            starting[turn.step][block.form].append(turn)
+            last[block] = max(last.get(block, 0), until - 1)
+        ended = [[] for _ in range(steps)]
+        for block, step in last.items():
+            ended[step].append(block)
+        beginning = [[slide.beginning(form, some) for form, some in groups.items()] for groups in starting]
+        return cls(where, place, own, kept, beginning, ended)
 
 
 def _draw_singles(slide: _Slide, batch: _Batch, choose: Choose) -> None:
