@@ -13,15 +13,17 @@ from benchmarks.data import prefix_and_codes
 from benchmarks.ours.settings import own_bf16
 from tesserae.interop.compvis import load_transformer
 from tesserae.models.transformer import LatentTransformer
+from tesserae.training.loop import make_accelerator
 
 
 def drawer(plan: Plan, given: dict[str, Any] | None) -> tuple[LatentTransformer, dict[str, Tensor], bool]:
     """The transformer, its logits on codes that both sides know, and whether it draws in bf16."""
+    device = make_accelerator("fp32", plan.threads).device  # as the notebooks begin
     if given is None:
         model = LatentTransformer(transformer_config(plan.size)).eval()
     else:
         model = load_transformer({"model": {"params": transformer_params(plan.size)}}, given["state"])
-    model = model.to(plan.device)
+    model = model.to(device)
     return model, _outputs(model, plan), own_bf16(plan)
 
 

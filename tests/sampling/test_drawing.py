@@ -42,7 +42,7 @@ class Reader(LatentTransformer):
     def forward(self, prefix, indices, last=0):
         return self._sure(self.told(prefix)[:, :indices.shape[1]])[:, -last:]
 
-    def prefill(self, prefix, indices=None, batch=None):
+    def prefill(self, prefix, indices=None, batch=None, room=None):
         cache = Cache(1, batch or len(prefix), self.config.max_tokens)
         codes = self.told(prefix.expand(cache.batch, -1))
         kept = codes[:, None, :, None]  # in the place of keys
@@ -53,7 +53,8 @@ class Reader(LatentTransformer):
 
     def step(self, codes, cache):
         self.known += codes[0].numel()
-        return self._sure(cache.buffers[0][0][:, 0, self.known, 0])
+        said = self._sure(cache.buffers[0][0][:, 0, self.known, 0])
+        return said[torch.arange(len(codes)).clamp(max=len(said) - 1)]
 
     def step_at(self, codes, places, cache, reach=0):
         after = places[:, -1:] - self.config.prefix_length + 1

@@ -138,10 +138,10 @@ class CausalSelfAttention(nn.Module):
         return self.proj(rearrange(y, "b h t d -> b t (h d)"))
 
     def step(self, x: Tensor, layer: int, cache: Cache) -> Tensor:  # (B,C) -> (B,C)
-        """`forward` of one position."""
-        q, k, v = self.qkv(x).view(len(x), 3, self.heads, 1, -1).unbind(1)  # (B,heads,1,d) each
-        y = F.scaled_dot_product_attention(q, *cache.extend(layer, k, v), cache.seen)
-        return self.proj(y.reshape(x.shape))
+        """`forward` of one position; rows of x beyond the cache's samples are copies of the last of these."""
+        q, k, v = self.qkv(x).view(len(x), 3, self.heads, 1, -1)[:cache.batch].unbind(1)  # (B,heads,1,d) each
+        y = F.scaled_dot_product_attention(q, *cache.extend(layer, k, v), cache.seen).flatten(1)
+        return self.proj(y if len(y) == len(x) else torch.cat([y, y[-1:].expand(len(x) - len(y), -1)]))
 
     def _heads_of(self, x: Tensor, last: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of the last positions, keys and values of all: (B,heads,last,d), (B,heads,t,d) twice."""
@@ -226,18 +226,19 @@ class LatentTransformer(nn.Module):
         rows = torch.arange(len(x), device=x.device)
         return self.head(self.norm(x[rows, places + self.config.prefix_length - 1]))
 
-    def prefill(self, prefix: Tensor, indices: Tensor | None = None,
-                batch: int | None = None) -> tuple[Tensor, Cache]:
+    def prefill(self, prefix: Tensor, indices: Tensor | None = None, batch: int | None = None,
+                room: int | None = None) -> tuple[Tensor, Cache]:
         """Start decoding: logits (B,K) of the first code after `indices`, and the cache for `step`.
 
         prefix (B,P) int64; indices (B,n) int64: codes known beforehand, n < max_tokens. A prefix of one row
-        is computed once for `batch` samples that share it.
+        is computed once for `batch` samples that share it. room: for how many codes there is, if not for max_tokens.
         """
         known = 0 if indices is None else indices.shape[1]
         self._check(prefix, known + 1)
         if known:
             prefix = prefix.expand(indices.shape[0], -1)
-        cache = Cache(self.config.n_layer, batch or prefix.shape[0], self.config.block_size)
+        capacity = self.config.prefix_length + (room or self.config.max_tokens) - 1  # nothing follows the last code
+        cache = Cache(self.config.n_layer, batch or prefix.shape[0], capacity)
         x = self._embed(prefix, indices if known else prefix.new_empty(prefix.shape[0], 0))
         logits = self._logits(x, 1, cache)[:, 0]
         cache.length = x.shape[1]
@@ -246,7 +247,7 @@ class LatentTransformer(nn.Module):
     def step(self, codes: Tensor, cache: Cache) -> Tensor:
         """The next codes of every sample, (B,) or (B,t) int64 -> logits (B,K) of the one after them.
 
-        Fills the cache.
+        Fills the cache. Where t = 1 there may be more rows than samples, copies of the last.
         """
         codes = codes if codes.ndim == 2 else codes[:, None]
         logits = self._step(codes, self.positions[cache.length:cache.length + codes.shape[1]], cache)

@@ -17,6 +17,11 @@ from tesserae.models.transformer import Cache, LatentTransformer
 ALIGNED = 16  # positions: fused attention reads masks of such widths without a copy
 
 
+def aligned(positions: int) -> int:
+    """So many positions, or a few more, as fused attention likes them."""
+    return -(-positions // ALIGNED) * ALIGNED
+
+
 class Recorder:
     """Calls functions of tensors; on a GPU each is recorded the second time it sees inputs of the same shapes.
 
@@ -93,7 +98,7 @@ class Steps:
     def _kept(self, cache: Cache) -> Cache:
         """The buffers for a batch of this size, filled from `cache`."""
         if cache.batch not in self.kept:
-            self.kept[cache.batch] = cache.blank(cache.batch, -(-cache.capacity // ALIGNED) * ALIGNED)
+            self.kept[cache.batch] = cache.blank(cache.batch, aligned(self.model.config.block_size))
         kept = self.kept[cache.batch]
         kept.length = cache.length
         kept.take(cache)

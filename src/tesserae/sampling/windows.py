@@ -6,6 +6,7 @@ before it in the window and the window's own condition are all that it is drawn 
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,10 +21,10 @@ from einops import repeat
 from torch import Tensor
 
 from tesserae.errors import TesseraeError
-from tesserae.models.transformer import Cache, LatentTransformer
+from tesserae.models.transformer import LatentTransformer
 from tesserae.sampling.filters import draw, rank
 from tesserae.sampling.sampler import check_given, uniforms
-from tesserae.sampling.steps import ALIGNED, Recorder, Steps
+from tesserae.sampling.steps import Recorder, Steps, aligned
 from tesserae.sampling.wavefront import (
     Block,
     Form,
@@ -43,6 +44,7 @@ __all__ = ["Prefixes", "local_place", "sample_map", "window_nll"]
 Prefixes = Callable[[Tensor, Tensor, Tensor], Tensor]
 ROWS = 4  # from that many rows on the products of matrices on a CPU are rounded alike, whatever their number
 LENGTHS, BATCHES = 16, 8  # on a GPU codes of windows, and windows, are filled up to multiples: fewer recordings
+AT_ONCE = 2**21  # numbers in the widest layer: on a CPU more of them take memory and are no faster
 MOMENTS = 64  # that often, at most, a growing map is shown
 
 
@@ -172,6 +174,7 @@ class _Slide:
         self.flat, to = maps.view(-1), {"device": maps.device}
         self.inside = torch.arange(window[0], **to)[:, None] * self.width + torch.arange(window[1], **to)
         self.inside = self.inside.flatten()  # (h w,) from a window's first code
+        self.fitting = AT_ONCE // (4 * model.config.n_embd) if maps.device.type == "cpu" else sys.maxsize
         self.steps, self.recorder = Steps(model), Recorder(maps.device)
         self.told = torch.full((2,), torch.iinfo(torch.int64).max, device=maps.device)  # least and -largest token
 
@@ -190,7 +193,8 @@ class _Slide:
         def cut(form: Form, group: Sequence[Block], start: int) -> Iterator[_Batch]:
             stop = start + len(group) * self.count
             longest = 1 + max(block.form.row * self.window[1] + block.form.col for block in group)
-            for parts in zip(*(part[start:stop].split(batch_size) for part in every)):
+            most = max(1, min(batch_size, self.fitting // longest))
+            for parts in zip(*(part[start:stop].split(most) for part in every)):
                 samples, top, left, origin, starts = parts
                 yield _Batch(form, samples, top, left, origin[:, None] + self.inside, starts, longest)
 
@@ -236,8 +240,8 @@ def _draw_run(slide: _Slide, batch: _Batch, choose: Choose) -> None:
 
     Products of matrices with very few rows are left to other routines, which round differently. So a single code
     is the end of a plain forward pass for ROWS codes, whose products have at least so many rows.
-    Several start a cache with all that is known but the last code, and go on from there in steps with copies up to a
-    multiple of ROWS.
+    Several start a cache with all that is known but the last code, and go on from there in steps of at least so many
+    rows.
     """
     (start, end), prefix = batch.ends(slide.window), slide.prefix(batch)
     if end - start == 1:
@@ -246,10 +250,9 @@ def _draw_run(slide: _Slide, batch: _Batch, choose: Choose) -> None:
         return
     filled = _filled(len(prefix), BATCHES if slide.recorder.records else ROWS, prefix.device)
     if start:
-        _, cache = slide.model.prefill(prefix, slide.flat[batch.places[:, :start - 1]])
-        _copy(cache, filled)
+        _, cache = slide.model.prefill(prefix, slide.flat[batch.places[:, :start - 1]], room=end)
     else:
-        logits, cache = slide.model.prefill(prefix[filled])
+        logits, cache = slide.model.prefill(prefix[filled], room=end)
     slide.steps.start(cache)
     for place in range(start, end):
         where = batch.places[:, place]
@@ -279,16 +282,17 @@ def _draw_staggered(slide: _Slide, turns: Sequence[Turn], choose: Choose) -> Ite
         for batch, slots in beginning:
             start, prefix = batch.ends(slide.window)[0], slide.prefix(batch)
             enough = _filled(len(prefix), ROWS if start < ROWS else 1, device)  # rows of the products
-            first, known = model.prefill(prefix[enough], store[batch.places[:, :max(start - 1, 0)]][enough])
+            first, known = model.prefill(prefix[enough], store[batch.places[:, :max(start - 1, 0)]][enough],
+                                         room=max(start, 1))
             if cache is None:
-                cache = known.blank(len(rows), -(-known.capacity // ALIGNED) * ALIGNED)
+                cache = known.blank(len(rows), aligned(model.config.block_size))
             if start:
                 cache.take(known, slots)
                 codes[slots] = store[batch.places[:, start - 1]]
             else:
                 late.append((known, slots, first[:len(prefix)]))
         if step:
-            reach = 0 if slide.recorder.records else -(-reaches[step] // ALIGNED) * ALIGNED
+            reach = 0 if slide.recorder.records else aligned(reaches[step])
             logits = slide.recorder("staggered", partial(model.step_at, cache=cache, reach=reach), codes[:, None],
                                     inputs[step])
         for known, slots, first in late:  # after what an empty slot has done
@@ -355,12 +359,6 @@ def _draw_singles(slide: _Slide, batch: _Batch, choose: Choose) -> None:
 def _filled(count: int, multiple: int, device: torch.device) -> Tensor:
     """Rows 0 to count - 1, the last one repeated up to the next multiple."""
     return torch.arange(-(-count // multiple) * multiple, device=device).clamp(max=count - 1)
-
-
-def _copy(cache: Cache, rows: Tensor) -> None:
-    """Let a cache hold its samples `rows`, (rows,) int64, of which the first are all that it holds."""
-    if len(rows) > cache.batch:
-        cache.buffers, cache.batch = [(keys[rows], values[rows]) for keys, values in cache.buffers], len(rows)
 
 
 class _Album:
