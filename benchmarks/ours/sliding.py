@@ -1,4 +1,7 @@
-"""Our sliding window: `tesserae.sampling.windows.sample_map`, of which a share of its waves may be drawn."""
+"""Our sliding window: `tesserae.sampling.windows.sample_map`, of which a share of its waves may be drawn.
+
+With a stride there are no waves: where a share is asked for it is the map's upper half.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,11 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
     if nothing_own(plan, own_bf16(plan)):
         return None
     (model, outputs, bf16), size, seeds = drawer(plan, given), plan.size, count()
-    shape, window = (size["map_side"],) * 2, (size["side"],) * 2
-    stride = size["stride"] if plan.mode == STRIDE else 1
-    every = max(1, size["every_wave"] // stride)  # a larger stride has fewer waves
+    side, every, window = size["map_side"], size["every_wave"], (size["side"],) * 2
+    shape, stride, share = (side, side), 1, f"1 wave of {every}" if every > 1 else ""
+    if plan.mode == STRIDE:
+        shape, stride = (side if every == 1 else max(side // 2, size["side"]), side), size["stride"]
+        every, share = 1, "" if shape[0] == side else "upper half"
 
     def run() -> float:
         drawn = []
@@ -35,7 +40,6 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
                                stride=stride, progress=lambda done, _: drawn.append(done))
         return drawn[-1]
 
-    share = f"1 wave of {every}" if every > 1 else ""
     note = said(bf16, f"stride {stride}" if stride > 1 else "exact", share)
     return Work(run, outputs, note, bf16)
 
