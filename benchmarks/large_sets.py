@@ -4,7 +4,8 @@
 
 Pictures are drawn at random, JPEGs of `--side` pixels, written to a folder that is removed in the end. Each count is
 prepared (to `--size` pixels) and encoded (by an untrained VQGAN of params.yaml's sizes) in processes of their own,
-whose highest resident memory is told. Memory that grows with the set shows as a slope between counts.
+whose highest memory is told, without the pages of the prepared file, which the system keeps or takes back as it
+likes. Memory that grows with the set shows as a slope between counts.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def write_pictures(folder: Path, count: int, side: int) -> None:
 
 def part(what: str, raw: str, prepared: str, size: int) -> dict[str, float]:
     """Prepare or encode, here and now: seconds, and bytes of memory at first and at most."""
-    from benchmarks.memory import forget_peak, peak_bytes, resident_bytes
+    from benchmarks.memory import Own, own_bytes
     from tesserae.params import load_params
 
     params = load_params(ROOT / "params.yaml")
@@ -48,9 +49,9 @@ def part(what: str, raw: str, prepared: str, size: int) -> dict[str, float]:
         import datasets  # noqa: F401  what is imported is not the set's
 
         from tesserae.data.prepare import prepare
-        begin, before = time.monotonic(), resident_bytes("cpu")
-        forget_peak("cpu")
-        prepare(raw, prepared, params.prepare.model_copy(update={"image_size": size}), seed=0)
+        begin, before = time.monotonic(), own_bytes()
+        with Own() as own:
+            prepare(raw, prepared, params.prepare.model_copy(update={"image_size": size}), seed=0)
     else:
         from tesserae.data.pictures import Pictures
         from tesserae.data.views import make_view
@@ -60,10 +61,10 @@ def part(what: str, raw: str, prepared: str, size: int) -> dict[str, float]:
 
         pictures, block = Pictures.load(prepared, "train"), params.vqgan["image"]
         model = VQGAN(model_config(block, make_view(block.view, block.column, pictures, pictures))).eval()
-        begin, before = time.monotonic(), resident_bytes("cpu")
-        forget_peak("cpu")
-        encode_set(model, pictures, params.codebook["image"].batch_size)
-    return {"seconds": time.monotonic() - begin, "before": before, "peak": peak_bytes("cpu")}
+        begin, before = time.monotonic(), own_bytes()
+        with Own() as own:
+            encode_set(model, pictures, params.codebook["image"].batch_size)
+    return {"seconds": time.monotonic() - begin, "before": before, "peak": own.peak}
 
 
 def measured(what: str, raw: Path, prepared: Path, size: int) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,33 @@ def peak_bytes(device: str) -> int:
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
     except (OSError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Own:
+    """The highest memory of this process's own while the context lasts, sampled: without pages of files, which the
+    system takes back when it needs them. Where the system does not tell these apart, all that is resident."""
+
+    def __enter__(self) -> Own:
+        self.peak, self.over = own_bytes(), threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.over.wait(0.05):
+            self.peak = max(self.peak, own_bytes())
+
+
+def own_bytes() -> int:
+    """Memory that no file stands behind."""
+    with suppress(OSError, IndexError):
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(status.split("RssAnon:")[1].split()[0])
+    return resident_bytes("cpu")
 
 
 def release(device: str) -> None:
