@@ -11,7 +11,7 @@ from pathlib import Path
 from tesserae.allocation import give_back_memory, keep_freed_memory
 
 def held():
-    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+    return resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[1])
 
 def faults(times=8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

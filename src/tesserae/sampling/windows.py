@@ -241,7 +241,7 @@ def _draw_run(slide: _Slide, batch: _Batch, choose: Choose) -> None:
     Products of matrices with very few rows are left to other routines, which round differently. So a single code
     is the end of a plain forward pass for ROWS codes, whose products have at least so many rows.
     Several start a cache with all that is known but the last code, and go on from there in steps of at least so many
-    rows.
+    rows. Where steps are recorded the cache has these rows, too.
     """
     (start, end), prefix = batch.ends(slide.window), slide.prefix(batch)
     if end - start == 1:
@@ -250,7 +250,8 @@ def _draw_run(slide: _Slide, batch: _Batch, choose: Choose) -> None:
         return
     filled = _filled(len(prefix), BATCHES if slide.recorder.records else ROWS, prefix.device)
     if start:
-        _, cache = slide.model.prefill(prefix, slide.flat[batch.places[:, :start - 1]], room=end)
+        rows = filled if slide.recorder.records else slice(len(prefix))
+        _, cache = slide.model.prefill(prefix[rows], slide.flat[batch.places[:, :start - 1]][rows], room=end)
     else:
         logits, cache = slide.model.prefill(prefix[filled], room=end)
     slide.steps.start(cache)
