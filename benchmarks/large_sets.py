@@ -4,8 +4,9 @@
 
 Pictures are drawn at random, JPEGs of `--side` pixels, written to a folder that is removed in the end. Each count is
 prepared (to `--size` pixels) and encoded (by an untrained VQGAN of params.yaml's sizes) in processes of their own,
-whose highest memory is told, without the pages of the prepared file, which the system keeps or takes back as it
-likes. Memory that grows with the set shows as a slope between counts.
+whose highest memory is told, without the pages of files, which the system keeps or takes back as it likes. Memory
+that grows with the set shows as a slope between counts. With `--processes` that many encode together, and the memory
+is the highest of one of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,26 +55,45 @@ def part(what: str, raw: str, prepared: str, size: int) -> dict[str, float]:
         with Own() as own:
             prepare(raw, prepared, params.prepare.model_copy(update={"image_size": size}), seed=0)
     else:
+        import torch
+
+        from tesserae.data.codes import CodeMaps, save_codes
         from tesserae.data.pictures import Pictures
         from tesserae.data.views import make_view
-        from tesserae.evaluation.codebook import encode_set
         from tesserae.models.vqgan import VQGAN
+        from tesserae.training.encoding import encode_pieces
+        from tesserae.training.loop import make_accelerator
         from tesserae.training.vqgan import model_config
 
-        pictures, block = Pictures.load(prepared, "train"), params.vqgan["image"]
+        accelerator = make_accelerator("fp32")
+        torch.manual_seed(0)
+        pictures, block = Pictures.load(prepared, "train", hold=0), params.vqgan["image"]
         model = VQGAN(model_config(block, make_view(block.view, block.column, pictures, pictures))).eval()
+        codes = Path(prepared) / "codes"
         begin, before = time.monotonic(), own_bytes()
         with Own() as own:
-            encode_set(model, pictures, params.codebook["image"].batch_size)
+            paths = encode_pieces(model, pictures, params.codebook["image"].batch_size, codes, accelerator)
+            if accelerator.is_main_process:
+                save_codes(codes, "train", [np.load(path, mmap_mode="r") for path in paths], pictures.labels,
+                           pictures.class_names, model.config.codebook_size)
+                assert len(CodeMaps.load(codes, "train")) == len(pictures)
     return {"seconds": time.monotonic() - begin, "before": before, "peak": own.peak}
 
 
-def measured(what: str, raw: Path, prepared: Path, size: int) -> dict[str, float]:
-    """`part` in a process of its own."""
+def measured(what: str, raw: Path, prepared: Path, size: int, processes: int = 1) -> dict[str, float]:
+    """`part` in processes of its own: the greatest of what they tell."""
+    from tesserae.data.workers import cores
+
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run([sys.executable, __file__, "--part", what, str(raw), str(prepared), "--size", str(size)],
-                          env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    launch, environment = [], {**os.environ, "PYTHONPATH": paths}
+    if processes > 1:
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        environment |= {"OMP_NUM_THREADS": str(max(1, cores() // processes))}
+    done = subprocess.run([sys.executable, *launch, __file__, "--part", what, str(raw), str(prepared), "--size",
+                           str(size)], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(told) == processes, done.stdout
+    return {name: max(each[name] for each in told) for name in told[0]}
 
 
 def main() -> None:
@@ -81,20 +102,24 @@ def main() -> None:
     parser.add_argument("--counts", nargs="+", type=int, default=[1000, 10000, 100000])
     parser.add_argument("--side", type=int, default=128, help="pixels a side of the raw pictures")
     parser.add_argument("--size", type=int, default=64, help="and of the prepared ones")
+    parser.add_argument("--processes", nargs="+", type=int, default=[1], help="that encode together")
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
-        print(json.dumps(part(*arguments.part, arguments.size)))
+        print(json.dumps(part(*arguments.part, arguments.size)) + "\n", end="", flush=True)  # in one piece
         return
-    print("| pictures | prepare | pictures/s | memory, MB | encode | pictures/s | memory, MB |")
-    print("| --- " * 7 + "|", flush=True)
+    said = "".join(f"encode, {count} process{'es' * (count > 1)} | pictures/s | memory, MB | "
+                   for count in arguments.processes)
+    print(f"| pictures | prepare | pictures/s | memory, MB | {said.strip()}")
+    print("| --- " * (4 + 3 * len(arguments.processes)) + "|", flush=True)
     for count in arguments.counts:
         with tempfile.TemporaryDirectory(prefix="large-set-") as place:
             raw, prepared = Path(place) / "raw", Path(place) / "prepared"
             write_pictures(raw, count, arguments.side)
             cells = []
-            for what in ("prepare", "encode"):
-                found = measured(what, raw, prepared, arguments.size)
+            for what, processes in [("prepare", 1), *(("encode", each) for each in arguments.processes)]:
+                found = measured(what, raw, prepared, arguments.size, processes)
+                shutil.rmtree(prepared / "codes", ignore_errors=True)
                 cells += [f"{found['seconds']:.1f} s", f"{count / found['seconds']:.0f}",
                           f"{found['peak'] / 1e6:,.0f} ({found['before'] / 1e6:,.0f})"]
         print(f"| {count:,} | " + " | ".join(cells) + " |", flush=True)

@@ -1,7 +1,10 @@
 """Code maps: what is written is read, bad files are named."""
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tesserae.data.codes import CodeMaps, CodesError, save_codes
 from tesserae.errors import DiskFullError
@@ -43,6 +46,28 @@ def test_equal_codes_give_equal_bytes(tmp_path):
         saved(tmp_path / name)
     assert (tmp_path / "a/train.safetensors").read_bytes() == (tmp_path / "b/train.safetensors").read_bytes()
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["train.safetensors"]
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("count", [3, N])
+def test_the_file_is_as_the_library_writes_it_from_memory(tmp_path, labels, count):
+    indices, classes = make(labels=labels)
+    classes = classes[:count] if labels else None
+    path = save_codes(tmp_path, "train", indices[:count], classes, ["a", 'b"', "ü"] if labels else [], K, "f00")
+    with safe_open(path, "pt") as file:
+        tensors = {"indices": indices[:count].contiguous()} | ({"labels": classes} if labels else {})
+        save_file(tensors, tmp_path / "library.safetensors", file.metadata())
+    assert path.read_bytes() == (tmp_path / "library.safetensors").read_bytes()
+
+
+def test_maps_that_come_in_parts_give_the_same_file(tmp_path):
+    indices, classes = make()
+    whole = save_codes(tmp_path / "a", "train", indices, classes, ["a", "b", "c"], K)
+    np.save(tmp_path / "part.npy", indices[:5].numpy())
+    parts = [np.load(tmp_path / "part.npy", mmap_mode="r"), indices[5:6].numpy(), indices[6:].numpy()]
+    assert save_codes(tmp_path / "b", "train", parts, classes, ["a", "b", "c"], K).read_bytes() == whole.read_bytes()
+    with pytest.raises(CodesError, match="codes run from 0 to 20"):
+        save_codes(tmp_path / "b", "train", [*parts[:2], np.full_like(parts[2], K)], classes, ["a", "b", "c"], K)
 
 
 def test_fingerprint_follows_the_content(tmp_path):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from tesserae.data import pictures as module
 from tesserae.data.pictures import Pictures, PicturesError, spread
 
 
@@ -23,7 +22,7 @@ def raw():
     return np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
 
 
-def make(folder, raw, labels=True, names=("a", "b")):
+def make(folder, raw, labels=True, names=("a", "b"), **hold):
     columns = {"image": [png(values) for values in raw], "path": [f"{k}.png" for k in range(len(raw))]}
     features = {"image": datasets.Image(), "path": datasets.Value("string")}
     if labels:
@@ -31,13 +30,12 @@ def make(folder, raw, labels=True, names=("a", "b")):
         features["label"] = datasets.ClassLabel(names=list(names))
     table = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
     table.save_to_disk(str(folder / "train"))
-    return Pictures.load(folder, "train")
+    return Pictures.load(folder, "train", **hold)
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 0])
-def test_batches_are_the_pictures(tmp_path, raw, monkeypatch, limit):
-    monkeypatch.setattr(module, "IN_MEMORY", limit)  # held in memory, or decoded for each batch
-    found = make(tmp_path, raw)
+def test_batches_are_the_pictures(tmp_path, raw, limit):
+    found = make(tmp_path, raw, hold=limit)  # held in memory, or decoded for each batch
     assert (len(found), found.size, found.class_names) == (20, 8, ["a", "b"])
     batch = found.batch([3, 0, 3, 19])
     assert batch.dtype == torch.uint8

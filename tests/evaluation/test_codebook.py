@@ -9,7 +9,6 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import entropy
 
-from tesserae.data.batches import to_unit
 from tesserae.evaluation import codebook
 
 
@@ -39,24 +38,6 @@ def test_entropy_agrees_with_scipy_and_does_not_depend_on_the_amount():
 def test_nothing_counted_is_no_error():
     assert codebook.usage_statistics(torch.zeros(5))["perplexity"] == 0
     assert codebook.usage_statistics(torch.zeros(5))["dead"] == 5
-
-
-def test_the_set_is_encoded_as_single_pictures_are_and_mirrored_too(vqgan, pictures):
-    maps = codebook.encode_set(vqgan, pictures, batch_size=8)
-    assert maps.shape == (21, 2, 4, 4)
-    assert maps.dtype == torch.int32
-    images = to_unit(pictures.batch(range(21)))
-    # not all: in other batches sums may round otherwise
-    assert (maps[:, 0] == vqgan.encode(images)).float().mean() > 0.99
-    assert (maps[:, 1] == vqgan.encode(images.flip(-1))).float().mean() > 0.99
-    assert len(maps.unique()) > 4  # else this would say little
-
-
-def test_the_set_is_encoded_without_mirrors_and_tells_its_progress(vqgan, pictures):
-    told = []
-    maps = codebook.encode_set(vqgan, pictures, 8, mirrored=False, progress=lambda *done: told.append(done))
-    assert maps.shape == (21, 1, 4, 4)
-    assert told == [(8, 21), (16, 21), (21, 21)]
 
 
 def test_the_fingerprint_follows_the_weights(vqgan, tmp_path):
@@ -153,6 +134,18 @@ def test_found_pairs_are_there_and_in_different_pictures_first(direction, step):
             assert maps[picture, row, column] == first
             assert maps[picture, row + step[0], column + step[1]] == second
         assert len({picture for picture, _, _ in rows}) == 6
+
+
+@pytest.mark.parametrize("count", [3, 60])
+def test_few_maps_at_once_give_the_same(monkeypatch, count):
+    """40 of them, 7 at a time: counts, shares of places, and pairs, one a picture or all that there are."""
+    def found():
+        return (codebook.usage_counts(_maps(), 9), codebook.occurrence(_maps(), [3, 8]),
+                codebook.find_pairs(_maps(), [(3, 5), (8, 8)], "below", count))
+
+    together = found()
+    monkeypatch.setattr(codebook, "AT_ONCE", 7)
+    assert all(torch.equal(one, other) for one, other in zip(found(), together))
 
 
 def test_pairs_that_are_rarer_than_asked_are_padded():

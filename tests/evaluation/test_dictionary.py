@@ -5,12 +5,12 @@ import torch
 
 from tesserae.data.batches import to_unit
 from tesserae.data.views import Viewed, view_of
-from tesserae.evaluation import codebook, dictionary
+from tesserae.evaluation import dictionary
 
 
 @pytest.fixture(scope="module")
 def maps(vqgan, pictures):
-    return codebook.encode_set(vqgan, pictures, 32)[:, 0]
+    return vqgan.encode(to_unit(pictures.batch(range(21)))).int()
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,12 @@ def test_a_dead_code_still_has_its_nearest_patches(vqgan, viewed, maps):
     found = dictionary.nearest_patches(vqgan, viewed, relabelled, [dead or 0], 2, 8)
     assert not found.chosen.any()
     assert found.distance.isfinite().all()
+
+
+def test_few_maps_at_once_find_the_same_pictures(monkeypatch, maps):
+    wanted = dictionary.holding(maps, [int(maps[0, 0, 0]), 3, 99], 4)
+    monkeypatch.setattr(dictionary, "AT_ONCE", 5)
+    assert torch.equal(dictionary.holding(maps, [int(maps[0, 0, 0]), 3, 99], 4), wanted)
 
 
 def test_crops_have_the_code_in_the_middle_and_repeat_the_edge():

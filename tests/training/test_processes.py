@@ -29,7 +29,7 @@ def command(root, values, kind, target, processes):
     YAML().dump(values, root / "params.yaml")
     (root / "dvc.yaml").write_text("stages: {}\n")
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = {**os.environ, tracking.RUN_VARIABLE: "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+    environment = {**os.environ, tracking.RUN_VARIABLE: "", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
                    "PYTHONUNBUFFERED": "1"}
     return {"args": [sys.executable, *launch, "-m", f"tesserae.training.{kind}", "--target", target], "cwd": root,
             "env": environment, "text": True}

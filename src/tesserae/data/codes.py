@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tesserae.errors import TesseraeError, writing
@@ -34,7 +34,7 @@ class CodeMaps:
 
     def __init__(self, indices: Tensor, labels: Tensor | None, class_names: Sequence[str], codebook_size: int,
                  vqgan: str = "") -> None:
-        _check(indices, labels, class_names, codebook_size)
+        _check(indices.shape, [indices.numpy()], labels, class_names, codebook_size)
         self.indices, self.labels = indices, labels
         self.class_names, self.codebook_size, self.vqgan = list(class_names), codebook_size, vqgan
 
@@ -65,46 +65,73 @@ class CodeMaps:
     @cached_property
     def fingerprint(self) -> str:
         """32 hex digits that change with any code, label or class name."""
-        digest = hashlib.blake2b(self.indices.contiguous().numpy().tobytes(), digest_size=16)
+        digest = hashlib.blake2b(self.indices.contiguous().numpy(), digest_size=16)
         if self.labels is not None:
-            digest.update(self.labels.contiguous().numpy().tobytes())
+            digest.update(self.labels.contiguous().numpy())
         digest.update(json.dumps([self.class_names, self.codebook_size, list(self.indices.shape)]).encode())
         return digest.hexdigest()
 
 
-def save_codes(folder: str | Path, split: str, indices: Tensor, labels: Tensor | None,
+def save_codes(folder: str | Path, split: str, indices: Tensor | Sequence[np.ndarray], labels: Tensor | None,
                class_names: Sequence[str], codebook_size: int, vqgan: str = "") -> Path:
     """Write one split for `CodeMaps.load`; arguments as CodeMaps' attributes. Equal codes give equal bytes.
 
-    Raises CodesError where indices, labels and names do not fit together.
+    indices may come in parts, (n,V,h,w) arrays one after the other: where those are mapped from files, memory holds
+    none of them whole. Raises CodesError where indices, labels and names do not fit together.
     """
-    labels = None if labels is None else labels.long().contiguous()
-    maps = CodeMaps(indices.to(torch.int32).contiguous(), labels, class_names, codebook_size, vqgan)
-    tensors = {"indices": maps.indices} | ({} if maps.labels is None else {"labels": maps.labels})
-    about = {"class_names": maps.class_names, "codebook_size": codebook_size, "vqgan": vqgan}
+    parts = [indices.numpy()] if isinstance(indices, Tensor) else list(indices)
+    parts = [part.astype("<i4", order="C", copy=False) for part in parts]
+    shape = (sum(map(len, parts)), *(parts[0].shape[1:] if parts else ()))
+    _check(shape, parts, labels, class_names, codebook_size)
+    about = {"class_names": list(class_names), "codebook_size": codebook_size, "vqgan": vqgan}
+    tensors: dict[str, tuple[str, tuple[int, ...], Sequence[np.ndarray]]] = {}
+    if labels is not None:
+        tensors["labels"] = ("I64", tuple(labels.shape), [labels.numpy().astype("<i8", order="C")])
+    tensors["indices"] = ("I32", shape, parts)
     path = _path(folder, split)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with writing(path):
-        save_file(tensors, part, {_KEY: json.dumps(about, sort_keys=True)})
-    os.replace(part, path)
+        with part.open("wb") as file:
+            file.write(_header(tensors, {_KEY: json.dumps(about, sort_keys=True)}))
+            for _, _, arrays in tensors.values():
+                for array in arrays:
+                    file.write(array.data)  # tofile would not say why it failed
+        os.replace(part, path)
     return path
+
+
+def _header(tensors: Mapping[str, tuple[str, tuple[int, ...], Sequence[np.ndarray]]], about: dict[str, str]) -> bytes:
+    """What a safetensors file begins with: its length, then JSON that says where each tensor's bytes are.
+
+    The library writes tensors that are in memory; the longest numbers come first in a file, as it has them.
+    """
+    described: dict[str, object] = {"__metadata__": about}
+    end = 0
+    for name, (kind, shape, arrays) in tensors.items():
+        begin, end = end, end + sum(array.nbytes for array in arrays)
+        described[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _path(folder: str | Path, split: str) -> Path:
     return Path(folder) / f"{split}.safetensors"
 
 
-def _check(indices: Tensor, labels: Tensor | None, class_names: Sequence[str], codebook_size: int) -> None:
-    if indices.ndim != 4 or not indices.numel() or indices.shape[1] > VIEWS:
-        raise CodesError(f"indices have the shape {tuple(indices.shape)}; (pictures, views, h, w) with at "
+def _check(shape: Sequence[int], parts: Sequence[np.ndarray], labels: Tensor | None, class_names: Sequence[str],
+           codebook_size: int) -> None:
+    """Raise CodesError unless the parts (n,V,h,w) of all these maps, the labels and the names fit together."""
+    if len(shape) != 4 or not math.prod(shape) or shape[1] > VIEWS:
+        raise CodesError(f"indices have the shape {tuple(shape)}; (pictures, views, h, w) with at "
                          f"least one picture and 1 or {VIEWS} views is needed.")
-    low, high = int(indices.min()), int(indices.max())
+    low, high = min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
     if low < 0 or high >= codebook_size:
         raise CodesError(f"codes run from {low} to {high}; a codebook of {codebook_size} has "
                          f"0 to {codebook_size - 1}.")
     if labels is None:
         return
-    if labels.shape != (len(indices),) or not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):
-        raise CodesError(f"labels of shape {tuple(labels.shape)} do not fit {len(indices)} pictures in "
+    if labels.shape != (shape[0],) or not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):
+        raise CodesError(f"labels of shape {tuple(labels.shape)} do not fit {shape[0]} pictures in "
                          f"{len(class_names)} classes.")

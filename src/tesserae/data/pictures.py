@@ -19,7 +19,7 @@ from tesserae.data.decode import is_mask
 from tesserae.errors import TesseraeError
 
 COLUMNS = ("image", "label", "path", "sha")  # all others are paired pictures
-IN_MEMORY = 1 << 30  # bytes of decoded pictures that are held; larger sets are decoded for each batch
+IN_MEMORY = 1 << 30  # bytes
 
 
 class PicturesError(TesseraeError, ValueError):
@@ -29,17 +29,16 @@ class PicturesError(TesseraeError, ValueError):
 class Pictures:
     """One split of the prepared set.
 
-    labels: (N,) int64, None where there are no classes. class_names: the words for them.
-    paths: where each raw picture lay. size: pixels a side.
+    labels: (N,) int64, None where there are no classes. class_names: the words for them. size: pixels a side.
+    A column that takes fewer bytes than `hold` is decoded at its first use and kept; others for each batch.
     """
 
-    def __init__(self, dataset) -> None:
+    def __init__(self, dataset, hold: int = IN_MEMORY) -> None:
         names = dataset.column_names
         if "image" not in names or not len(dataset):
             raise PicturesError("The prepared set holds no pictures: run dvc repro prepare.")
         self._table = dataset.data
         self._column = dataset.data.column("image")  # struct<bytes, path>, memory-mapped
-        self.paths: list[str] = list(dataset["path"]) if "path" in names else [""] * len(dataset)
         self.labels: Tensor | None = None
         self.class_names: list[str] = []
         if "label" in names:
@@ -47,10 +46,11 @@ class Pictures:
             self.class_names = list(dataset.features["label"].names)
         self.size: int = _opened(self._column[0]).width
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # PIL decodes without the lock
+        self._hold = hold
         self._held: dict[tuple[str, bool], Tensor] = {}  # decoded columns, where they fit
 
     @classmethod
-    def load(cls, folder: str | Path, split: str) -> Pictures:
+    def load(cls, folder: str | Path, split: str, hold: int = IN_MEMORY) -> Pictures:
         """Open `folder`, a prepared set, at "train" or "validation". Raises PicturesError."""
         import datasets
 
@@ -58,7 +58,7 @@ class Pictures:
         if not place.is_dir():
             raise PicturesError(f"{place} does not exist: run dvc repro prepare first.")
         try:
-            return cls(datasets.load_from_disk(str(place)))
+            return cls(datasets.load_from_disk(str(place)), hold)
         except (OSError, ValueError, KeyError) as error:
             if isinstance(error, TesseraeError):
                 raise
@@ -68,6 +68,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self._column)
 
+    @cached_property
+    def paths(self) -> list[str]:
+        """Where each raw picture lay, "" where that is not known."""
+        return self._table.column("path").to_pylist() if "path" in self._table.column_names else [""] * len(self)
+
     def batch(self, indices: Sequence[int] | np.ndarray, column: str = "image", deep: bool = False) -> Tensor:
         """A column's pictures by their indices.
 
@@ -76,7 +81,7 @@ class Pictures:
         """
         chosen = [int(index) for index in indices]
         key = (column, deep)
-        if key not in self._held and self._decode(column, 0, deep).nbytes * len(self) < IN_MEMORY:
+        if key not in self._held and self._decode(column, 0, deep).nbytes * len(self) < self._hold:
             self._held[key] = self._gather(range(len(self)), column, deep)
         if key in self._held:
             return self._held[key][torch.tensor(chosen, dtype=torch.int64)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tesserae.data.pictures import Pictures
-from tesserae.data.views import view_of
-from tesserae.models.vqgan import VQGAN
-
+AT_ONCE = 1 << 14  # maps that are looked at together, so that memory does not grow with the set
 TWINS = 0.05  # distance to the nearest other code, over the median of these: closer ones are doubles
 
 
@@ -25,29 +22,12 @@ def weights_fingerprint(folder: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
-@torch.no_grad()
-def encode_set(model: VQGAN, pictures: Pictures, batch_size: int, mirrored: bool = True,
-               progress: Callable[[int, int], None] | None = None) -> Tensor:
-    """All pictures as code maps: (N,V,h,w) int32; V = 2, as they are and mirrored, or V = 1.
-
-    The model's own view of the pictures is encoded, batch by batch. progress(done, total) counts pictures.
-    """
-    view, device, f = view_of(model.config), next(model.parameters()).device, model.config.downsampling
-    views = 2 if mirrored else 1
-    found = torch.empty(len(pictures), views, pictures.size // f, pictures.size // f, dtype=torch.int32)
-    for start in range(0, len(pictures), batch_size):
-        chosen = range(start, min(start + batch_size, len(pictures)))
-        images = view.seen(view.stored(pictures, chosen).to(device))  # (B,C,H,W)
-        for number in range(views):
-            found[chosen.start:chosen.stop, number] = model.encode(images.flip(-1) if number else images).cpu()
-        if progress:
-            progress(chosen.stop, len(pictures))
-    return found
-
-
 def usage_counts(indices: Tensor, codebook_size: int) -> Tensor:
     """How often each code was chosen: indices of any shape -> (K,) int64."""
-    return torch.bincount(indices.flatten().long(), minlength=codebook_size)
+    counts = torch.zeros(codebook_size, dtype=torch.int64)
+    for part in indices.split(AT_ONCE) if indices.ndim else [indices]:
+        counts += torch.bincount(part.flatten().long(), minlength=codebook_size)
+    return counts
 
 
 def usage_statistics(counts: Tensor) -> dict[str, float]:
@@ -87,7 +67,10 @@ def ranking(counts: Tensor):
 
 def occurrence(indices: Tensor, codes: Sequence[int]) -> Tensor:
     """Share of the maps (N,h,w) that have a code at each position: (len(codes),h,w) float32."""
-    return torch.stack([(indices == code).float().mean(0) for code in codes])
+    found = torch.zeros(len(codes), *indices.shape[1:], dtype=torch.int64)
+    for part in indices.split(AT_ONCE):
+        found += torch.stack([(part == code).sum(0) for code in codes])
+    return found.float() / len(indices)
 
 
 # ---------------------------------------------------------------- what stands beside what
@@ -156,12 +139,19 @@ def find_pairs(indices: Tensor, pairs: Sequence[tuple[int, int]], direction: str
     -> (len(pairs),count,3) int64: picture, row, column of the first code; -1 where there are fewer places.
     """
     found = torch.full((len(pairs), count, 3), -1, dtype=torch.int64)
-    first, second = _side_by_side(indices, direction)
     for number, (a, b) in enumerate(pairs):
-        places = ((first == a) & (second == b)).nonzero()  # (P,3), picture after picture
-        fresh = torch.ones(len(places), dtype=torch.bool)
-        fresh[1:] = places[1:, 0] != places[:-1, 0]
-        places = torch.cat([places[fresh], places[~fresh]])[:count]
+        firsts, others = [], []  # of their pictures, and those that come after
+        for begin in range(0, len(indices), AT_ONCE):
+            first, second = _side_by_side(indices[begin:begin + AT_ONCE], direction)
+            places = ((first == a) & (second == b)).nonzero()  # (P,3), picture after picture
+            fresh = torch.ones(len(places), dtype=torch.bool)
+            fresh[1:] = places[1:, 0] != places[:-1, 0]
+            places[:, 0] += begin
+            firsts.append(places[fresh])
+            others.append(places[~fresh][:count])
+            if sum(map(len, firsts)) >= count:
+                break
+        places = torch.cat([*firsts, *others])[:count]
         found[number, :len(places)] = places
     return found
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tesserae.data.batches import to_unit
 from tesserae.data.pictures import spread
 from tesserae.data.views import Viewed, view_of
-from tesserae.evaluation.codebook import find_pairs
+from tesserae.evaluation.codebook import AT_ONCE, find_pairs
 from tesserae.models.vqgan import VQGAN
 
 _FAR = 1e6  # added to the distance of positions that have another code, so that they come last
@@ -95,7 +95,8 @@ def holding(indices: Tensor, codes: Sequence[int], count: int) -> Tensor:
     indices: maps (N,h,w). The rarest codes choose first, from all over the set, so that few pictures serve many
     codes. For a code in no map there are `count` pictures from all over the set.
     """
-    held = torch.stack([(indices == code).flatten(1).any(1) for code in codes])  # (C,N)
+    held = torch.cat([torch.stack([(part == code).flatten(1).any(1) for code in codes])
+                      for part in indices.split(AT_ONCE)], 1)  # (C,N)
     chosen = torch.zeros(len(indices), dtype=torch.bool)
     for holders in held[held.sum(1).argsort(stable=True)]:
         missing = count - int((holders & chosen).sum())

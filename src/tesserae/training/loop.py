@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import signal
 import threading
@@ -105,6 +106,8 @@ def make_accelerator(precision: str, threads: int = 0) -> Accelerator:
     if threads:
         torch.set_num_threads(threads)
     keep_freed_memory()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # without it each process takes itself for the only one
     bf16 = precision == "bf16" or (precision == "auto" and bf16_is_fast(PartialState().device))
     AcceleratorState._reset_state()  # all accelerators of a process share one: a second run may want another
     return Accelerator(mixed_precision="bf16" if bf16 else "no")

@@ -1,0 +1,150 @@
+"""Code maps of the whole set, once: piece by piece, by one process or many, and gone on with after a stop.
+
+    python -m tesserae.training.encoding --params params.yaml --target image
+    torchrun --nproc_per_node 2 -m tesserae.training.encoding --params params.yaml --target image
+
+Memory holds one piece, however large the set. Pieces lie beside the checkpoints, under a hash of the VQGAN, the
+pictures and the code that computes, so a later run takes up those that are there: the notebook those of the command
+line, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
+
+from tesserae.data.codes import CodeMaps, save_codes
+from tesserae.data.pictures import Pictures
+from tesserae.data.views import view_of
+from tesserae.data.workers import eta
+from tesserae.errors import writing
+from tesserae.evaluation.codebook import weights_fingerprint
+from tesserae.models.vqgan import VQGAN
+from tesserae.stage import Stage
+from tesserae.training.checkpoints import fingerprint
+from tesserae.training.identity import code_of
+from tesserae.training.loop import make_accelerator
+
+SPLITS = ("train", "validation")
+LEAST, MOST = 1024, 65_536  # pictures a piece, which is what a stop may lose
+PIECES = 1000  # of a set, while they are within these
+COMPUTING = ("data/views", "models/layers.py", "models/quantizers.py", "models/vqgan.py", "training/encoding.py")
+
+
+def pieces_of(count: int, batch_size: int) -> list[range]:
+    """`count` pictures cut into pieces of whole batches, but for the last; whatever the number of processes."""
+    size = min(max(LEAST, -(-count // PIECES)), MOST)
+    size = -(-size // batch_size) * batch_size
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def encode_pieces(model: VQGAN, pictures: Pictures, batch_size: int, folder: Path, accelerator: Accelerator,
+                  mirrored: bool = True, progress: Callable[[int, int], None] | None = None) -> list[Path]:
+    """Write this process's share of the pieces of a split's code maps that `folder` lacks; all paths, in order.
+
+    A piece is a .npy file (n,V,h,w) int32 of the model's own view of n pictures; V = 2, as they are and mirrored, or
+    V = 1. progress(done, total) counts this process's pictures. Raises DiskFullError.
+    """
+    side = pictures.size // model.config.downsampling
+    shape = (2 if mirrored else 1, side, side)
+    pieces = {folder / f"{piece.start:010d}.npy": piece for piece in pieces_of(len(pictures), batch_size)}
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [path for path, piece in pieces.items() if not _whole(path, (len(piece), *shape))]
+    accelerator.wait_for_everyone()  # until all have looked
+    mine = missing[accelerator.process_index::accelerator.num_processes]
+    done, total = 0, sum(len(pieces[path]) for path in mine)
+    for path in mine:
+        found = np.empty((len(pieces[path]), *shape), np.int32)
+        for chosen, maps in _encoded(model, pictures, pieces[path], batch_size, mirrored):
+            found[chosen.start - pieces[path].start:chosen.stop - pieces[path].start] = maps
+            done += len(chosen)
+            if progress:
+                progress(done, total)
+        _write(path, found)
+    accelerator.wait_for_everyone()
+    return list(pieces)
+
+
+def encode_set(stage: Stage, model: VQGAN, pictures: Mapping[str, Pictures], accelerator: Accelerator,
+               progress: Callable[[int, int], None] | None = None) -> dict[str, CodeMaps]:
+    """Encode the splits of a codebook's stage, or what is missing of them; leave them in codes/<target>.
+
+    model: of models/vqgan-<target>, on the accelerator's device. Every process takes part and gets the code maps,
+    which are mapped from their files.
+    """
+    weights = weights_fingerprint(stage.root / "models" / f"vqgan-{stage.target}")
+    folder, batch_size = stage.path("codes", stage.target), stage.block.batch_size
+    for split, each in pictures.items():
+        mark = fingerprint({"weights": weights, "config": asdict(model.config), "code": code_of(*COMPUTING),
+                            "data": each.fingerprint_of(model.config.column), "batch_size": batch_size})
+        paths = encode_pieces(model, each, batch_size, stage.checkpoints / f"{stage.name}-{mark}", accelerator,
+                              progress=progress)
+        if accelerator.is_main_process:
+            save_codes(folder, split, [np.load(path, mmap_mode="r") for path in paths], each.labels,
+                       each.class_names, model.config.codebook_size, weights)
+    accelerator.wait_for_everyone()
+    return {split: CodeMaps.load(folder, split) for split in pictures}
+
+
+@torch.no_grad()
+def _encoded(model: VQGAN, pictures: Pictures, piece: range, batch_size: int,
+             mirrored: bool) -> Iterator[tuple[range, np.ndarray]]:
+    """The code maps (B,V,h,w) of each batch of a piece."""
+    view, device = view_of(model.config), next(model.parameters()).device
+    for start in range(piece.start, piece.stop, batch_size):
+        chosen = range(start, min(start + batch_size, piece.stop))
+        images = view.seen(view.stored(pictures, chosen).to(device))  # (B,C,H,W)
+        views = [images, images.flip(-1)] if mirrored else [images]
+        yield chosen, torch.stack([model.encode(each) for each in views], 1).cpu().numpy()
+
+
+def _whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a piece of that shape lies there, undamaged as far as its length tells."""
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return found.shape == shape and found.dtype == np.int32
+
+
+def _write(path: Path, maps: np.ndarray) -> None:
+    """The piece, whole or not at all, whoever else writes the same."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with writing(path), part.open("wb") as file:
+            write_array_header_1_0(file, header_data_from_array_1_0(maps))
+            file.write(maps.data)  # np.save would not say why it failed
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Encode without a notebook; see the module's first lines."""
+    parser = argparse.ArgumentParser(description="Encode the prepared set by a trained VQGAN.")
+    parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
+    parser.add_argument("--target", default="image", help="the block under codebook: in it (default: image)")
+    arguments = parser.parse_args()
+    with Stage.open("codebook", arguments.target, arguments.params) as stage:
+        accelerator = make_accelerator("fp32", stage.params.threads)
+        model = VQGAN.from_pretrained(stage.root / "models" / f"vqgan-{stage.target}").to(accelerator.device)
+        pictures = {split: Pictures.load(stage.path("prepared"), split, hold=0) for split in SPLITS}
+        maps = encode_set(stage, model, pictures, accelerator,
+                          eta("pictures") if accelerator.is_main_process else None)
+        if accelerator.is_main_process:
+            for split, each in maps.items():
+                print(f"{split}: {tuple(each.indices.shape)} codes (pictures, views, rows, columns)")
+
+
+if __name__ == "__main__":
+    main()
