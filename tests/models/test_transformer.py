@@ -262,7 +262,7 @@ def test_several_codes_a_step(model, batch, at_once):
     expected = model(prefix, indices)
     _, cache = model.prefill(prefix, indices[:, :1])
     fixed = cache.blank(len(prefix), 24)
-    fixed.take(cache)
+    fixed.take(cache, torch.arange(len(prefix)))
     for place in range(1, T - at_once, at_once):
         codes, places = indices[:, place:place + at_once], (torch.arange(at_once) + P + place).expand(4, -1)
         at_fixed = model.step_at(codes, places, fixed)

@@ -92,12 +92,11 @@ class Cache:
                          for pair in self.buffers]
         return other
 
-    def take(self, other: Cache, samples: Tensor | slice = slice(None)) -> None:
+    def take(self, other: Cache, samples: Tensor) -> None:
         """What another cache holds of its first samples becomes that of these, (n,) int64."""
-        count = self.batch if isinstance(samples, slice) else len(samples)
         for pair, given in zip(self.buffers, other.buffers):
             for mine, theirs in zip(pair, given):
-                mine[samples, :, :other.length] = theirs[:count, :, :other.length]
+                mine[samples, :, :other.length] = theirs[:len(samples), :, :other.length]
 
     def at(self, places: Tensor, reach: int = 0) -> None:
         """The next positions of each sample lie at places (B,t) int64, and look at all up to themselves.

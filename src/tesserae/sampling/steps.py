@@ -101,5 +101,5 @@ class Steps:
             self.kept[cache.batch] = cache.blank(cache.batch, aligned(self.model.config.block_size))
         kept = self.kept[cache.batch]
         kept.length = cache.length
-        kept.take(cache)
+        kept.take(cache, torch.arange(cache.batch, device=self.every.device))
         return kept

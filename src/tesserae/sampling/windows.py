@@ -42,7 +42,7 @@ __all__ = ["Prefixes", "local_place", "sample_map", "window_nll"]
 
 # numbers of samples (n,), tops (n,), lefts (n,) int64 -> prefix tokens (n,P) int64 of those windows
 Prefixes = Callable[[Tensor, Tensor, Tensor], Tensor]
-ROWS = 4  # from that many rows on the products of matrices on a CPU are rounded alike, whatever their number
+ROWS = 4  # from that many rows on a CPU rounds products of small matrices alike, whatever their number
 LENGTHS, BATCHES = 16, 8  # on a GPU codes of windows, and windows, are filled up to multiples: fewer recordings
 AT_ONCE = 2**21  # numbers in the widest layer: on a CPU more of them take memory and are no faster
 MOMENTS = 64  # that often, at most, a growing map is shown
@@ -68,8 +68,8 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
     in order, each from those before it.
 
     wavefront: what does not depend on each other goes through the network together, up to `batch_size` windows;
-    False draws block after block, for comparison. The codes are the same: in fp32 on a CPU bit for bit what the
-    network says, elsewhere up to the rounding of its sums. together: whether windows known to different lengths go
+    False draws block after block, for comparison. The codes are the same up to the rounding of the network's sums,
+    which is alike for small networks in fp32 on a CPU. together: whether windows known to different lengths go
     through it at once, filled up to the longest, where stride is 1: more sums, in fewer and larger pieces; None: on a
     GPU, whose time goes by pieces. progress(done, total) counts codes; grown(codes, drawn),
     both (count,H,W), shows now and then the maps as they grow and which codes are drawn. Raises TesseraeError for
@@ -187,7 +187,7 @@ class _Slide:
                               for wave in groups for _, group in wave for block in group]).to(self.flat.device)
         tops, lefts, rows, cols = repeat(facts, "m facts -> facts (m n)", n=self.count)
         maps = repeat(torch.arange(self.count, **to), "n -> (m n)", m=len(facts))
-        origins = (maps * self.height + tops) * self.width + lefts
+        origins = self.first_code(maps, tops, lefts)
         every, done = (maps + self.first, tops, lefts, origins, rows * self.window[1] + cols), 0
 
         def cut(form: Form, group: Sequence[Block], start: int) -> Iterator[_Batch]:
@@ -203,12 +203,16 @@ class _Slide:
             yield wave, chain.from_iterable(cut(*part, int(start)) for part, start in zip(parts, starts))
             done = int(starts[-1])
 
+    def first_code(self, maps: Tensor | int, tops: Tensor | int, lefts: Tensor | int) -> Tensor | int:
+        """Where in the flat maps the first codes of windows lie."""
+        return (maps * self.height + tops) * self.width + lefts
+
     def beginning(self, form: Form, turns: Sequence[Turn]) -> tuple[_Batch, Tensor]:
         """The windows of turns of one form, and their slots."""
         facts = torch.tensor([(turn.number, turn.block.top, turn.block.left, turn.slot) for turn in turns])
         maps, tops, lefts, slots = facts.to(self.flat.device).T
         first = form.row * self.window[1] + form.col
-        places = ((maps * self.height + tops) * self.width + lefts)[:, None] + self.inside
+        places = self.first_code(maps, tops, lefts)[:, None] + self.inside
         return _Batch(form, maps + self.first, tops, lefts, places, torch.full_like(maps, first), first + 1), slots
 
     def prefix(self, batch: _Batch) -> Tensor:
@@ -332,7 +336,7 @@ class _Plan:
         for turn, (places, drawn, of_block) in zip(turns, parts):
             block, until = turn.block, turn.step + len(places)
             at = (slice(turn.step, until), turn.slot)
-            corner = (turn.number * slide.height + block.top) * slide.width + block.left
+            corner = slide.first_code(turn.number, block.top, block.left)
             where[at] = corner + places // width * slide.width + places % width
             place[at], own[at], kept[at] = places, drawn, of_block
             starting[turn.step][block.form].append(turn)
