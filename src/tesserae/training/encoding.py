@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 from tesserae.data.codes import CodeMaps, save_codes
 from tesserae.data.pictures import Pictures
 from tesserae.data.views import view_of
-from tesserae.data.workers import eta
+from tesserae.data.workers import eta, in_order
 from tesserae.errors import writing
 from tesserae.evaluation.codebook import weights_fingerprint
 from tesserae.models.vqgan import VQGAN
@@ -97,13 +99,14 @@ def encode_set(stage: Stage, model: VQGAN, pictures: Mapping[str, Pictures], acc
 @torch.no_grad()
 def _encoded(model: VQGAN, pictures: Pictures, piece: range, batch_size: int,
              mirrored: bool) -> Iterator[tuple[range, np.ndarray]]:
-    """The code maps (B,V,h,w) of each batch of a piece."""
+    """The code maps (B,V,h,w) of each batch of a piece; the pictures of the next one are read meanwhile."""
     view, device = view_of(model.config), next(model.parameters()).device
-    for start in range(piece.start, piece.stop, batch_size):
-        chosen = range(start, min(start + batch_size, piece.stop))
-        images = view.seen(view.stored(pictures, chosen).to(device))  # (B,C,H,W)
-        views = [images, images.flip(-1)] if mirrored else [images]
-        yield chosen, torch.stack([model.encode(each) for each in views], 1).cpu().numpy()
+    batches = [range(start, min(start + batch_size, piece.stop)) for start in piece[::batch_size]]
+    with ThreadPoolExecutor(1) as reader:
+        for chosen, stored in zip(batches, in_order(reader, partial(view.stored, pictures), batches, ahead=2)):
+            images = view.seen(stored.to(device))  # (B,C,H,W)
+            views = [images, images.flip(-1)] if mirrored else [images]
+            yield chosen, torch.stack([model.encode(each) for each in views], 1).cpu().numpy()
 
 
 def _whole(path: Path, shape: tuple[int, ...]) -> bool:
