@@ -169,15 +169,18 @@ def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
     return found
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, flush: bool = False) -> None:
     """Write beside the file, then rename: a reader finds the old content or the new, never half of it.
 
-    Raises DiskFullError, TesseraeError.
+    flush: also after a power cut, which takes a moment longer. Raises DiskFullError, TesseraeError.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         try:
             aside.write_bytes(content)
+            if flush:
+                with aside.open("rb") as file:
+                    os.fsync(file.fileno())
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ def weights_fingerprint(folder: str | Path) -> str:
 def usage_counts(indices: Tensor, codebook_size: int) -> Tensor:
     """How often each code was chosen: indices of any shape -> (K,) int64."""
     counts = torch.zeros(codebook_size, dtype=torch.int64)
-    for part in indices.split(AT_ONCE) if indices.ndim else [indices]:
+    for part in torch.atleast_1d(indices).split(AT_ONCE):
         counts += torch.bincount(part.flatten().long(), minlength=codebook_size)
     return counts
 

@@ -11,7 +11,8 @@ line, too.
 from __future__ import annotations
 
 import argparse
-import os
+import io
+import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -21,18 +22,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 
 from tesserae.data.codes import CodeMaps, save_codes
 from tesserae.data.pictures import Pictures
 from tesserae.data.views import view_of
 from tesserae.data.workers import eta, in_order
-from tesserae.errors import writing
 from tesserae.evaluation.codebook import weights_fingerprint
 from tesserae.models.vqgan import VQGAN
-from tesserae.stage import Stage
-from tesserae.training.checkpoints import fingerprint
-from tesserae.training.identity import code_of
+from tesserae.stage import Stage, write_atomically
+from tesserae.training.identity import checkpoint_folder, code_of
 from tesserae.training.loop import make_accelerator
 
 SPLITS = ("train", "validation")
@@ -70,7 +68,7 @@ def encode_pieces(model: VQGAN, pictures: Pictures, batch_size: int, folder: Pat
             done += len(chosen)
             if progress:
                 progress(done, total)
-        _write(path, found)
+        write_atomically(path, _npy(found), flush=True)
     accelerator.wait_for_everyone()
     return list(pieces)
 
@@ -85,9 +83,10 @@ def encode_set(stage: Stage, model: VQGAN, pictures: Mapping[str, Pictures], acc
     weights = weights_fingerprint(stage.root / "models" / f"vqgan-{stage.target}")
     folder, batch_size = stage.path("codes", stage.target), stage.block.batch_size
     for split, each in pictures.items():
-        mark = fingerprint({"weights": weights, "config": asdict(model.config), "code": code_of(*COMPUTING),
-                            "data": each.fingerprint_of(model.config.column), "batch_size": batch_size})
-        paths = encode_pieces(model, each, batch_size, stage.checkpoints / f"{stage.name}-{mark}", accelerator,
+        facts = {"weights": weights, "config": json.dumps(asdict(model.config), sort_keys=True),
+                 "data": each.fingerprint_of(model.config.column), "batch_size": str(batch_size),
+                 "code": code_of(*COMPUTING)}
+        paths = encode_pieces(model, each, batch_size, checkpoint_folder(stage.home, stage.name, facts), accelerator,
                               progress=progress)
         if accelerator.is_main_process:
             save_codes(folder, split, [np.load(path, mmap_mode="r") for path in paths], each.labels,
@@ -118,18 +117,11 @@ def _whole(path: Path, shape: tuple[int, ...]) -> bool:
     return found.shape == shape and found.dtype == np.int32
 
 
-def _write(path: Path, maps: np.ndarray) -> None:
-    """The piece, whole or not at all, whoever else writes the same."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with writing(path), part.open("wb") as file:
-            write_array_header_1_0(file, header_data_from_array_1_0(maps))
-            file.write(maps.data)  # np.save would not say why it failed
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def _npy(maps: np.ndarray) -> bytes:
+    """What a .npy file of them holds."""
+    content = io.BytesIO()
+    np.save(content, maps)
+    return content.getvalue()
 
 
 def main() -> None:
