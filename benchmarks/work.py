@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -55,7 +56,9 @@ def check_equal(case: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -
 def counted(run: Callable[[], float]) -> tuple[float, float]:
     """One run: its units, and the floating-point operations of its matrix products, convolutions and attention."""
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    counter = FlopCounterMode(display=False, custom_mapping={flash: _attention_flops})
+    packed = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    others = {flash: _attention_flops} | ({packed: _packed_flops} if packed else {})
+    counter = FlopCounterMode(display=False, custom_mapping=others)
     counter.mod_tracker = _NoModules()
     with counter, torch.compiler.set_stance("force_eager"), unrecorded():  # else it sees no operations
         amount = run()
@@ -84,6 +87,11 @@ def warmed(work: Work, device: str, count: bool) -> tuple[float, float]:
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     return sdpa_flop(*(part if isinstance(part, torch.Size) else part.shape for part in (query, key, value)))
+
+
+def _packed_flops(rows: Any, weight: Any, *_: Any, **__: Any) -> int:
+    rows, weight = (part if isinstance(part, torch.Size) else part.shape for part in (rows, weight))
+    return 2 * math.prod(rows) * weight[0]
 
 
 def timed(work: Work, device: str) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tesserae.errors import TesseraeError
+from tesserae.models.packing import PackedLinear
 from tesserae.models.saving import load_weights, read_config, save_model
 
 INIT_STD = 0.02
@@ -144,8 +145,9 @@ class CausalSelfAttention(nn.Module):
 
     def _heads_of(self, x: Tensor, last: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of the last positions, keys and values of all: (B,heads,last,d), (B,heads,t,d) twice."""
-        if last == x.shape[1]:
-            return rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads).unbind()
+        if last == x.shape[1] or isinstance(self.qkv, PackedLinear):  # which is there as a whole alone
+            q, k, v = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
+            return q[:, :, -last:], k, v
         width = x.shape[2]
         weight, bias = self.qkv.weight, self.qkv.bias
         queries, others = ((weight[rows], bias[rows]) for rows in (slice(width), slice(width, None)))

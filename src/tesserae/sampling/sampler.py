@@ -17,7 +17,7 @@ from tesserae.errors import TesseraeError
 from tesserae.models.transformer import LatentTransformer
 from tesserae.sampling.filters import draw, rank
 from tesserae.sampling.orderings import as_maps, in_order
-from tesserae.sampling.steps import Recorder, Steps
+from tesserae.sampling.steps import Recorder, Steps, drawing
 
 
 @torch.no_grad()
@@ -39,9 +39,8 @@ def sample(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], tem
     order = model.config.order
     run = _Cached(model) if cached else partial(_from_scratch, model)
     recorder = Recorder(prefix.device)
-    training, parts = model.training, []
-    model.eval()
-    try:
+    parts = []
+    with drawing(model, rows=min(count, batch_size) if cached else 0):
         for start in range(0, count, batch_size):
             rows = slice(start, min(start + batch_size, count))
             known = None if given is None else tuple(in_order(part[rows], order) for part in given)  # (b,T) twice
@@ -49,8 +48,6 @@ def sample(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], tem
             choose = _chooser(recorder, noise, temperature, top_k, top_p)
             tell = _teller(progress, start * total, rows.stop - start, count * total)
             parts.append(run(prefix[rows], total, known, choose, tell))
-    finally:
-        model.train(training)
     codes = torch.cat(parts) if parts else prefix.new_empty(0, total)
     return as_maps(codes, order, shape)
 

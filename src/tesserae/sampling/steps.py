@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from tesserae.models.packing import packed
 from tesserae.models.transformer import Cache, LatentTransformer
 
 ALIGNED = 16  # positions: fused attention reads masks of such widths without a copy
@@ -71,11 +72,23 @@ def unrecorded() -> Iterator[None]:
         Recorder.allowed = before
 
 
+@contextmanager
+def drawing(model: LatentTransformer, rows: int = 0) -> Iterator[None]:
+    """Without dropout, and ready for many products of so few rows, 0: none; afterwards the model is what it was."""
+    training = model.training
+    model.eval()
+    try:
+        with packed(model, rows):
+            yield
+    finally:
+        model.train(training)
+
+
 class Steps:
     """`LatentTransformer.step` from a cache on, as often as asked: `steps.start(cache)`, then `steps(codes)`."""
 
     def __init__(self, model: LatentTransformer) -> None:
-        self.model, device = model, model.head.weight.device
+        self.model, device = model, model.positions.device
         self.recorder = Recorder(device)
         self.every = torch.arange(model.config.block_size, device=device)
         self.kept: dict[int, Cache] = {}  # by batch: buffers that recordings write to

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -24,7 +23,7 @@ from tesserae.errors import TesseraeError
 from tesserae.models.transformer import LatentTransformer
 from tesserae.sampling.filters import draw, rank
 from tesserae.sampling.sampler import check_given, uniforms
-from tesserae.sampling.steps import Recorder, Steps, aligned
+from tesserae.sampling.steps import Recorder, Steps, aligned, drawing
 from tesserae.sampling.wavefront import (
     Block,
     Form,
@@ -100,9 +99,9 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
         if progress and more:
             progress(done, codes.numel())
 
-    with _evaluating(model):
+    turns = stagger(blocks, count, shape, window, batch_size if wavefront else 1) if stride > 1 else []
+    with drawing(model, rows=max(ROWS, _slots(turns))):
         if stride > 1:
-            turns = stagger(blocks, count, shape, window, batch_size if wavefront else 1)
             for more, ended in _draw_staggered(slide, turns, choose):
                 drawn(more)
                 album.add(ended)
@@ -133,7 +132,7 @@ def window_nll(model: LatentTransformer, prefixes: Prefixes, maps: Tensor, windo
                             f"knows 0 to {known - 1}.")
     slide = _Slide(model, prefixes, maps.to(model.head.weight.device).contiguous(), window)
     nll = torch.empty(slide.flat.shape, device=slide.flat.device)
-    with _evaluating(model):
+    with drawing(model):
         (_, batches), = slide.batches([blocks_of(maps.shape[1:], window)], batch_size)
         for batch in batches:
             start, end = batch.ends(window)
@@ -273,7 +272,7 @@ def _draw_staggered(slide: _Slide, turns: Sequence[Turn], choose: Choose) -> Ite
     turns do the same on what is never looked at. So batches are always of one size, which a GPU records once.
     """
     model, device, flat = slide.model, slide.flat.device, slide.flat
-    rows = _filled(1 + max(turn.slot for turn in turns), BATCHES if slide.recorder.records else ROWS, device)
+    rows = _filled(_slots(turns), BATCHES if slide.recorder.records else ROWS, device)
     plan = _Plan.of(slide, turns, len(rows))
     where, places, own, kept = (torch.from_numpy(part).to(device) for part in (plan.where, plan.places, plan.own,
                                                                                plan.kept))
@@ -310,6 +309,11 @@ def _draw_staggered(slide: _Slide, turns: Sequence[Turn], choose: Choose) -> Ite
         if ended:
             flat.copy_(store[:-1])
         yield int(plan.kept[step].sum()), ended
+
+
+def _slots(turns: Sequence[Turn]) -> int:
+    """How large a batch the turns need."""
+    return 1 + max((turn.slot for turn in turns), default=-1)
 
 
 @dataclass(frozen=True)
@@ -383,17 +387,6 @@ class _Album:
         if drawn == total or (drawn - self.shown) * MOMENTS >= total:
             self.shown = drawn
             self.grown(self.codes.clone(), self.drawn.expand_as(self.codes).clone())
-
-
-@contextmanager
-def _evaluating(model: LatentTransformer) -> Iterator[None]:
-    """Without dropout; afterwards the model's mode is what it was."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _check(model: LatentTransformer, shape: Sequence[int], window: Size, batch_size: int) -> None:
