@@ -90,10 +90,11 @@ def _cases() -> Iterator[Case]:
                        {**network, "batch_size": batch, "side": 16, "top_k": top_k},
                        {**_QUICK_GPT, "batch_size": min(batch, 2), "side": 4, "top_k": 5})
         paper = network is _PAPER_GPT
-        # one wave of so many (ours) and one position of so many (theirs) are drawn
-        for map_side, condition, ours, theirs in ((32, "class", 16 if paper else 1, 64 if paper else 8),
-                                                  (64, "class", 64 if paper else 1, 256 if paper else 32),
-                                                  (64, "codes", 128 if paper else 4, 256 if paper else 64)):
+        # One wave of so many (ours) and one position of so many (theirs) are drawn. Ours are odd, because runs at a
+        # map's edges come with every eighth wave, and the waves that are drawn must have their share of them.
+        for map_side, condition, ours, theirs in ((32, "class", 15 if paper else 1, 64 if paper else 8),
+                                                  (64, "class", 63 if paper else 1, 256 if paper else 32),
+                                                  (64, "codes", 63 if paper else 5, 256 if paper else 64)):
             name = f"sliding-{map_side}{'-layout' if condition == 'codes' else ''}{end}"
             yield Case(name, "sliding", "code",
                        {**network, "map_side": map_side, "side": 16, "stride": 8, "condition": condition,

@@ -102,7 +102,8 @@ def main() -> None:
     parser.add_argument("--counts", nargs="+", type=int, default=[1000, 10000, 100000])
     parser.add_argument("--side", type=int, default=128, help="pixels a side of the raw pictures")
     parser.add_argument("--size", type=int, default=64, help="and of the prepared ones")
-    parser.add_argument("--processes", nargs="+", type=int, default=[1], help="that encode together")
+    parser.add_argument("--processes", nargs="*", type=int, default=[1],
+                        help="that encode together; none: prepare alone")
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
@@ -110,7 +111,7 @@ def main() -> None:
         return
     said = "".join(f"encode, {count} process{'es' * (count > 1)} | pictures/s | memory, MB | "
                    for count in arguments.processes)
-    print(f"| pictures | prepare | pictures/s | memory, MB | {said.strip()}")
+    print(f"| pictures | prepare | pictures/s | memory, MB | {said}".strip())
     print("| --- " * (4 + 3 * len(arguments.processes)) + "|", flush=True)
     for count in arguments.counts:
         with tempfile.TemporaryDirectory(prefix="large-set-") as place:

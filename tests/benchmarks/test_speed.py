@@ -112,6 +112,21 @@ def test_waves_are_whole_again_afterwards():
     assert windows.waves is whole
 
 
+@pytest.mark.parametrize("case", [name for name in CASES if name.startswith("sliding")])
+def test_the_waves_that_are_drawn_are_like_the_rest(case):
+    size = CASES[case].size
+    shape, window = (size["map_side"],) * 2, (size["side"],) * 2
+
+    def share_of_runs():
+        drawn = [block.form.cols for wave in windows.waves(blocks, shape, window) for block in wave]
+        return sum(codes for codes in drawn if codes > 1) / sum(drawn)
+
+    blocks = windows.blocks_of(shape, window)
+    whole = share_of_runs()
+    with some_waves(size["every_wave"]):
+        assert share_of_runs() == pytest.approx(whole, rel=0.05)
+
+
 def test_what_differs_is_refused():
     theirs = {"logits": torch.linspace(-1, 1, 50), "indices": torch.arange(50)}
     check_equal("a case", {name: value.clone() for name, value in theirs.items()}, theirs)
