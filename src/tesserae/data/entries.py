@@ -34,9 +34,10 @@ class Entry:
 
 @dataclass
 class Raw:
-    """All entries in a fixed order. ignored: files that are no pictures; notes: what else is worth saying."""
+    """All entries in a fixed order, one at a time. ignored: files that are no pictures; notes: what else is worth
+    saying."""
 
-    entries: Iterator[Entry] | list[Entry]
+    entries: Iterator[Entry]
     count: int
     columns: list[str]  # the paired ones
     ignored: list[str] = field(default_factory=list)

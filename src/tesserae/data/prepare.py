@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import shutil
+import sqlite3
 import time
 import warnings
 from collections import Counter
@@ -21,12 +22,14 @@ from PIL import Image
 from tesserae.data.decode import Picture, decode
 from tesserae.data.masks import MaskUse, is_mask
 from tesserae.data.raw import Raw, list_raw
+from tesserae.data.scratch import SPLIT, Kept
 from tesserae.data.workers import cores, in_order
 from tesserae.errors import TesseraeError
 from tesserae.params import PrepareParams
 
 NAMED = 8  # reasons named in the error
 LEFT_OUT = "left_out.csv"  # in the prepared set
+BATCH, AT_ONCE = 256, 4096  # pictures that are written, and hashes that are looked at, together
 
 
 class PrepareError(TesseraeError, ValueError):
@@ -46,7 +49,7 @@ class PrepareReport:
     counts: dict[str, int] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     class_counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     columns: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
@@ -58,16 +61,6 @@ class PrepareReport:
         """Every file that is not in the set, and why."""
         return [*self.rejected, *((path, f"the same picture as {kept}") for path, kept in self.duplicates),
                 *((path, "no picture") for path in self.ignored)]
-
-
-@dataclass
-class _Kept:
-    """A picture that was written to the scratch table."""
-
-    path: str
-    sha: str
-    label: str | None
-    split: str | None
 
 
 def prepare(source: str | Path, out: str | Path, params: PrepareParams, seed: int,
@@ -82,24 +75,24 @@ def prepare(source: str | Path, out: str | Path, params: PrepareParams, seed: in
     """
     began = time.monotonic()
     out = Path(out)
-    raw = list_raw(source)
-    report = PrepareReport(columns=raw.columns, ignored=raw.ignored, notes=list(raw.notes))
-    uses = [MaskUse(name) for name in raw.columns if is_mask(name)]
     aside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
-        kept = _read_all(raw, params, report, aside / "all.arrow", progress, uses)
+        raw = list_raw(source, aside / "raw.sqlite")
+        report = PrepareReport(columns=raw.columns, ignored=raw.ignored, notes=raw.notes)
+        uses = [MaskUse(name) for name in raw.columns if is_mask(name)]
+        kept = Kept(aside / "kept.sqlite")
+        _read_all(raw, params, report, kept, aside / "all.arrow", progress, uses)
         _check(str(source), raw, kept, params, report)
-        shas, given = [one.sha for one in kept], [one.split for one in kept]
-        splits = split_by_content(shas, given, params.holdout, seed)
-        _count(kept, splits, report)
+        kept.split(params.holdout, seed)
+        _count(kept, report)
         report.notes += [note for use in uses for note in use.notes()]
-        _store(aside / "all.arrow", aside / "set", kept, splits, report.classes)
+        _store(aside / "all.arrow", aside / "set", kept, report.classes)
         _write_left_out(aside / "set" / LEFT_OUT, report)
         _replace(aside / "set", out)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
         raise PrepareError(f"{out} cannot be written ({reason}): see to the disk and its rights.") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -107,50 +100,24 @@ def prepare(source: str | Path, out: str | Path, params: PrepareParams, seed: in
     return report
 
 
-def split_by_content(shas: list[str], given: list[str | None], holdout: float, seed: int) -> list[str]:
-    """"train" or "validation" for each picture, from its own hash alone, so that adding pictures moves none.
-
-    Pictures with a split of their own keep it. Where chance leaves a split empty, it gets the picture whose
-    hash comes nearest. Raises PrepareError with fewer than two pictures.
-    """
-    if len(shas) < 2:
-        raise PrepareError("A split needs two pictures at least: add some.")
-    places = [int.from_bytes(hashlib.blake2b(f"{seed}:{sha}".encode(), digest_size=8).digest()) / 2**64
-              for sha in shas]
-    fixed = "validation" in given and "train" in given
-    splits = [split if fixed and split else "validation" if place < holdout else "train"
-              for place, split in zip(places, given)]
-    order = sorted(range(len(shas)), key=places.__getitem__)
-    if "validation" not in splits:
-        splits[order[0]] = "validation"
-    if "train" not in splits:
-        splits[order[-1]] = "train"
-    return splits
-
-
-def _read_all(raw: Raw, params: PrepareParams, report: PrepareReport, table: Path,
-              progress: Callable[[int, int], None] | None, uses: list[MaskUse]) -> list[_Kept]:
+def _read_all(raw: Raw, params: PrepareParams, report: PrepareReport, kept: Kept, table: Path,
+              progress: Callable[[int, int], None] | None, uses: list[MaskUse]) -> None:
     """Decode every entry, in order, on all cores; good ones go to the scratch table as they come."""
     from datasets.arrow_writer import ArrowWriter
 
-    kept: list[_Kept] = []
-    first: dict[str, str] = {}
     work = partial(_named_decode, size=params.image_size, fit=params.fit, min_side=params.min_side)
     workers = cores()
     with (
         warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool,
-        ArrowWriter(path=str(table), features=_features(raw.columns), writer_batch_size=256) as writer,
+        ArrowWriter(path=str(table), features=_features(raw.columns), writer_batch_size=BATCH) as writer,
     ):
         warnings.simplefilter("ignore")  # PIL's remarks on odd files
         for done, (entry, result) in enumerate(in_order(pool, work, raw.entries, 4 * workers), start=1):
             if not isinstance(result, Picture):
                 report.rejected.append((entry.path, str(result)))
-            elif result.sha in first:
-                report.duplicates.append((entry.path, first[result.sha]))
+            elif same := kept.add(result.sha, entry.path, entry.label, entry.split, (result.width, result.height)):
+                report.duplicates.append((entry.path, same))
             else:
-                first[result.sha] = entry.path
-                kept.append(_Kept(entry.path, result.sha, entry.label, entry.split))
-                report.sizes.append((result.width, result.height))
                 for use in uses:
                     use.add(Image.open(io.BytesIO(result.pairs[use.column])))
                 pairs = {name: {"bytes": content, "path": None} for name, content in result.pairs.items()}
@@ -158,23 +125,22 @@ def _read_all(raw: Raw, params: PrepareParams, report: PrepareReport, table: Pat
                               "path": entry.path, "sha": result.sha, **pairs})
             if progress:
                 progress(done, raw.count)
-        if kept:
+        if len(kept):
             writer.finalize()
-    return kept
 
 
 def _named_decode(entry, **how):
     return entry, decode(entry, **how)
 
 
-def _check(source: str, raw: Raw, kept: list[_Kept], params: PrepareParams, report: PrepareReport) -> None:
+def _check(source: str, raw: Raw, kept: Kept, params: PrepareParams, report: PrepareReport) -> None:
     share = len(report.rejected) / max(1, raw.count)
     listed = _listed(report.rejected)
     if not raw.count:
         there = ", ".join(report.ignored[:5]) + (" and more" if len(report.ignored) > 5 else "")
         raise PrepareError(f"{source} holds no pictures{f', only {there}' if there else ''}: put some there, "
                            "unpacked, or change prepare.source.")
-    if not kept:
+    if not len(kept):
         raise PrepareError(f"{source} holds no usable picture ({listed}): mend them, or put others there.")
     if share > params.max_rejected:
         raise PrepareError(
@@ -183,7 +149,7 @@ def _check(source: str, raw: Raw, kept: list[_Kept], params: PrepareParams, repo
             "or raise it."
         )
     if len(kept) == 1:
-        name, copies = kept[0].path, len(report.duplicates)
+        name, copies = kept.first_path(), len(report.duplicates)
         besides = f", and {copies:,} {'copies' if copies > 1 else 'copy'} of it" if copies else ""
         raise PrepareError(f"{source} holds one usable picture, {name}{besides}: two at least are needed, one to "
                            "train on and one to test on.")
@@ -200,27 +166,26 @@ def _listed(rejected: list[tuple[str, str]]) -> str:
     return "; ".join(said + ([f"and {len(groups) - NAMED:,} other reasons"] if len(groups) > NAMED else []))
 
 
-def _count(kept: list[_Kept], splits: list[str], report: PrepareReport) -> None:
-    """Classes, counts and notes of the report."""
-    labels = [one.label for one in kept]
-    if any(label is None for label in labels):
-        lost = sum(label is not None for label in labels)
-        if lost:
-            report.notes.append(f"Labels are left out: {len(labels) - lost:,} pictures have none.")
-    else:
-        report.classes = sorted(set(labels))
+def _count(kept: Kept, report: PrepareReport) -> None:
+    """Classes, counts, sizes and notes of the report."""
+    found = kept.labels()
+    nameless = sum(count for (_, label), count in found.items() if label is None)
+    if not nameless:
+        report.classes = sorted({label for _, label in found})
+    elif nameless < len(kept):
+        report.notes.append(f"Labels are left out: {nameless:,} pictures have none.")
     if len(report.classes) == 1:
         report.notes.append(f"There is one class alone, {report.classes[0]}.")
-    for split in ("train", "validation"):
-        here = Counter(label for label, own in zip(labels, splits) if own == split)
-        report.counts[split] = sum(here.values())
-        report.class_counts[split] = {name: here[name] for name in report.classes}
+    for split in SPLIT:
+        report.counts[split] = sum(count for (own, _), count in found.items() if own == split)
+        report.class_counts[split] = {name: found[split, name] for name in report.classes}
     for name in report.classes:
-        found = [report.class_counts[split][name] for split in ("train", "validation")]
-        if sum(found) == 1:
+        to_train, held_out = (found[split, name] for split in SPLIT)
+        if to_train + held_out == 1:
             report.notes.append(f"The class {name} has one picture alone.")
-        elif found[0] == 0:
+        elif to_train == 0:
             report.notes.append(f"The class {name} has no picture to train on: all are held out.")
+    report.sizes = kept.sizes()
 
 
 def _features(columns: list[str]):
@@ -232,7 +197,7 @@ def _features(columns: list[str]):
     return datasets.Features({"image": datasets.Image(), "label": text, "path": text, "sha": text, **pairs})
 
 
-def _store(table: Path, out: Path, kept: list[_Kept], splits: list[str], classes: list[str]) -> None:
+def _store(table: Path, out: Path, kept: Kept, classes: list[str]) -> None:
     """The scratch table -> a DatasetDict on disk whose files depend on its content alone."""
     import datasets
 
@@ -242,18 +207,28 @@ def _store(table: Path, out: Path, kept: list[_Kept], splits: list[str], classes
         whole = datasets.Dataset.from_file(str(table))
         whole = whole.cast_column("label", datasets.ClassLabel(names=classes)) if classes \
             else whole.remove_columns("label")
-        chosen = {split: whole.select([k for k, own in enumerate(splits) if own == split])
-                  for split in ("train", "validation")}
+        chosen = {split: _chosen(whole, kept, split, table.with_name(f"{split}.arrow")) for split in SPLIT}
         datasets.DatasetDict(chosen).save_to_disk(str(out))
     finally:
         if shown:
             datasets.enable_progress_bars()
-    for split in chosen:
+    for split in SPLIT:
+        digest = hashlib.blake2b(digest_size=8)
+        for sha in kept.shas(split):
+            digest.update(sha.encode())
+        digest.update(str(classes).encode())
         state = out / split / "state.json"
-        values = json.loads(state.read_text())
-        mark = "".join(one.sha for one, own in zip(kept, splits) if own == split) + str(classes)
-        values["_fingerprint"] = hashlib.blake2b(mark.encode(), digest_size=8).hexdigest()  # it was random
+        values = json.loads(state.read_text()) | {"_fingerprint": digest.hexdigest()}  # it was random
         state.write_text(json.dumps(values, indent=2, sort_keys=True))
+
+
+def _chosen(whole, kept: Kept, split: str, cache: Path):
+    """The pictures of a split; which ones is written to the file `cache`, for it may be many."""
+    def own(_: list[str], numbers: list[int]) -> list[bool]:
+        return [each == split for each in kept.splits(numbers[0], numbers[-1])]
+
+    return whole.filter(own, with_indices=True, batched=True, batch_size=AT_ONCE, input_columns="sha",
+                        cache_file_name=str(cache), new_fingerprint=split)
 
 
 def _write_left_out(path: Path, report: PrepareReport) -> None:

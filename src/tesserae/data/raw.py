@@ -12,7 +12,10 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 
 from PIL import Image
@@ -20,6 +23,7 @@ from PIL import Image
 from tesserae.data.entries import SPLITS, Entry, Raw, RawError, is_text, readable
 from tesserae.data.raw_metadata import METADATA, Row, named, read_metadata
 from tesserae.data.raw_tables import SAVED, TABLES, list_hub, list_tables
+from tesserae.data.scratch import Listing
 
 __all__ = ["Entry", "Raw", "RawError", "find_source", "list_raw"]
 
@@ -40,14 +44,17 @@ def find_source(source: str, root: str | Path) -> str | Path:
     return source if HUB_NAME.fullmatch(source) and not place.exists() else place
 
 
-def list_raw(source: str | Path) -> Raw:
-    """List a folder of pictures, a folder of tables, or a dataset on the hub. Raises RawError."""
+def list_raw(source: str | Path, scratch: str | Path = "") -> Raw:
+    """List a folder of pictures, a folder of tables, or a dataset on the hub. Raises RawError.
+
+    scratch: a file for what is found, which may be much; "" for one where the system keeps temporary files.
+    """
     folder = Path(source)
     if folder.is_dir():
-        walk = _Walk(folder)
-        tables = any((folder / name).is_file() for name in SAVED) or any(
-            file.endswith(TABLES) for file in walk.files)
-        return list_tables(folder) if tables else _list_folder(folder, walk)
+        listing = Listing(scratch)
+        walk = _Walk(folder, listing)
+        tables = walk.tables or any((folder / name).is_file() for name in SAVED)
+        return list_tables(folder) if tables else _list_folder(folder, walk, listing)
     if folder.exists():
         raise RawError(f"{source} is a file: set prepare.source to the folder that holds the pictures.")
     if HUB_NAME.fullmatch(str(source)) and not folder.parent.is_dir():
@@ -60,15 +67,16 @@ def list_raw(source: str | Path) -> Raw:
 
 @dataclass
 class _Walk:
-    """Files below a folder, relative and sorted; links are followed, but no folder is entered twice.
+    """Lists the files below a folder, sorted; links are followed, but no folder is entered twice.
 
-    faults: what lies there and cannot be read, with the reason. hidden: names that begin with a dot.
-    again: folders that links lead to a second time.
+    metadata: such files, each with the reason if it cannot be read. tables: whether there are any. hidden: names that
+    begin with a dot. again: folders that links lead to a second time.
     """
 
     folder: Path
-    files: list[str] = field(default_factory=list)
-    faults: dict[str, str] = field(default_factory=dict)
+    listing: Listing
+    metadata: dict[str, str | None] = field(default_factory=dict)
+    tables: bool = False
     hidden: list[str] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
 
@@ -101,9 +109,10 @@ class _Walk:
                 self._add(path, _fault(item) if is_text(path) else "its name is not UTF-8: rename it")
 
     def _add(self, path: str, fault: str | None) -> None:
-        self.files.append(path)
-        if fault:
-            self.faults[path] = fault
+        self.listing.add_file(path, fault)
+        self.tables |= path.endswith(TABLES)
+        if path.rsplit("/", 1)[-1] in METADATA:
+            self.metadata[path] = fault
 
     @property
     def notes(self) -> list[str]:
@@ -136,27 +145,39 @@ def _fault(item: os.DirEntry) -> str | None:
     return f"too large: a file of {about.st_size / 1e9:.1f} GB" if about.st_size > LARGEST_FILE else None
 
 
-def _list_folder(folder: Path, walk: _Walk) -> Raw:
-    tables = [file for file in walk.files if file.rsplit("/", 1)[-1] in METADATA]
-    for file in filter(walk.faults.get, tables):
-        raise RawError(f"{folder / readable(file)} is {walk.faults[file]}: mend it, or remove it.")
-    rows = read_metadata(folder, tables)
-    columns = sorted({name for row in rows.values() for name in row.pairs})
-    paired = {file for row in rows.values() for file in row.pairs.values()}
-    pictures, ignored = [], []
-    for file in walk.files:
-        if file in tables or file in paired:
+def _list_folder(folder: Path, walk: _Walk, listing: Listing) -> Raw:
+    for file, fault in walk.metadata.items():
+        if fault:
+            raise RawError(f"{folder / readable(file)} is {fault}: mend it, or remove it.")
+    columns, labelled, told = set(), False, False
+    for row in read_metadata(folder, walk.metadata, listing.add_row):
+        columns, labelled, told = columns | set(row.pairs), labelled or row.label is not None, True
+    ignored = []
+    for file, fault in listing.files():
+        if file in walk.metadata or (told and listing.is_paired(file)):
             continue
-        is_one = file in rows or file in walk.faults or _is_picture(folder / file)
-        (pictures if is_one else ignored).append(file)
-    lost = sorted(set(rows) - set(pictures))
-    places = _places(pictures, labelled=any(row.label is not None for row in rows.values()))
-    entries = [_entry(folder, file, rows.get(file), places[file], columns, walk.faults.get(file))
-               for file in pictures]
-    entries += [Entry(readable(file), bytes, fault=_why_lost(folder, file)) for file in lost]
-    notes = walk.notes + _suspicions(places, columns) + ([] if rows else _one_folder(places))
-    entries = _without_spare_test(entries, notes)
-    return Raw(entries, len(entries), columns, list(map(readable, ignored)), notes)
+        if fault or (told and listing.row(file)) or _is_picture(folder / file):
+            listing.add_picture(file, fault)
+        else:
+            ignored.append(readable(file))
+    places, columns = _Places.of(listing, labelled), sorted(columns)
+    notes = walk.notes + ([] if columns else places.suspicions()) + ([] if told else places.one_folder())
+    count, spare = sum(listing.counts()), 0
+    if places.splits["test"] and places.splits["validation"]:
+        spare = places.splits["test"]
+        notes.append(f"The test split ({spare:,} pictures) is left out: there is a validation split.")
+
+    def entries() -> Iterator[Entry]:
+        for file, fault, row in listing.pictures():
+            entry = _entry(folder, file, row, places, columns, fault)
+            if entry.split != "test":
+                yield entry
+            elif not spare:  # it serves as validation
+                yield replace(entry, split="validation")
+        for file in listing.lost():
+            yield Entry(readable(file), bytes, fault=_why_lost(folder, file))
+
+    return Raw(entries(), count - spare, columns, ignored, notes)
 
 
 def _is_picture(file: Path) -> bool:
@@ -177,79 +198,98 @@ def _why_lost(folder: Path, file: str) -> str:
         f"named in the metadata, but it {reason}")
 
 
-def _places(pictures: list[str], labelled: bool) -> dict[str, dict]:
-    """The split and the class that each picture's folders stand for: {"split", "label", "fault"}."""
-    parts = {file: file.split("/")[:-1] for file in pictures}
-    splits: dict[str, str | None] = dict.fromkeys(pictures)
-    parts = _without_common(parts)
-    if parts and all(folders and folders[0].lower() in SPLITS for folders in parts.values()):
-        splits = {file: SPLITS[folders[0].lower()] for file, folders in parts.items()}
-        parts = _without_common({file: folders[1:] for file, folders in parts.items()})
-    inside = sum(bool(folders) for folders in parts.values())
-    classes = not labelled and inside > len(parts) / 2
-    return {
-        file: {
-            "split": splits[file], "label": folders[0] if classes and folders else None,
-            "fault": "lies in no class folder, unlike most" if classes and not folders else None,
-        }
-        for file, folders in parts.items()
-    }
+@dataclass(frozen=True)
+class _Places:
+    """What the folders that pictures lie in stand for.
+
+    splits: how many pictures are of each, and at which depth the folders are splits; none where they are not. depth:
+    of the folders that are classes; classes: their names, none where they are not. tops: outermost folders, None for
+    none, two of them at most.
+    """
+
+    splits: Counter[str]
+    split_depth: int
+    depth: int
+    classes: set[str]
+    tops: set[str | None]
+
+    @classmethod
+    def of(cls, listing: Listing, labelled: bool) -> _Places:
+        """What all folders say together; labelled: whether classes are told elsewhere."""
+        split_depth = depth = _shared(listing.folders())
+        splits: Counter[str] = Counter()
+        for folders in listing.folders():
+            split = SPLITS.get(folders[depth].lower()) if len(folders) > depth else None
+            if split is None:
+                splits.clear()
+                break
+            splits[split] += 1
+        if splits:
+            depth += 1
+            depth += _shared(folders[depth:] for folders in listing.folders())
+        names, tops, inside = set(), set(), 0
+        for folders in listing.folders():
+            if len(tops) < 2:
+                tops.add(folders[0] if folders else None)
+            if len(folders) > depth:
+                inside += 1
+                names.add(folders[depth])
+        classes = names if not labelled and inside > listing.counts()[0] / 2 else set()
+        return cls(splits, split_depth, depth, classes, tops)
+
+    def split(self, file: str) -> str | None:
+        """That a picture belongs to by its folders."""
+        return SPLITS[file.split("/")[self.split_depth].lower()] if self.splits else None
+
+    def label(self, file: str) -> str | None:
+        """That a picture has by its folders."""
+        folders = file.split("/")[:-1]
+        return folders[self.depth] if self.classes and len(folders) > self.depth else None
+
+    def suspicions(self) -> list[str]:
+        """What looks like a mistake, but may be meant."""
+        found = sorted(name for name in self.classes if name.lower() in MASK_FOLDERS)
+        return [f"The folder {readable(name)} is taken for a class: if it holds masks or maps of the pictures, pair "
+                "them in metadata.jsonl." for name in found]
+
+    def one_folder(self) -> list[str]:
+        """Classes are folders beside each other; who has one may wonder where it went."""
+        if len(self.tops) > 1 or self.tops <= {None} or self.splits or self.classes:
+            return []
+        return [f"Every picture lies in the folder {readable(min(self.tops))}, so there are no classes."]
 
 
-def _without_common(parts: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Folders with what all of them begin with cut off; a split's folder is kept."""
-    keep = 0
-    for names in zip(*parts.values()):  # the folders at one depth
-        if len(set(names)) > 1 or names[0].lower() in SPLITS:
+def _shared(places: Iterable[list[str]]) -> int:
+    """How many folders all places begin with; a split's folder is not counted."""
+    places = iter(places)
+    shared = next(places, [])
+    for folders in places:
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(shared, folders))
+        shared = [name for name, _ in same]
+        if not shared:
             break
-        keep += 1
-    return {file: folders[keep:] for file, folders in parts.items()}
+    return sum(1 for _ in takewhile(lambda name: name.lower() not in SPLITS, shared))
 
 
-def _entry(folder: Path, file: str, row: Row | None, place: dict, columns: list[str], fault: str | None) -> Entry:
+def _entry(folder: Path, file: str, row: Row | None, places: _Places, columns: list[str],
+           fault: str | None) -> Entry:
     pairs = row.pairs if row else {}
-    label = row.label if row and row.label is not None else place["label"]
+    label = row.label if row and row.label is not None else places.label(file)
     suffix = Path(file).suffix.lower()
     if suffix in UNREADABLE and suffix not in Image.registered_extensions():
         fault = fault or f"{UNREADABLE[suffix]} pictures are not read here: convert this one to PNG or JPEG"
-    fault = fault or place["fault"]
+    if places.classes and places.label(file) is None:
+        fault = fault or "lies in no class folder, unlike most"
     for column in columns:
         if column not in pairs:
             fault = fault or f"has no {column} in the metadata, unlike others"
         elif reason := named(folder, pairs[column]):
             fault = fault or f"{column} {reason}: {readable(pairs[column])}"
     readers = {column: (folder / pairs[column]).read_bytes for column in columns if column in pairs}
-    return Entry(readable(file), (folder / file).read_bytes, label and readable(label), place["split"], readers,
-                 fault)
-
-
-def _suspicions(places: dict[str, dict], columns: list[str]) -> list[str]:
-    """What looks like a mistake, but may be meant."""
-    labels = {place["label"] for place in places.values()} - {None}
-    found = [] if columns else sorted(label for label in labels if label.lower() in MASK_FOLDERS)
-    return [f"The folder {readable(name)} is taken for a class: if it holds masks or maps of the pictures, pair them "
-            "in metadata.jsonl." for name in found]
-
-
-def _one_folder(places: dict[str, dict]) -> list[str]:
-    """Classes are folders beside each other; who has one may wonder where it went."""
-    tops = {file.split("/")[0] if "/" in file else None for file in places}
-    if len(tops) > 1 or tops <= {None} or any(place["split"] or place["label"] for place in places.values()):
-        return []
-    return [f"Every picture lies in the folder {readable(tops.pop())}, so there are no classes."]
+    return Entry(readable(file), (folder / file).read_bytes, label and readable(label), places.split(file),
+                 readers, fault)
 
 
 def _some(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
-
-def _without_spare_test(entries: list[Entry], notes: list[str]) -> list[Entry]:
-    """A test split serves as validation where there is none, else it is left out."""
-    splits = {entry.split for entry in entries}
-    if "test" not in splits:
-        return entries
-    if "validation" in splits:
-        spare = sum(entry.split == "test" for entry in entries)
-        notes.append(f"The test split ({spare:,} pictures) is left out: there is a validation split.")
-        return [entry for entry in entries if entry.split != "test"]
-    return [replace(entry, split="validation") if entry.split == "test" else entry for entry in entries]

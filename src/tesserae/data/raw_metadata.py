@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,21 @@ class Row:
     where: str = field(default="", compare=False)
 
 
-def read_metadata(folder: Path, files: list[str]) -> dict[str, Row]:
-    """Relative path of the picture -> its row, from these files below `folder`. Raises RawError."""
-    rows: dict[str, Row] = {}
+def read_metadata(folder: Path, files: Iterable[str], add: Callable[[str, Row], Row | None]) -> Iterator[Row]:
+    """The rows of these files below `folder`, each handed to `add` first. Raises RawError.
+
+    add(relative path of the picture, row): returns a row that says of the same picture what came before, if any.
+    """
     for file in files:
         prefix = posixpath.dirname(file)
         for number, values in _lines(folder / file):
             where = f"{folder / file}, line {number},"
             name = _file_name(values, where)
             row = Row(_label(values.get("label"), where), _pairs(values, prefix, where), where)
-            place = _below(prefix, name)
-            if rows.get(place, row) != row:
-                raise RawError(f"{where} says something else of {name} than {rows[place].where[:-1]}: keep one of "
-                               "them.")
-            rows[place] = row
-    return rows
+            before = add(_below(prefix, name), row)
+            if before not in (None, row):
+                raise RawError(f"{where} says something else of {name} than {before.where[:-1]}: keep one of them.")
+            yield row
 
 
 def outside(path: str) -> bool:
@@ -93,9 +93,10 @@ def _lines(file: Path) -> Iterator[tuple[int, Any]]:
         if file.suffix == ".csv":
             yield from _table(file)
             return
-        for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
-            if line.strip():
-                yield number, json.loads(line)
+        with file.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, json.loads(line)
     except UnicodeDecodeError:
         raise RawError(f"{file} is not UTF-8: save it as that.") from None
     except (json.JSONDecodeError, RecursionError):

@@ -1,0 +1,184 @@
+"""Lists of pictures in a file: of a set of millions no list is held in memory.
+
+The file is SQLite's, belongs to one object, and is worthless afterwards: nothing in it outlives a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from tesserae.data.raw_metadata import Row
+from tesserae.errors import TesseraeError
+
+SPLIT = ("train", "validation")
+
+
+class Listing:
+    """What a raw folder holds, in the order it was found; and the rows of its metadata, by picture.
+
+    Paths are relative to the folder and may be no UTF-8.
+    """
+
+    def __init__(self, place: str | Path = "") -> None:
+        """place: the file, "" for one that the system keeps where it keeps temporary files."""
+        self._tables = _opened(place, "file (number INTEGER PRIMARY KEY, path BLOB, fault TEXT)",
+                               "row (path BLOB PRIMARY KEY, said TEXT, found INTEGER) WITHOUT ROWID",
+                               "paired (path BLOB PRIMARY KEY) WITHOUT ROWID",
+                               "picture (number INTEGER PRIMARY KEY, path BLOB, fault TEXT, said TEXT)")
+
+    def add_file(self, path: str, fault: str | None) -> None:
+        """One more; fault: why it cannot be read."""
+        self._tables.execute("INSERT INTO file (path, fault) VALUES (?, ?)", (_encoded(path), fault))
+
+    def files(self) -> Iterator[tuple[str, str | None]]:
+        """Path and fault of each."""
+        for path, fault in self._tables.execute("SELECT path, fault FROM file ORDER BY number"):
+            yield _decoded(path), fault
+
+    def add_row(self, path: str, row: Row) -> Row | None:
+        """What the metadata says of a picture; returns what they had said of it before."""
+        before = self.row(path)
+        if before is None:
+            said = json.dumps([row.label, row.pairs, row.where])
+            self._tables.execute("INSERT INTO row VALUES (?, ?, 0)", (_encoded(path), said))
+            self._tables.executemany("INSERT OR IGNORE INTO paired VALUES (?)",
+                                     [(_encoded(file),) for file in row.pairs.values()])
+        return before
+
+    def row(self, path: str) -> Row | None:
+        """What the metadata say of a picture."""
+        found = self._tables.execute("SELECT said FROM row WHERE path = ?", (_encoded(path),)).fetchone()
+        return _row(found[0]) if found else None
+
+    def is_paired(self, path: str) -> bool:
+        """Whether a row names this file beside its picture."""
+        return bool(self._tables.execute("SELECT 1 FROM paired WHERE path = ?", (_encoded(path),)).fetchone())
+
+    def add_picture(self, path: str, fault: str | None) -> None:
+        """A file that is taken for a picture, with its row."""
+        key = _encoded(path)
+        self._tables.execute("INSERT INTO picture (path, fault, said) VALUES (?1, ?2, "
+                             "(SELECT said FROM row WHERE path = ?1))", (key, fault))
+        self._tables.execute("UPDATE row SET found = 1 WHERE path = ?", (key,))
+
+    def pictures(self) -> Iterator[tuple[str, str | None, Row | None]]:
+        """Path, fault and row of each."""
+        for path, fault, said in self._tables.execute("SELECT path, fault, said FROM picture ORDER BY number"):
+            yield _decoded(path), fault, said and _row(said)
+
+    def folders(self) -> Iterator[list[str]]:
+        """The folders that each picture lies in, the outermost first."""
+        for path, in self._tables.execute("SELECT path FROM picture ORDER BY number"):
+            yield _decoded(path).split("/")[:-1]
+
+    def lost(self) -> Iterator[str]:
+        """Paths that rows name, sorted, where there is no picture."""
+        for path, in self._tables.execute("SELECT path FROM row WHERE NOT found ORDER BY path"):
+            yield _decoded(path)
+
+    def counts(self) -> tuple[int, int]:
+        """How many pictures there are, and how many are lost."""
+        return (*self._tables.execute("SELECT count(*) FROM picture").fetchone(),
+                *self._tables.execute("SELECT count(*) FROM row WHERE NOT found").fetchone())
+
+
+class Kept:
+    """The pictures that come into a set, no two alike, in the order they came."""
+
+    def __init__(self, place: str | Path = "") -> None:
+        """place: as a Listing's."""
+        self._tables = _opened(place, "kept (number INTEGER PRIMARY KEY, sha TEXT UNIQUE, path TEXT, label TEXT, "
+                                      "given TEXT, width INTEGER, height INTEGER, place REAL, split TEXT)")
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, sha: str, path: str, label: str | None = None, given: str | None = None,
+            size: tuple[int, int] = (0, 0)) -> str | None:
+        """One more, with the hash of its content and its own split; or the path of the same picture, kept before."""
+        done = self._tables.execute("INSERT OR IGNORE INTO kept (sha, path, label, given, width, height) VALUES "
+                                    "(?, ?, ?, ?, ?, ?)", (sha, path, label, given, *size))
+        self._count += done.rowcount
+        if done.rowcount:
+            return None
+        return self._tables.execute("SELECT path FROM kept WHERE sha = ?", (sha,)).fetchone()[0]
+
+    def split(self, holdout: float, seed: int) -> None:
+        """Say of each whether it is to train on, by its own hash alone, so that adding pictures moves none.
+
+        Pictures with a split of their own keep it, where both occur. Where chance leaves a split empty, it gets the
+        picture whose hash comes nearest. Raises TesseraeError with fewer than two pictures.
+        """
+        if len(self) < 2:
+            raise TesseraeError("A split needs two pictures at least: add some.")
+        run, (train, validation) = self._tables.execute, SPLIT
+        self._tables.create_function("place_of", 1, lambda sha: _place(sha, seed), deterministic=True)
+        both = len(run("SELECT DISTINCT given FROM kept WHERE given IN (?, ?)", SPLIT).fetchall()) == 2
+        run("UPDATE kept SET place = place_of(sha)")
+        run("UPDATE kept SET split = CASE WHEN ? AND given IS NOT NULL THEN given WHEN place < ? THEN ? ELSE ? END",
+            (both, holdout, validation, train))
+        for split, nearest in ((validation, "ASC"), (train, "DESC")):
+            if not run("SELECT 1 FROM kept WHERE split = ? LIMIT 1", (split,)).fetchone():
+                run(f"UPDATE kept SET split = ? WHERE number = (SELECT number FROM kept ORDER BY place {nearest}, "
+                    f"number {nearest} LIMIT 1)", (split,))
+
+    def splits(self, first: int = 0, last: int | None = None) -> list[str]:
+        """Which split each is in, of the numbers first to last."""
+        last = len(self) - 1 if last is None else last
+        found = self._tables.execute("SELECT split FROM kept WHERE number BETWEEN ? AND ? ORDER BY number",
+                                     (first + 1, last + 1))
+        return [split for split, in found]
+
+    def first_path(self) -> str:
+        """Of the first one."""
+        return self._tables.execute("SELECT path FROM kept ORDER BY number LIMIT 1").fetchone()[0]
+
+    def shas(self, split: str) -> Iterator[str]:
+        """The hashes of a split's pictures."""
+        found = self._tables.execute("SELECT sha FROM kept WHERE split = ? ORDER BY number", (split,))
+        return (sha for sha, in found)
+
+    def labels(self) -> Counter[tuple[str, str | None]]:
+        """(split, label) -> pictures."""
+        found = self._tables.execute("SELECT split, label, count(*) FROM kept GROUP BY split, label")
+        return Counter({(split, label): count for split, label, count in found})
+
+    def sizes(self) -> Counter[tuple[int, int]]:
+        """(width, height) -> pictures, those that came first before others."""
+        found = self._tables.execute("SELECT width, height, count(*) FROM kept GROUP BY width, height "
+                                     "ORDER BY min(number)")
+        return Counter({(width, height): count for width, height, count in found})
+
+
+def _place(sha: str, seed: int) -> float:
+    """Where in [0,1] a picture stands, by its content and the seed."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{sha}".encode(), digest_size=8).digest()) / 2**64
+
+
+def _opened(place: str | Path, *tables: str) -> sqlite3.Connection:
+    """A new file with these tables; it is not made safe against crashes, which would take time."""
+    opened = sqlite3.connect(place)
+    for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -8192"):  # KiB
+        opened.execute(f"PRAGMA {setting}")
+    for table in tables:
+        opened.execute(f"CREATE TABLE {table}")
+    return opened
+
+
+def _encoded(path: str) -> bytes:
+    """Any file's name, as the system gives it or metadata name it; ordered as the names are."""
+    return path.encode("utf-8", "surrogatepass")
+
+
+def _decoded(path: bytes) -> str:
+    return path.decode("utf-8", "surrogatepass")
+
+
+def _row(said: str) -> Row:
+    return Row(*json.loads(said))
