@@ -1,6 +1,6 @@
 """Our sliding window: `tesserae.sampling.windows.sample_map`, of which a share of its waves may be drawn.
 
-With a stride there are no waves: where a share is asked for it is the map's upper half.
+With a stride there are no waves, and the map is drawn whole.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from benchmarks.ours.drawing import drawer
 from benchmarks.ours.settings import autocast, nothing_own, own_bf16, said
 from benchmarks.work import Work
 from tesserae.data.conditions import windows_of
+from tesserae.models.packing import pack
 from tesserae.sampling import windows
 
 
@@ -28,15 +29,16 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
         return None
     (model, outputs, bf16), size, seeds = drawer(plan, given), plan.size, count()
     side, every, window = size["map_side"], size["every_wave"], (size["side"],) * 2
-    shape, stride, share = (side, side), 1, f"1 wave of {every}" if every > 1 else ""
+    stride, share = 1, f"1 wave of {every}" if every > 1 else ""
     if plan.mode == STRIDE:
-        shape, stride = (side if every == 1 else max(side // 2, size["side"]), side), size["stride"]
-        every, share = 1, "" if shape[0] == side else "upper half"
+        stride, every, share = size["stride"], 1, ""
+    if every > 1:
+        pack(model, windows.ROWS, [])  # once a map, which a part of it does not repay
 
     def run() -> float:
         drawn = []
         with autocast(plan, bf16), some_waves(every):
-            windows.sample_map(model, prefixes(plan), shape, window, top_k=size["top_k"], seed=next(seeds),
+            windows.sample_map(model, prefixes(plan), (side, side), window, top_k=size["top_k"], seed=next(seeds),
                                stride=stride, progress=lambda done, _: drawn.append(done))
         return drawn[-1]
 

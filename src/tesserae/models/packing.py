@@ -40,21 +40,30 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
 
     In fp32 on a CPU alone. Each weight is there once, in one layout or the other, and comes back bit for bit.
     """
-    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
-             if FEWEST <= rows <= MOST and _gains(child)]
+    found: list[tuple[nn.Module, str]] = []
     try:
-        for parent, name, linear in found:
-            setattr(parent, name, PackedLinear(linear))
-            linear.weight.data = linear.weight.new_empty(0)
-            give_back_memory()  # the next one's blocks do not always fit where this weight lay
+        pack(model, rows, found)
         yield
     finally:
-        for parent, name, linear in found:
-            if isinstance(own := getattr(parent, name), PackedLinear):
-                linear.weight.data = own.unpacked()
-                setattr(parent, name, linear)
+        for parent, name in found:
+            if isinstance(own := getattr(parent, name), PackedLinear):  # a stop may have come before
+                own.linear.weight.data = own.unpacked()
+                setattr(parent, name, own.linear)
                 del own
                 give_back_memory()
+
+
+def pack(model: nn.Module, rows: int, found: list[tuple[nn.Module, str]]) -> None:
+    """The same, for good; `found` takes where each layer is, (parent, name), before it is packed."""
+    if not FEWEST <= rows <= MOST:
+        return
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if _gains(child):
+                found.append((parent, name))
+                setattr(parent, name, PackedLinear(child))
+                child.weight.data = child.weight.new_empty(0)
+                give_back_memory()  # the next one's blocks do not always fit where this weight lay
 
 
 def _gains(layer: nn.Module) -> bool:
