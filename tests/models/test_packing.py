@@ -91,6 +91,15 @@ def test_weights_come_back_after_a_stop_and_of_an_inner_use(model):
     assert torch.equal(model[0].weight, before)
 
 
+def test_a_packed_transformer_can_be_drawn_from_again(transformer):
+    prefix = torch.arange(FEWEST)[:, None]
+    expected = sample(transformer, prefix, (4, 4))
+    with packed(transformer, FEWEST):
+        assert torch.equal(sample(transformer, prefix, (4, 4)), expected)
+        drawn = sample_map(transformer, lambda samples, *_: samples[:, None], (8, 4), (4, 4), count=2)
+    assert torch.equal(sample_map(transformer, lambda samples, *_: samples[:, None], (8, 4), (4, 4), count=2), drawn)
+
+
 def test_what_is_drawn_is_what_the_plain_layers_draw(transformer, monkeypatch):
     prefix = torch.arange(FEWEST)[:, None]
     known = torch.randint(16, (FEWEST, 4, 4), generator=torch.Generator().manual_seed(0))
@@ -105,17 +114,20 @@ def test_what_is_drawn_is_what_the_plain_layers_draw(transformer, monkeypatch):
     assert transformer.training
 
 
-def test_so_are_blocks_of_a_stride(transformer):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_so_are_large_maps(transformer, monkeypatch, stride):
     seen = []
 
     def prefixes(samples, tops, lefts):
         return ((samples + tops + lefts) % 4)[:, None]
 
-    def drawn(rows):
-        return sample_map(transformer, prefixes, (12, 8), (4, 4), count=2, stride=2, batch_size=rows,
+    def drawn():
+        return sample_map(transformer, prefixes, (12, 8), (4, 4), count=2, stride=stride,
                           progress=lambda *_: seen.append(len(packed_layers(transformer))))
 
-    few = drawn(FEWEST - 1)
+    own = drawn()
+    assert set(seen) == {sum(isinstance(module, nn.Linear) for module in transformer.modules())}
+    monkeypatch.setattr(packing, "LARGE", LARGE)
+    seen.clear()
+    assert torch.equal(own, drawn())
     assert set(seen) == {0}
-    assert torch.equal(drawn(2 * FEWEST), few)
-    assert max(seen) > 0

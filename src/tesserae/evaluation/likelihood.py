@@ -36,7 +36,7 @@ def nats_to_bits(nats: float) -> float:
 @torch.no_grad()
 def likelihood(model: LatentTransformer, prefix: Tensor, indices: Tensor, batch_size: int = 64) -> Likelihood:
     """Every code of every map under the model, in its own order: prefix (N,P), indices (N,h,w) -> on the CPU."""
-    training, device, order = model.training, model.head.weight.device, model.config.order
+    training, device, order = model.training, model.device, model.config.order
     model.eval()
     nll, hit = [], []
     for rows in torch.arange(len(indices)).split(batch_size):

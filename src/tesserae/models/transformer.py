@@ -206,6 +206,11 @@ class LatentTransformer(nn.Module):
         self.head = nn.Linear(c.n_embd, c.codebook_size, bias=False)
         self._init_weights()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.positions.device
+
     def forward(self, prefix: Tensor, indices: Tensor, last: int = 0) -> Tensor:
         """Logits of every code of whole or partial maps; of each map's last code nothing is looked at.
 

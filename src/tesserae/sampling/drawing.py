@@ -51,7 +51,7 @@ def prefixes_of(model: LatentTransformer, asked: Asked, shape: tuple[int, int], 
 
     Raises TesseraeError where something that the model needs is not asked, or has another size.
     """
-    conditions, device = conditions_of(model.config.conditions), model.head.weight.device
+    conditions, device = conditions_of(model.config.conditions), model.device
     window = window_of(model)
     for condition in conditions:
         if isinstance(condition, Codes):
@@ -92,7 +92,7 @@ def draw_codes(model: LatentTransformer, asked: Asked, shape: tuple[int, int], s
     """
     prefixes = prefixes_of(model, asked, shape, first)
     if tuple(shape) == window_of(model):
-        numbers = torch.arange(first, first + len(asked), device=model.head.weight.device)
+        numbers = torch.arange(first, first + len(asked), device=model.device)
         zeros = torch.zeros_like(numbers)
         return sample(model, prefixes(numbers, zeros, zeros), shape, seed=seed, first=first, given=given,
                       cached=cached, batch_size=batch_size, progress=progress, **filters)

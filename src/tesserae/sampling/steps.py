@@ -88,7 +88,7 @@ class Steps:
     """`LatentTransformer.step` from a cache on, as often as asked: `steps.start(cache)`, then `steps(codes)`."""
 
     def __init__(self, model: LatentTransformer) -> None:
-        self.model, device = model, model.positions.device
+        self.model, device = model, model.device
         self.recorder = Recorder(device)
         self.every = torch.arange(model.config.block_size, device=device)
         self.kept: dict[int, Cache] = {}  # by batch: buffers that recordings write to

@@ -79,7 +79,7 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
         raise TesseraeError(f"a stride of {stride} does not fit a window of {window[0]}x{window[1]} codes: "
                             f"take 1 to {min(window)}.")
     check_given(model, given, (count, *shape))
-    device = model.head.weight.device
+    device = model.device
     codes = torch.zeros(count, *shape, dtype=torch.int64, device=device)
     noise = uniforms(seed, range(first, first + count), shape[0] * shape[1]).flatten().to(device)
     slide = _Slide(model, prefixes, codes, window, first)
@@ -130,7 +130,7 @@ def window_nll(model: LatentTransformer, prefixes: Prefixes, maps: Tensor, windo
     if maps.numel() and not 0 <= int(maps.min()) <= int(maps.max()) < known:
         raise TesseraeError(f"the maps' codes run from {int(maps.min())} to {int(maps.max())}; this transformer "
                             f"knows 0 to {known - 1}.")
-    slide = _Slide(model, prefixes, maps.to(model.head.weight.device).contiguous(), window)
+    slide = _Slide(model, prefixes, maps.to(model.device).contiguous(), window)
     nll = torch.empty(slide.flat.shape, device=slide.flat.device)
     with drawing(model):
         (_, batches), = slide.batches([blocks_of(maps.shape[1:], window)], batch_size)
