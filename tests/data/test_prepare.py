@@ -2,6 +2,7 @@
 
 import csv
 import filecmp
+import json
 import os
 
 import datasets
@@ -77,6 +78,9 @@ def test_two_runs_write_the_same_bytes(folder, tmp_path):
     assert len(files) >= 7
     same, changed, lost = filecmp.cmpfiles(tmp_path / "one", tmp_path / "two", files, shallow=False)
     assert (sorted(same), changed, lost) == (files, [], [])
+    for out in ("one", "two"):  # what depends on the process, for it comes from a set
+        columns = json.loads((tmp_path / out / "train" / "state.json").read_text())["_format_columns"]
+        assert columns == sorted(columns)
     loaded = [Pictures.load(tmp_path / out, "train").fingerprint for out in ("one", "two")]
     assert loaded[0] == loaded[1]
 

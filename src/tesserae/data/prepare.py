@@ -218,7 +218,10 @@ def _store(table: Path, out: Path, kept: Kept, classes: list[str]) -> None:
             digest.update(sha.encode())
         digest.update(str(classes).encode())
         state = out / split / "state.json"
-        values = json.loads(state.read_text()) | {"_fingerprint": digest.hexdigest()}  # it was random
+        values = json.loads(state.read_text())
+        values["_fingerprint"] = digest.hexdigest()  # it was random, as is the order of a set
+        if values["_format_columns"] is not None:
+            values["_format_columns"].sort()
         state.write_text(json.dumps(values, indent=2, sort_keys=True))
 
 
