@@ -63,6 +63,21 @@ def test_sources_that_stages_depend_on_exist():
     assert [dep for dep in kept if not (ROOT / dep).exists()] == []
 
 
+def test_the_prepared_set_depends_on_every_module_that_makes_it():
+    known, wanted = set(), {"prepare"}
+    while wanted:
+        known |= wanted
+        text = "".join((ROOT / f"src/tesserae/data/{name}.py").read_text(encoding="utf-8") for name in known)
+        wanted = set(re.findall(r"from tesserae\.data\.(\w+) import", text)) - known
+    threads = "workers"  # in whatever order they work, results come in that of the pictures
+    assert {f"src/tesserae/data/{name}.py" for name in known - {threads}} <= set(STAGES["prepare"]["deps"])
+
+
+def test_what_is_drawn_depends_on_how_weights_are_multiplied():
+    for stage in ("sample", "highres"):
+        assert {"src/tesserae/models/packing.py", "src/tesserae/sampling"} <= set(STAGES[stage]["deps"])
+
+
 def test_editing_the_transformer_does_not_train_the_vqgan_again():
     assert not any("transformer" in dep or dep.endswith("/models") for dep in STAGES["vqgan"]["deps"])
 
