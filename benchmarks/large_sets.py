@@ -5,8 +5,8 @@
 Pictures are drawn at random, JPEGs of `--side` pixels, written to a folder that is removed in the end. Each count is
 prepared (to `--size` pixels) and encoded (by an untrained VQGAN of params.yaml's sizes) in processes of their own,
 whose highest memory is told, without the pages of files, which the system keeps or takes back as it likes. Memory
-that grows with the set shows as a slope between counts. With `--processes` that many encode together, and the memory
-is the highest of one of them.
+that grows with the set shows as a slope between counts. With `--processes` that many work together, and the memory
+is the highest of one of them; what many prepare is joined by one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,18 +43,25 @@ def write_pictures(folder: Path, count: int, side: int) -> None:
 
 
 def part(what: str, raw: str, prepared: str, size: int) -> dict[str, float]:
-    """Prepare or encode, here and now: seconds, and bytes of memory at first and at most."""
+    """Make pieces, prepare or encode, here and now: seconds, and bytes of memory at first and at most."""
     from benchmarks.memory import Own, own_bytes
     from tesserae.params import load_params
 
     params = load_params(ROOT / "params.yaml")
-    if what == "prepare":
+    if what in ("pieces", "prepare"):
         import datasets  # noqa: F401  what is imported is not the set's
 
+        from tesserae.data.pieces import PIECES, aside_of, make_pieces
         from tesserae.data.prepare import prepare
+        from tesserae.data.raw import list_raw
+        block = params.prepare.model_copy(update={"image_size": size})
         begin, before = time.monotonic(), own_bytes()
         with Own() as own:
-            prepare(raw, prepared, params.prepare.model_copy(update={"image_size": size}), seed=0)
+            if what == "prepare":
+                prepare(raw, prepared, block, seed=0)
+            else:
+                share = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+                deque(make_pieces(list_raw(raw), block, aside_of(Path(prepared)) / PIECES, share), maxlen=0)
     else:
         import torch
 
@@ -81,7 +89,12 @@ def part(what: str, raw: str, prepared: str, size: int) -> dict[str, float]:
 
 
 def measured(what: str, raw: Path, prepared: Path, size: int, processes: int = 1) -> dict[str, float]:
-    """`part` in processes of its own: the greatest of what they tell."""
+    """`part` in processes of its own: the greatest of what they tell. Of a set that many prepare, one joins pieces."""
+    if what == "prepare" and processes > 1:
+        made = measured("pieces", raw, prepared, size, processes)
+        joined = measured("prepare", raw, prepared, size)
+        return {"seconds": made["seconds"] + joined["seconds"], "joining": joined["seconds"],
+                **{name: max(made[name], joined[name]) for name in ("before", "peak")}}
     from tesserae.data.workers import cores
 
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -102,26 +115,29 @@ def main() -> None:
     parser.add_argument("--counts", nargs="+", type=int, default=[1000, 10000, 100000])
     parser.add_argument("--side", type=int, default=128, help="pixels a side of the raw pictures")
     parser.add_argument("--size", type=int, default=64, help="and of the prepared ones")
-    parser.add_argument("--processes", nargs="*", type=int, default=[1],
-                        help="that encode together; none: prepare alone")
+    parser.add_argument("--what", nargs="+", choices=["prepare", "encode"], default=["prepare", "encode"])
+    parser.add_argument("--processes", nargs="+", type=int, default=[1], help="that work together, each number by turns")
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
         print(json.dumps(part(*arguments.part, arguments.size)) + "\n", end="", flush=True)  # in one piece
         return
-    said = "".join(f"encode, {count} process{'es' * (count > 1)} | pictures/s | memory, MB | "
-                   for count in arguments.processes)
-    print(f"| pictures | prepare | pictures/s | memory, MB | {said}".strip())
-    print("| --- " * (4 + 3 * len(arguments.processes)) + "|", flush=True)
+    work = [(what, count) for what in arguments.what for count in arguments.processes]
+    said = "".join(f"{what}, {count} process{'es' * (count > 1)} | pictures/s | memory, MB | " for what, count in work)
+    print(f"| pictures | {said}".strip())
+    print("| --- " * (1 + 3 * len(work)) + "|", flush=True)
     for count in arguments.counts:
         with tempfile.TemporaryDirectory(prefix="large-set-") as place:
             raw, prepared = Path(place) / "raw", Path(place) / "prepared"
             write_pictures(raw, count, arguments.side)
+            if "prepare" not in arguments.what:
+                measured("prepare", raw, prepared, arguments.size)
             cells = []
-            for what, processes in [("prepare", 1), *(("encode", each) for each in arguments.processes)]:
+            for what, processes in work:
+                shutil.rmtree(prepared if what == "prepare" else prepared / "codes", ignore_errors=True)
                 found = measured(what, raw, prepared, arguments.size, processes)
-                shutil.rmtree(prepared / "codes", ignore_errors=True)
-                cells += [f"{found['seconds']:.1f} s", f"{count / found['seconds']:.0f}",
+                joining = f" (joining {found['joining']:.1f} s)" if "joining" in found else ""
+                cells += [f"{found['seconds']:.1f} s{joining}", f"{count / found['seconds']:.0f}",
                           f"{found['peak'] / 1e6:,.0f} ({found['before'] / 1e6:,.0f})"]
         print(f"| {count:,} | " + " | ".join(cells) + " |", flush=True)
 

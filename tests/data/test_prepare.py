@@ -139,7 +139,11 @@ def test_too_many_rejected_stops_with_the_list_and_keeps_the_old_set(folder, tmp
     with pytest.raises(PrepareError, match=r"8 of 20 .*max_rejected = 0.1 .*cats/bad0.png and 7 more: not a picture"):
         prepare(folder, tmp_path / "out", params(max_rejected=0.1), 0)
     assert splits(tmp_path / "out") == before
-    assert {item.name for item in tmp_path.iterdir()} == {"data", "out"}  # nothing half done is left
+    assert {item.name for item in tmp_path.iterdir()} == {"data", "out", ".out.partial"}
+    assert [item.name for item in (tmp_path / ".out.partial").iterdir()] == ["pieces"]  # what was decoded is kept
+    prepare(folder, tmp_path / "out", params(max_rejected=0.5), 0)
+    assert splits(tmp_path / "out") == before
+    assert {item.name for item in tmp_path.iterdir()} == {"data", "out"}
 
 
 def test_one_sentence_for_what_cannot_be(tmp_path):

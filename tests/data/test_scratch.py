@@ -20,9 +20,13 @@ ODD = ["été/日本.png", "line\nbreak.png", "quote'\".png", "\udcff\udc80.png"
 def kept_of(shas, given=(), holdout=0.1, seed=0):
     kept = Kept()
     for number, sha in enumerate(shas):
-        kept.add(sha, f"{number}.png", given=given[number] if given else None)
+        kept.add(number, sha, f"{number}.png", given=given[number] if given else None)
     kept.split(holdout, seed)
     return kept
+
+
+def splits(kept):
+    return kept.splits(range(len(kept)))
 
 
 def held(made):
@@ -58,47 +62,51 @@ def test_rows_belong_to_their_pictures_and_lost_ones_are_told_sorted():
     listing.add_picture("b/c.png", None)
     for name in ODD[:2]:
         listing.add_picture(name, "a fault")
-    assert list(listing.pictures()) == [("b/c.png", None, None), *((name, "a fault", rows[name]) for name in ODD[:2])]
     assert list(listing.folders()) == [["b"], ["été"], []]
-    assert list(listing.lost()) == sorted(ODD[2:])
-    assert listing.counts() == (3, len(ODD) - 2)
+    assert listing.counts() == (3, 0)
+    listing.add_lost()
+    assert listing.counts() == (len(ODD) + 1, len(ODD) - 2)
+    found = [("b/c.png", None, None, False), *((name, "a fault", rows[name], False) for name in ODD[:2]),
+             *((name, None, None, True) for name in sorted(ODD[2:]))]
+    for numbers in (range(len(found)), range(1, 4), range(2, 2)):
+        assert list(listing.pictures(numbers)) == found[numbers.start:numbers.stop]
 
 
 def test_split_share_salt_and_small_sets():
     shas = [f"{number:040x}" for number in range(4000)]
-    one, two = (kept_of(shas, seed=seed).splits() for seed in (0, 1))
+    one, two = (splits(kept_of(shas, seed=seed)) for seed in (0, 1))
     assert 0.08 < one.count("validation") / 4000 < 0.12
     assert one != two
-    assert kept_of(shas).splits(10, 20) == one[10:21]
-    assert kept_of(shas[::-1]).splits() == one[::-1], "a picture's split depends on its place"
+    assert kept_of(shas).splits(range(10, 21)) == one[10:21]
+    assert splits(kept_of(shas[::-1])) == one[::-1], "a picture's split depends on its place"
     for seed in range(50):
         for holdout in (0.01, 0.99):
-            assert sorted(kept_of("ab", holdout=holdout, seed=seed).splits()) == ["train", "validation"]
+            assert sorted(splits(kept_of("ab", holdout=holdout, seed=seed))) == ["train", "validation"]
     with pytest.raises(TesseraeError, match="two"):
         kept_of("a")
 
 
 def test_splits_of_their_own_count_where_there_are_both():
     given = ["train", "validation", None, "train"]
-    assert kept_of("abcd", given, holdout=0.99).splits() == ["train", "validation", "validation", "train"]
-    assert kept_of("abcd", ["train"] * 4, holdout=0.99).splits() == kept_of("abcd", holdout=0.99).splits()
+    assert splits(kept_of("abcd", given, holdout=0.99)) == ["train", "validation", "validation", "train"]
+    assert splits(kept_of("abcd", ["train"] * 4, holdout=0.99)) == splits(kept_of("abcd", holdout=0.99))
 
 
 def test_kept_pictures_are_counted_and_copies_are_not():
     kept = Kept()
-    said = [kept.add(sha, path, label, None, size) for sha, path, label, size in (
+    said = [kept.add(number, sha, path, label, None, size) for number, (sha, path, label, size) in enumerate((
         ("1", "a.png", "cat", (9, 8)), ("2", "b.png", None, (8, 9)), ("1", "c.png", "dog", (7, 7)),
-        ("3", "d.png", "cat", (9, 8)))]
+        ("3", "d.png", "cat", (9, 8))))]
     assert said == [None, None, "a.png", None]
     assert len(kept) == 3
     assert kept.first_path() == "a.png"
     assert kept.sizes() == {(9, 8): 2, (8, 9): 1}
     kept.split(0.5, 0)
-    splits = kept.splits()
-    assert kept.labels() == {(splits[0], "cat"): 1} | {(splits[1], None): 1} | {
-        (splits[2], "cat"): 1 + (splits[0] == splits[2])}
-    for split in set(splits):
-        assert list(kept.shas(split)) == [sha for sha, own in zip("123", splits) if own == split]
+    first, second, copy, third = kept.splits(range(4))
+    assert copy is None
+    assert kept.labels() == {(first, "cat"): 1} | {(second, None): 1} | {(third, "cat"): 1 + (first == third)}
+    for split in {first, second, third}:
+        assert list(kept.shas(split)) == [sha for sha, own in zip("123", (first, second, third)) if own == split]
 
 
 def test_memory_does_not_grow_with_a_listing(tmp_path):
@@ -113,7 +121,7 @@ def test_memory_does_not_grow_with_a_listing(tmp_path):
     def listed(folders, count):
         raw = list_raw(tmp_path / str(folders))
         assert raw.count == count
-        for number, entry in enumerate(raw.entries, start=1):
+        for number, entry in enumerate(raw.entries(range(raw.length)), start=1):
             if number == count:
                 assert entry.label == "class-2"
                 yield raw

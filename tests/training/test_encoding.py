@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from itertools import pairwise
 
 import datasets
 import numpy as np
@@ -16,6 +15,7 @@ from tesserae import tracking
 from tesserae.data.batches import to_unit
 from tesserae.data.codes import CodeMaps
 from tesserae.data.pictures import Pictures
+from tesserae.data.scratch import SPLIT
 from tesserae.errors import DiskFullError
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.stage import Stage
@@ -71,17 +71,6 @@ def accelerator():
 
 def maps_of(paths):
     return torch.from_numpy(np.concatenate([np.load(path) for path in paths]))
-
-
-@pytest.mark.parametrize("count", [1, 5, 1024, 1025, 3000, 1_281_167, 10**8])
-@pytest.mark.parametrize("batch_size", [1, 48, 64])
-def test_pieces_hold_every_picture_once_in_whole_batches(count, batch_size):
-    pieces = encoding.pieces_of(count, batch_size)
-    assert pieces[0].start == 0
-    assert pieces[-1].stop == count
-    assert all(one.stop == next_.start for one, next_ in pairwise(pieces))
-    assert all(len(piece) % batch_size == 0 for piece in pieces[:-1])
-    assert max(map(len, pieces)) < encoding.MOST + batch_size
 
 
 def test_the_set_is_encoded_as_single_pictures_are_and_mirrored_too(vqgan, pictures, accelerator, tmp_path):
@@ -165,7 +154,7 @@ def opened(project, monkeypatch):
 
 
 def test_the_notebooks_run_takes_up_what_two_processes_encoded(project, by_two, monkeypatch, vqgan, accelerator):
-    splits = {split: Pictures.load(project / "prepared", split) for split in encoding.SPLITS}
+    splits = {split: Pictures.load(project / "prepared", split) for split in SPLIT}
     told = []
     with opened(project, monkeypatch) as stage:
         maps = encoding.encode_set(stage, vqgan, splits, accelerator, lambda *done: told.append(done))

@@ -5,6 +5,7 @@ import os
 import pytest
 from ruamel.yaml import YAML
 
+from tesserae import source_code
 from tesserae.params import load_params
 from tesserae.stage import find_root
 from tesserae.training import identity, transformer, vqgan
@@ -72,7 +73,7 @@ def step(x, name="lr"):
     ("x < 0", "x < 1", False),
 ])
 def test_code_counts_and_words_do_not(tmp_path, monkeypatch, old, new, same):
-    monkeypatch.setattr(identity, "PACKAGE", tmp_path)
+    monkeypatch.setattr(source_code, "PACKAGE", tmp_path)
     assert BEFORE.replace(old, new) != BEFORE
     (tmp_path / "a.py").write_text(BEFORE)
     (tmp_path / "b.py").write_text(BEFORE.replace(old, new))

@@ -22,7 +22,10 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture to be. read: gives the file's bytes; pairs: the same for each paired column."""
+    """One picture to be. read: gives the file's bytes; pairs: the same for each paired column.
+
+    mark: another one where what is read has changed, as far as can be told without reading.
+    """
 
     path: str
     read: Callable[[], bytes]
@@ -30,14 +33,19 @@ class Entry:
     split: str | None = None  # where the data has splits of its own
     pairs: dict[str, Callable[[], bytes]] = field(default_factory=dict)
     fault: str | None = None  # why it is rejected without being read
+    mark: str = ""
 
 
 @dataclass
 class Raw:
-    """All entries in a fixed order, one at a time. ignored: files that are no pictures; notes: what else is worth
-    saying."""
+    """All entries in a fixed order. ignored: files that are no pictures; notes: what else is worth saying.
 
-    entries: Iterator[Entry]
+    entries(numbers): those with these numbers, one at a time; 0 to length - 1 are all. Numbers of what is left out
+    have none, so there are `count` of them.
+    """
+
+    entries: Callable[[range], Iterator[Entry]]
+    length: int
     count: int
     columns: list[str]  # the paired ones
     ignored: list[str] = field(default_factory=list)

@@ -5,31 +5,30 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import json
 import shutil
 import sqlite3
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
-from tesserae.data.decode import Picture, decode
+from tesserae.data.entries import Raw
 from tesserae.data.masks import MaskUse, is_mask
-from tesserae.data.raw import Raw, list_raw
+from tesserae.data.pieces import PIECES, Piece, aside_of, make_pieces, tidy
+from tesserae.data.raw import list_raw
 from tesserae.data.scratch import SPLIT, Kept
-from tesserae.data.workers import cores, in_order
 from tesserae.errors import TesseraeError
 from tesserae.params import PrepareParams
 
 NAMED = 8  # reasons named in the error
 LEFT_OUT = "left_out.csv"  # in the prepared set
-BATCH, AT_ONCE = 256, 4096  # pictures that are written, and hashes that are looked at, together
+AT_ONCE = 4096  # pictures that are chosen together
 
 
 class PrepareError(TesseraeError, ValueError):
@@ -70,67 +69,70 @@ def prepare(source: str | Path, out: str | Path, params: PrepareParams, seed: in
     `out` becomes a `datasets.DatasetDict` on disk with the splits train and validation, and replaces what was
     there once it is whole. Columns: image, label (where there are classes), path, sha, and the paired ones.
     `out`/left_out.csv lists every file that did not come in, with the reason.
-    `seed` salts the hash that splits. `progress(done, count)` is called as files are read.
+    `seed` salts the hash that splits. `progress(done, count)` is called as files are read. What has been decoded when
+    it is stopped, or cannot go on, stays beside `out` and is taken up the next time; see `pieces`.
     Raises PrepareError or RawError, in one sentence.
     """
     began = time.monotonic()
     out = Path(out)
-    aside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside, done = aside_of(out), False
+    _clear(aside, done)
     try:
-        aside.mkdir(parents=True)
+        aside.mkdir(parents=True, exist_ok=True)
         raw = list_raw(source, aside / "raw.sqlite")
         report = PrepareReport(columns=raw.columns, ignored=raw.ignored, notes=raw.notes)
-        uses = [MaskUse(name) for name in raw.columns if is_mask(name)]
         kept = Kept(aside / "kept.sqlite")
-        _read_all(raw, params, report, kept, aside / "all.arrow", progress, uses)
+        tables, uses = _join(make_pieces(raw, params, aside / PIECES, progress=progress), report, kept)
         _check(str(source), raw, kept, params, report)
         kept.split(params.holdout, seed)
         _count(kept, report)
         report.notes += [note for use in uses for note in use.notes()]
-        _store(aside / "all.arrow", aside / "set", kept, report.classes)
+        _store(tables, aside / "set", kept, report.classes)
         _write_left_out(aside / "set" / LEFT_OUT, report)
         _replace(aside / "set", out)
+        done = True
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise PrepareError(f"{out} cannot be written ({reason}): see to the disk and its rights.") from None
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        _clear(aside, done)
     report.seconds = time.monotonic() - began
     return report
 
 
-def _read_all(raw: Raw, params: PrepareParams, report: PrepareReport, kept: Kept, table: Path,
-              progress: Callable[[int, int], None] | None, uses: list[MaskUse]) -> None:
-    """Decode every entry, in order, on all cores; good ones go to the scratch table as they come."""
-    from datasets.arrow_writer import ArrowWriter
-
-    work = partial(_named_decode, size=params.image_size, fit=params.fit, min_side=params.min_side)
-    workers = cores()
-    with (
-        warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool,
-        ArrowWriter(path=str(table), features=_features(raw.columns), writer_batch_size=BATCH) as writer,
-    ):
-        warnings.simplefilter("ignore")  # PIL's remarks on odd files
-        for done, (entry, result) in enumerate(in_order(pool, work, raw.entries, 4 * workers), start=1):
-            if not isinstance(result, Picture):
-                report.rejected.append((entry.path, str(result)))
-            elif same := kept.add(result.sha, entry.path, entry.label, entry.split, (result.width, result.height)):
-                report.duplicates.append((entry.path, same))
-            else:
-                for use in uses:
-                    use.add(Image.open(io.BytesIO(result.pairs[use.column])))
-                pairs = {name: {"bytes": content, "path": None} for name, content in result.pairs.items()}
-                writer.write({"image": {"bytes": result.image, "path": None}, "label": entry.label or "",
-                              "path": entry.path, "sha": result.sha, **pairs})
-            if progress:
-                progress(done, raw.count)
-        if len(kept):
-            writer.finalize()
+def _clear(aside: Path, done: bool) -> None:
+    """Remove what a run leaves beside its set: all of it where it is done, else what is no whole piece."""
+    if done:
+        shutil.rmtree(aside, ignore_errors=True)
+        return
+    pieces = aside / PIECES
+    with suppress(OSError):  # what cannot be removed is in nobody's way
+        tidy(pieces)
+        for place in aside.glob("*"):
+            if place == pieces:
+                continue
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+    for folder in (pieces, aside):
+        with suppress(OSError):  # it is not there, or not empty
+            folder.rmdir()
 
 
-def _named_decode(entry, **how):
-    return entry, decode(entry, **how)
+def _join(pieces: Iterable[Piece], report: PrepareReport, kept: Kept) -> tuple[list[Path], list[MaskUse]]:
+    """Note what is kept, a copy, or rejected; the tables of all pieces, in order, and the use of their masks."""
+    uses = [MaskUse(name) for name in report.columns if is_mask(name)]
+    columns = ["sha", "path", "label", "given", "width", "height", *(use.column for use in uses)]
+    tables, numbers = [], itertools.count()
+    for piece in pieces:
+        report.rejected += piece.rejected
+        tables += [piece.table] if piece.rows else []
+        for row, number in zip(piece.read(columns), numbers):
+            size = row["width"], row["height"]
+            if same := kept.add(number, row["sha"], row["path"], row["label"], row["given"], size):
+                report.duplicates.append((row["path"], same))
+                continue
+            for use in uses:
+                use.add(Image.open(io.BytesIO(row[use.column]["bytes"])))
+    return tables, uses
 
 
 def _check(source: str, raw: Raw, kept: Kept, params: PrepareParams, report: PrepareReport) -> None:
@@ -188,26 +190,18 @@ def _count(kept: Kept, report: PrepareReport) -> None:
     report.sizes = kept.sizes()
 
 
-def _features(columns: list[str]):
-    """Of the scratch table: labels are words there."""
-    import datasets
-
-    text = datasets.Value("string")
-    pairs = {name: datasets.Image() for name in columns}
-    return datasets.Features({"image": datasets.Image(), "label": text, "path": text, "sha": text, **pairs})
-
-
-def _store(table: Path, out: Path, kept: Kept, classes: list[str]) -> None:
-    """The scratch table -> a DatasetDict on disk whose files depend on its content alone."""
+def _store(tables: list[Path], out: Path, kept: Kept, classes: list[str]) -> None:
+    """The tables of pieces -> a DatasetDict on disk whose files depend on its content alone."""
     import datasets
 
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        whole = datasets.Dataset.from_file(str(table))
+        whole = datasets.concatenate_datasets([datasets.Dataset.from_file(str(table)) for table in tables])
+        whole = whole.remove_columns(["given", "width", "height"])
         whole = whole.cast_column("label", datasets.ClassLabel(names=classes)) if classes \
             else whole.remove_columns("label")
-        chosen = {split: _chosen(whole, kept, split, table.with_name(f"{split}.arrow")) for split in SPLIT}
+        chosen = {split: _chosen(whole, kept, split, out.with_name(f"{split}.arrow")) for split in SPLIT}
         datasets.DatasetDict(chosen).save_to_disk(str(out))
     finally:
         if shown:
@@ -228,7 +222,7 @@ def _store(table: Path, out: Path, kept: Kept, classes: list[str]) -> None:
 def _chosen(whole, kept: Kept, split: str, cache: Path):
     """The pictures of a split; which ones is written to the file `cache`, for it may be many."""
     def own(_: list[str], numbers: list[int]) -> list[bool]:
-        return [each == split for each in kept.splits(numbers[0], numbers[-1])]
+        return [each == split for each in kept.splits(range(numbers[0], numbers[-1] + 1))]
 
     return whole.filter(own, with_indices=True, batched=True, batch_size=AT_ONCE, input_columns="sha",
                         cache_file_name=str(cache), new_fingerprint=split)

@@ -162,22 +162,24 @@ def _list_folder(folder: Path, walk: _Walk, listing: Listing) -> Raw:
             ignored.append(readable(file))
     places, columns = _Places.of(listing, labelled), sorted(columns)
     notes = walk.notes + ([] if columns else places.suspicions()) + ([] if told else places.one_folder())
-    count, spare = sum(listing.counts()), 0
-    if places.splits["test"] and places.splits["validation"]:
-        spare = places.splits["test"]
+    spare = places.splits["test"] if places.splits["validation"] else 0
+    if spare:
         notes.append(f"The test split ({spare:,} pictures) is left out: there is a validation split.")
+    listing.add_lost()
+    length = listing.counts()[0]
 
-    def entries() -> Iterator[Entry]:
-        for file, fault, row in listing.pictures():
+    def entries(numbers: range) -> Iterator[Entry]:
+        for file, fault, row, lost in listing.pictures(numbers):
+            if lost:
+                yield Entry(readable(file), bytes, fault=_why_lost(folder, file))
+                continue
             entry = _entry(folder, file, row, places, columns, fault)
             if entry.split != "test":
                 yield entry
             elif not spare:  # it serves as validation
                 yield replace(entry, split="validation")
-        for file in listing.lost():
-            yield Entry(readable(file), bytes, fault=_why_lost(folder, file))
 
-    return Raw(entries(), count - spare, columns, ignored, notes)
+    return Raw(entries, length, length - spare, columns, ignored, notes)
 
 
 def _is_picture(file: Path) -> bool:
@@ -285,9 +287,19 @@ def _entry(folder: Path, file: str, row: Row | None, places: _Places, columns: l
             fault = fault or f"has no {column} in the metadata, unlike others"
         elif reason := named(folder, pairs[column]):
             fault = fault or f"{column} {reason}: {readable(pairs[column])}"
-    readers = {column: (folder / pairs[column]).read_bytes for column in columns if column in pairs}
+    paired = {column: folder / pairs[column] for column in columns if column in pairs}
     return Entry(readable(file), (folder / file).read_bytes, label and readable(label), places.split(file),
-                 readers, fault)
+                 {column: place.read_bytes for column, place in paired.items()}, fault,
+                 " ".join(_mark(place) for place in (folder / file, *paired.values())))
+
+
+def _mark(file: Path) -> str:
+    """A file's size and time: another one after it was written."""
+    try:
+        about = file.stat()
+    except (OSError, ValueError):
+        return "none"
+    return f"{about.st_size}:{about.st_mtime_ns}"
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -64,18 +64,25 @@ def _list_dataset(loaded, name: str) -> Raw:
                      "there is a validation split.")
     given = len({splits[key] for key in parts}) > 1
 
-    def entries() -> Iterator[Entry]:
+    def entries(numbers: range) -> Iterator[Entry]:
+        before = 0  # entries of the parts passed
         for key, part in parts.items():
-            split = "validation" if splits[key] == "test" else splits[key]
+            split, mark = "validation" if splits[key] == "test" else splits[key], part._fingerprint
+            own = range(max(0, numbers.start - before), min(len(part), numbers.stop - before))
+            before += len(part)
+            if not own:
+                continue
+            part = part.select(own)
             for column in images:
                 part = part.cast_column(column, datasets.Image(decode=False))
-            for number, row in enumerate(part):
+            for number, row in zip(own, part):
                 yield Entry(
                     f"{key}/{number:07d}", _reader(row[image]), _word(features, label, row),
-                    split if given else None, {column: _reader(row[column]) for column in pairs},
+                    split if given else None, {column: _reader(row[column]) for column in pairs}, mark=mark,
                 )
 
-    return Raw(entries(), sum(map(len, parts.values())), pairs, [], notes)
+    count = sum(map(len, parts.values()))
+    return Raw(entries, count, count, pairs, [], notes)
 
 
 def _reader(value: dict | None) -> Callable[[], bytes]:

@@ -29,7 +29,7 @@ class Listing:
         self._tables = _opened(place, "file (number INTEGER PRIMARY KEY, path BLOB, fault TEXT)",
                                "row (path BLOB PRIMARY KEY, said TEXT, found INTEGER) WITHOUT ROWID",
                                "paired (path BLOB PRIMARY KEY) WITHOUT ROWID",
-                               "picture (number INTEGER PRIMARY KEY, path BLOB, fault TEXT, said TEXT)")
+                               "picture (number INTEGER PRIMARY KEY, path BLOB, fault TEXT, said TEXT, lost INTEGER)")
 
     def add_file(self, path: str, fault: str | None) -> None:
         """One more; fault: why it cannot be read."""
@@ -62,29 +62,29 @@ class Listing:
     def add_picture(self, path: str, fault: str | None) -> None:
         """A file that is taken for a picture, with its row."""
         key = _encoded(path)
-        self._tables.execute("INSERT INTO picture (path, fault, said) VALUES (?1, ?2, "
-                             "(SELECT said FROM row WHERE path = ?1))", (key, fault))
+        self._tables.execute("INSERT INTO picture (path, fault, said, lost) VALUES (?1, ?2, "
+                             "(SELECT said FROM row WHERE path = ?1), 0)", (key, fault))
         self._tables.execute("UPDATE row SET found = 1 WHERE path = ?", (key,))
 
-    def pictures(self) -> Iterator[tuple[str, str | None, Row | None]]:
-        """Path, fault and row of each."""
-        for path, fault, said in self._tables.execute("SELECT path, fault, said FROM picture ORDER BY number"):
-            yield _decoded(path), fault, said and _row(said)
+    def add_lost(self) -> None:
+        """What rows name, sorted, where there is no picture; after all pictures."""
+        self._tables.execute("INSERT INTO picture (path, lost) SELECT path, 1 FROM row WHERE NOT found ORDER BY path")
+
+    def pictures(self, numbers: range) -> Iterator[tuple[str, str | None, Row | None, bool]]:
+        """Path, fault and row of those with these numbers, counted from 0 as they came; whether they are lost."""
+        found = self._tables.execute("SELECT path, fault, said, lost FROM picture WHERE number BETWEEN ? AND ? "
+                                     "ORDER BY number", (numbers.start + 1, numbers.stop))
+        for path, fault, said, lost in found:
+            yield _decoded(path), fault, said and _row(said), bool(lost)
 
     def folders(self) -> Iterator[list[str]]:
         """The folders that each picture lies in, the outermost first."""
         for path, in self._tables.execute("SELECT path FROM picture ORDER BY number"):
             yield _decoded(path).split("/")[:-1]
 
-    def lost(self) -> Iterator[str]:
-        """Paths that rows name, sorted, where there is no picture."""
-        for path, in self._tables.execute("SELECT path FROM row WHERE NOT found ORDER BY path"):
-            yield _decoded(path)
-
     def counts(self) -> tuple[int, int]:
-        """How many pictures there are, and how many are lost."""
-        return (*self._tables.execute("SELECT count(*) FROM picture").fetchone(),
-                *self._tables.execute("SELECT count(*) FROM row WHERE NOT found").fetchone())
+        """How many pictures there are, and how many of them are lost."""
+        return self._tables.execute("SELECT count(*), coalesce(sum(lost), 0) FROM picture").fetchone()
 
 
 class Kept:
@@ -99,11 +99,14 @@ class Kept:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, sha: str, path: str, label: str | None = None, given: str | None = None,
+    def add(self, number: int, sha: str, path: str, label: str | None = None, given: str | None = None,
             size: tuple[int, int] = (0, 0)) -> str | None:
-        """One more, with the hash of its content and its own split; or the path of the same picture, kept before."""
-        done = self._tables.execute("INSERT OR IGNORE INTO kept (sha, path, label, given, width, height) VALUES "
-                                    "(?, ?, ?, ?, ?, ?)", (sha, path, label, given, *size))
+        """One more, with a number above those before it, the hash of its content and its own split.
+
+        Returns the path of the same picture, where it is kept already.
+        """
+        done = self._tables.execute("INSERT OR IGNORE INTO kept (number, sha, path, label, given, width, height) "
+                                    "VALUES (?, ?, ?, ?, ?, ?, ?)", (number, sha, path, label, given, *size))
         self._count += done.rowcount
         if done.rowcount:
             return None
@@ -128,12 +131,11 @@ class Kept:
                 run(f"UPDATE kept SET split = ? WHERE number = (SELECT number FROM kept ORDER BY place {nearest}, "
                     f"number {nearest} LIMIT 1)", (split,))
 
-    def splits(self, first: int = 0, last: int | None = None) -> list[str]:
-        """Which split each is in, of the numbers first to last."""
-        last = len(self) - 1 if last is None else last
-        found = self._tables.execute("SELECT split FROM kept WHERE number BETWEEN ? AND ? ORDER BY number",
-                                     (first + 1, last + 1))
-        return [split for split, in found]
+    def splits(self, numbers: range) -> list[str | None]:
+        """Which split each of these numbers is in, None where nothing is kept."""
+        found = dict(self._tables.execute("SELECT number, split FROM kept WHERE number BETWEEN ? AND ?",
+                                          (numbers.start, numbers.stop - 1)))
+        return [found.get(number) for number in numbers]
 
     def first_path(self) -> str:
         """Of the first one."""

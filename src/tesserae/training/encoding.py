@@ -25,6 +25,8 @@ from accelerate import Accelerator
 
 from tesserae.data.codes import CodeMaps, save_codes
 from tesserae.data.pictures import Pictures
+from tesserae.data.pieces import pieces_of
+from tesserae.data.scratch import SPLIT
 from tesserae.data.views import view_of
 from tesserae.data.workers import eta, in_order
 from tesserae.evaluation.codebook import weights_fingerprint
@@ -33,17 +35,8 @@ from tesserae.stage import Stage, write_atomically
 from tesserae.training.identity import checkpoint_folder, code_of
 from tesserae.training.loop import make_accelerator
 
-SPLITS = ("train", "validation")
-LEAST, MOST = 1024, 65_536  # pictures a piece, which is what a stop may lose
-PIECES = 1000  # of a set, while they are within these
+LEAST = 1024  # pictures a piece, which is what a stop may lose
 COMPUTING = ("data/views", "models/layers.py", "models/quantizers.py", "models/vqgan.py", "training/encoding.py")
-
-
-def pieces_of(count: int, batch_size: int) -> list[range]:
-    """`count` pictures cut into pieces of whole batches, but for the last; whatever the number of processes."""
-    size = min(max(LEAST, -(-count // PIECES)), MOST)
-    size = -(-size // batch_size) * batch_size
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def encode_pieces(model: VQGAN, pictures: Pictures, batch_size: int, folder: Path, accelerator: Accelerator,
@@ -55,7 +48,7 @@ def encode_pieces(model: VQGAN, pictures: Pictures, batch_size: int, folder: Pat
     """
     side = pictures.size // model.config.downsampling
     shape = (2 if mirrored else 1, side, side)
-    pieces = {folder / f"{piece.start:010d}.npy": piece for piece in pieces_of(len(pictures), batch_size)}
+    pieces = {folder / f"{piece.start:010d}.npy": piece for piece in pieces_of(len(pictures), LEAST, batch_size)}
     folder.mkdir(parents=True, exist_ok=True)
     missing = [path for path, piece in pieces.items() if not _whole(path, (len(piece), *shape))]
     accelerator.wait_for_everyone()  # until all have looked
@@ -133,7 +126,7 @@ def main() -> None:
     with Stage.open("codebook", arguments.target, arguments.params) as stage:
         accelerator = make_accelerator("fp32", stage.params.threads)
         model = VQGAN.from_pretrained(stage.root / "models" / f"vqgan-{stage.target}").to(accelerator.device)
-        pictures = {split: Pictures.load(stage.path("prepared"), split, hold=0) for split in SPLITS}
+        pictures = {split: Pictures.load(stage.path("prepared"), split, hold=0) for split in SPLIT}
         maps = encode_set(stage, model, pictures, accelerator,
                           eta("pictures") if accelerator.is_main_process else None)
         if accelerator.is_main_process:
