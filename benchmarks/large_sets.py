@@ -89,7 +89,7 @@ def part(what: str, raw: str, prepared: str, size: int) -> dict[str, float]:
 
 
 def measured(what: str, raw: Path, prepared: Path, size: int, processes: int = 1) -> dict[str, float]:
-    """`part` in processes of its own: the greatest of what they tell. Of a set that many prepare, one joins pieces."""
+    """`part` in processes of its own: the greatest of what they tell. What many prepare one joins afterwards."""
     if what == "prepare" and processes > 1:
         made = measured("pieces", raw, prepared, size, processes)
         joined = measured("prepare", raw, prepared, size)
@@ -116,15 +116,15 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128, help="pixels a side of the raw pictures")
     parser.add_argument("--size", type=int, default=64, help="and of the prepared ones")
     parser.add_argument("--what", nargs="+", choices=["prepare", "encode"], default=["prepare", "encode"])
-    parser.add_argument("--processes", nargs="+", type=int, default=[1], help="that work together, each number by turns")
+    parser.add_argument("--processes", nargs="+", type=int, default=[1], help="that work together; several by turns")
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
         print(json.dumps(part(*arguments.part, arguments.size)) + "\n", end="", flush=True)  # in one piece
         return
     work = [(what, count) for what in arguments.what for count in arguments.processes]
-    said = "".join(f"{what}, {count} process{'es' * (count > 1)} | pictures/s | memory, MB | " for what, count in work)
-    print(f"| pictures | {said}".strip())
+    heads = (f"{what}, {count} process{'es' * (count > 1)} | pictures/s | memory, MB" for what, count in work)
+    print("| pictures |", " | ".join(heads), "|")
     print("| --- " * (1 + 3 * len(work)) + "|", flush=True)
     for count in arguments.counts:
         with tempfile.TemporaryDirectory(prefix="large-set-") as place:

@@ -42,23 +42,28 @@ class Reader(LatentTransformer):
     def forward(self, prefix, indices, last=0):
         return self._sure(self.told(prefix)[:, :indices.shape[1]])[:, -last:]
 
-    def prefill(self, prefix, indices=None, batch=None, room=None):
+    def prefill(self, prefix, indices=None, batch=None, room=None, last=1):
         cache = Cache(1, batch or len(prefix), self.config.max_tokens)
         codes = self.told(prefix.expand(cache.batch, -1))
-        kept = codes[:, None, :, None]  # in the place of keys
+        kept = codes[:, None, None, :]  # in the place of a key
         cache.buffers, known = [(kept, kept)], 0 if indices is None else indices.shape[1]
-        cache.length = cache.capacity
-        self.known = known
+        cache.length = self.config.prefix_length + known
         return self._sure(codes[:, known]), cache
 
     def step(self, codes, cache):
-        self.known += codes[0].numel()
-        said = self._sure(cache.buffers[0][0][:, 0, self.known, 0])
-        return said[torch.arange(len(codes)).clamp(max=len(said) - 1)]
+        return self.step_each(codes.view(len(codes), -1), [cache])
+
+    def step_each(self, codes, caches, last=1):
+        said = []
+        for cache in caches:
+            cache.length += codes.shape[1]
+            said.append(cache.buffers[0][0][:, 0, 0, cache.length - self.config.prefix_length])
+        said = torch.cat(said)
+        return self._sure(said[torch.arange(len(codes)).clamp(max=len(said) - 1)])
 
     def step_at(self, codes, places, cache, reach=0):
         after = places[:, -1:] - self.config.prefix_length + 1
-        return self._sure(cache.buffers[0][0][:, 0, :, 0].gather(1, after)[:, 0])
+        return self._sure(cache.buffers[0][0][:, 0, 0].gather(1, after)[:, 0])
 
     def _sure(self, codes):
         return 1000.0 * one_hot(codes, K)

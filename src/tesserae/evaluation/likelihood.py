@@ -13,6 +13,7 @@ from tesserae.data.conditions import Label, Told, conditions_of, make_prefix
 from tesserae.data.paired import Chosen, PairedMaps
 from tesserae.models.transformer import LatentTransformer
 from tesserae.sampling.orderings import as_maps, in_order
+from tesserae.sampling.steps import drawing
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,14 @@ def nats_to_bits(nats: float) -> float:
 @torch.no_grad()
 def likelihood(model: LatentTransformer, prefix: Tensor, indices: Tensor, batch_size: int = 64) -> Likelihood:
     """Every code of every map under the model, in its own order: prefix (N,P), indices (N,h,w) -> on the CPU."""
-    training, device, order = model.training, model.device, model.config.order
-    model.eval()
+    device, order = model.device, model.config.order
     nll, hit = [], []
-    for rows in torch.arange(len(indices)).split(batch_size):
-        codes = in_order(indices[rows], order).to(device)  # (b,T)
-        logits = model(prefix[rows].to(device), codes).float()  # (b,T,K)
-        nll.append(F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").cpu())
-        hit.append((logits.argmax(-1) == codes).cpu())
-    model.train(training)
+    with drawing(model):
+        for rows in torch.arange(len(indices)).split(batch_size):
+            codes = in_order(indices[rows], order).to(device)  # (b,T)
+            logits = model(prefix[rows].to(device), codes).float()  # (b,T,K)
+            nll.append(F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").cpu())
+            hit.append((logits.argmax(-1) == codes).cpu())
     return Likelihood(*(as_maps(torch.cat(part), order, indices.shape[1:]) for part in (nll, hit)))
 
 

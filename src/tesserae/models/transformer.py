@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tesserae.errors import TesseraeError
+from tesserae.models.cache import Cache, Caches
 from tesserae.models.packing import PackedLinear
 from tesserae.models.saving import load_weights, read_config, save_model
 
@@ -54,63 +56,6 @@ class TransformerConfig:
         return self.prefix_length + self.max_tokens - 1
 
 
-class Cache:
-    """Keys and values of the positions seen so far, in buffers made once for the longest sequence.
-
-    The buffers are made at the first write, because only then is their type known under autocast. Positions follow
-    each other, the same for every sample, until `at` says where they lie.
-    """
-
-    def __init__(self, layers: int, batch: int, capacity: int) -> None:
-        self.batch, self.capacity, self.length = batch, capacity, 0
-        self.buffers: list[tuple[Tensor, Tensor] | None] = [None] * layers
-        self.where: Tensor | None = None
-        self.seen: Tensor | None = None
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Take k, v (B or 1,heads,t,d) of one layer; returns those of all positions that they may look at.
-
-        A batch of one is written to every sample: so a shared prefix is computed once. After `at` what lies within
-        its reach is returned, filled or not.
-        """
-        if self.where is not None:
-            for buffer, part in zip(self.buffers[layer], (k, v)):
-                buffer.scatter_(2, self.where, part)
-            return tuple(buffer[:, :, :self.seen.shape[3]] for buffer in self.buffers[layer])
-        start, end = self.length, self.length + k.shape[2]
-        if self.buffers[layer] is None:
-            shape = (self.batch, k.shape[1], self.capacity, k.shape[3])
-            self.buffers[layer] = (k.new_empty(shape), v.new_empty(shape))
-        keys, values = self.buffers[layer]
-        keys[:, :, start:end] = k
-        values[:, :, start:end] = v
-        return (keys[:, :, :end], values[:, :, :end]) if start else (k, v)
-
-    def blank(self, batch: int, capacity: int) -> Cache:
-        """One of another size for the same network, its buffers made and zero: `at` may lead anywhere."""
-        other = Cache(len(self.buffers), batch, capacity)
-        other.buffers = [tuple(part.new_zeros((batch, part.shape[1], capacity, part.shape[3])) for part in pair)
-                         for pair in self.buffers]
-        return other
-
-    def take(self, other: Cache, samples: Tensor) -> None:
-        """What another cache holds of its first samples becomes that of these, (n,) int64."""
-        for pair, given in zip(self.buffers, other.buffers):
-            for mine, theirs in zip(pair, given):
-                mine[samples, :, :other.length] = theirs[:len(samples), :, :other.length]
-
-    def at(self, places: Tensor, reach: int = 0) -> None:
-        """The next positions of each sample lie at places (B,t) int64, and look at all up to themselves.
-
-        reach: more than the largest of them, 0: the capacity. `seen` (B,1,t,reach) is added to scores, the same in
-        every layer of a step. The buffers are `blank`'s: what is masked must still be a number.
-        """
-        keys = self.buffers[0][0]
-        behind = torch.arange(reach or self.capacity, device=keys.device) > places[:, None, :, None]
-        self.seen = torch.zeros(behind.shape, dtype=keys.dtype, device=keys.device).masked_fill_(behind, -torch.inf)
-        self.where = places[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
-
-
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which position i looks at positions <= i, and a `full` prefix at all of itself.
 
@@ -124,24 +69,28 @@ class CausalSelfAttention(nn.Module):
         self.qkv = nn.Linear(c.n_embd, 3 * c.n_embd)
         self.proj = nn.Linear(c.n_embd, c.n_embd)
 
-    def forward(self, x: Tensor, layer: int, cache: Cache | None, last: int) -> Tensor:  # (B,t,C) -> (B,last,C)
+    def forward(self, x: Tensor, layer: int, cache: Cache | Caches | None, last: int) -> Tensor:
+        """(B,t,C) -> (B,last,C)."""
         q, k, v = self._heads_of(x, last)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
-        if cache is not None and cache.seen is not None:
-            mask, whole = cache.seen[:, :, -last:], False
-        else:
-            whole = q.shape[2] == k.shape[2] and self.full == 1
-            mask = None if whole or last == 1 else self._mask(last, k.shape[2], q.device)
-        with _kernel_for(q):
-            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=whole)  # (B,heads,last,d)
+        y = self._look(q, k, v, None) if cache is None else cache.attended(layer, q, k, v, self._look)
         return self.proj(rearrange(y, "b h t d -> b t (h d)"))
 
-    def step(self, x: Tensor, layer: int, cache: Cache) -> Tensor:  # (B,C) -> (B,C)
+    def step(self, x: Tensor, layer: int, cache: Cache | Caches) -> Tensor:  # (B,C) -> (B,C)
         """`forward` of one position; rows of x beyond the cache's samples are copies of the last of these."""
         q, k, v = self.qkv(x).view(len(x), 3, self.heads, 1, -1)[:cache.batch].unbind(1)  # (B,heads,1,d) each
-        y = F.scaled_dot_product_attention(q, *cache.extend(layer, k, v), cache.seen).flatten(1)
+        y = cache.attended(layer, q, k, v, F.scaled_dot_product_attention).flatten(1)
         return self.proj(y if len(y) == len(x) else torch.cat([y, y[-1:].expand(len(x) - len(y), -1)]))
+
+    def _look(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+        """Attention of the last positions to all that they may look at; see `Look`."""
+        last = q.shape[2]
+        if seen is not None:
+            mask, whole = seen[:, :, -last:], False
+        else:
+            whole = last == k.shape[2] and self.full == 1
+            mask = None if whole or last == 1 else self._mask(last, k.shape[2], q.device)
+        with _kernel_for(q):
+            return F.scaled_dot_product_attention(q, k, v, mask, is_causal=whole)
 
     def _heads_of(self, x: Tensor, last: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of the last positions, keys and values of all: (B,heads,last,d), (B,heads,t,d) twice."""
@@ -178,12 +127,13 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(c.n_embd, 4 * c.n_embd), nn.Linear(4 * c.n_embd, c.n_embd)
         self.dropout = nn.Dropout(c.dropout)
 
-    def forward(self, x: Tensor, layer: int = 0, cache: Cache | None = None, last: int = 0) -> Tensor:  # (B,t,C)
+    def forward(self, x: Tensor, layer: int = 0, cache: Cache | Caches | None = None, last: int = 0) -> Tensor:
+        """(B,t,C) -> (B,last,C)."""
         last = last or x.shape[1]
         x = x[:, -last:] + self.dropout(self.attention(self.norm_1(x), layer, cache, last))
         return x + self.dropout(self.down(F.gelu(self.up(self.norm_2(x)))))
 
-    def step(self, x: Tensor, layer: int, cache: Cache) -> Tensor:  # (B,C) -> (B,C)
+    def step(self, x: Tensor, layer: int, cache: Cache | Caches) -> Tensor:  # (B,C) -> (B,C)
         """`forward` of one position in drawing, where the sums are so few that all else is left out."""
         x = x + self.attention.step(self.norm_1(x), layer, cache)
         return x + self.down(F.gelu(self.up(self.norm_2(x))))
@@ -233,11 +183,12 @@ class LatentTransformer(nn.Module):
         return self.head(self.norm(x[rows, places + self.config.prefix_length - 1]))
 
     def prefill(self, prefix: Tensor, indices: Tensor | None = None, batch: int | None = None,
-                room: int | None = None) -> tuple[Tensor, Cache]:
+                room: int | None = None, last: int = 1) -> tuple[Tensor, Cache]:
         """Start decoding: logits (B,K) of the first code after `indices`, and the cache for `step`.
 
         prefix (B,P) int64; indices (B,n) int64: codes known beforehand, n < max_tokens. A prefix of one row
         is computed once for `batch` samples that share it. room: for how many codes there is, if not for max_tokens.
+        last: of so many positions the last layer's sums are made, one of which is enough.
         """
         known = 0 if indices is None else indices.shape[1]
         self._check(prefix, known + 1)
@@ -246,7 +197,7 @@ class LatentTransformer(nn.Module):
         capacity = self.config.prefix_length + (room or self.config.max_tokens) - 1  # nothing follows the last code
         cache = Cache(self.config.n_layer, batch or prefix.shape[0], capacity)
         x = self._embed(prefix, indices if known else prefix.new_empty(prefix.shape[0], 0))
-        logits = self._logits(x, 1, cache)[:, 0]
+        logits = self._logits(x, last, cache)[:, -1]
         cache.length = x.shape[1]
         return logits.expand(cache.batch, -1), cache
 
@@ -258,6 +209,19 @@ class LatentTransformer(nn.Module):
         codes = codes if codes.ndim == 2 else codes[:, None]
         logits = self._step(codes, self.positions[cache.length:cache.length + codes.shape[1]], cache)
         cache.length += codes.shape[1]
+        return logits
+
+    def step_each(self, codes: Tensor, caches: Sequence[Cache], last: int = 1) -> Tensor:
+        """`step` for samples of several caches, which are filled: codes (B,t) int64 -> logits (B,K).
+
+        There may be more rows than samples, copies of the last. last: see `prefill`.
+        """
+        known = [cache.length for cache in caches for _ in range(cache.batch)]
+        known += known[-1:] * (len(codes) - len(known))
+        places = torch.tensor(known, device=codes.device)[:, None] + torch.arange(codes.shape[1], device=codes.device)
+        logits = self._step(codes, self.positions[places], Caches(caches), last)
+        for cache in caches:
+            cache.length += codes.shape[1]
         return logits
 
     def step_at(self, codes: Tensor, places: Tensor, cache: Cache, reach: int = 0) -> Tensor:
@@ -284,21 +248,21 @@ class LatentTransformer(nn.Module):
         tokens = torch.cat([self.prefix_embedding(prefix), self.token_embedding(indices)], dim=1)  # (B,t,C)
         return self.dropout(tokens + self.positions[:tokens.shape[1]])
 
-    def _step(self, codes: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+    def _step(self, codes: Tensor, positions: Tensor, cache: Cache | Caches, last: int = 1) -> Tensor:
         """Codes (B,t) with what stands for their places, (t,C) or (B,t,C) -> (B,K)."""
         x = self.token_embedding(codes) + positions
         if codes.shape[1] > 1 or self.training:
-            return self._logits(x, 1, cache)[:, 0]
+            return self._logits(x, last, cache)[:, -1]
         x = x[:, 0]
         for layer, block in enumerate(self.blocks):
             x = block.step(x, layer, cache)
         return self.head(self.norm(x))
 
-    def _logits(self, x: Tensor, last: int, cache: Cache | None = None) -> Tensor:
+    def _logits(self, x: Tensor, last: int, cache: Cache | Caches | None = None) -> Tensor:
         """Embedded positions (B,t,C) -> (B,last,K)."""
         return self.head(self.norm(self._through(x, last, cache)))
 
-    def _through(self, x: Tensor, last: int = 0, cache: Cache | None = None) -> Tensor:
+    def _through(self, x: Tensor, last: int = 0, cache: Cache | Caches | None = None) -> Tensor:
         """The blocks, (B,t,C) -> (B,last,C), 0: all; the last layer computes no more than these."""
         final = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):

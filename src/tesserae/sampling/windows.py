@@ -6,30 +6,27 @@ before it in the window and the window's own condition are all that it is drawn 
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import repeat
 from torch import Tensor
 
 from tesserae.errors import TesseraeError
 from tesserae.models.transformer import LatentTransformer
+from tesserae.sampling.edges import Edges
 from tesserae.sampling.filters import draw, rank
 from tesserae.sampling.sampler import check_given, uniforms
-from tesserae.sampling.steps import Recorder, Steps, aligned, drawing
+from tesserae.sampling.slide import ROWS, Batch, Choose, Prefixes, Slide, filled
+from tesserae.sampling.steps import aligned, drawing
 from tesserae.sampling.wavefront import (
     Block,
-    Form,
     Size,
     Turn,
-    alike,
     blocks_of,
     codes_of,
     local_place,
@@ -39,11 +36,7 @@ from tesserae.sampling.wavefront import (
 
 __all__ = ["Prefixes", "local_place", "sample_map", "window_nll"]
 
-# numbers of samples (n,), tops (n,), lefts (n,) int64 -> prefix tokens (n,P) int64 of those windows
-Prefixes = Callable[[Tensor, Tensor, Tensor], Tensor]
-ROWS = 4  # from that many rows on a CPU rounds products of small matrices alike, whatever their number
 LENGTHS, BATCHES = 16, 8  # on a GPU codes of windows, and windows, are filled up to multiples: fewer recordings
-AT_ONCE = 2**21  # numbers in the widest layer: on a CPU more of them take memory and are no faster
 MOMENTS = 64  # that often, at most, a growing map is shown
 
 
@@ -82,7 +75,7 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
     device = model.device
     codes = torch.zeros(count, *shape, dtype=torch.int64, device=device)
     noise = uniforms(seed, range(first, first + count), shape[0] * shape[1]).flatten().to(device)
-    slide = _Slide(model, prefixes, codes, window, first)
+    slide = Slide(model, prefixes, codes, window, first)
     together = stride == 1 and (device.type == "cuda" if together is None else together)
     blocks, album, done = blocks_of(shape, window, stride, runs=not together), _Album(codes, grown), 0
     mask, known = (None, None) if given is None else (part.flatten().to(device) for part in given)
@@ -106,12 +99,13 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
                 drawn(more)
                 album.add(ended)
         else:
+            edges = None if together else Edges(slide, blocks, batch_size)
             order = waves(blocks, shape, window) if wavefront else [[block] for block in blocks]
-            for wave, batches in slide.batches(order, batch_size, together):
-                for batch in batches:
-                    (_draw_singles if together else _draw_run)(slide, batch, choose)
-                    drawn(len(batch.places) * batch.form.cols)
-                album.add(wave)
+            resting = [[block for block in wave if edges and edges.rests(block)] for wave in order]
+            moving = [[block for block in wave if not (edges and edges.rests(block))] for wave in order]
+            for (wave, batches), others in zip(slide.batches(moving, batch_size, together), resting):
+                drawn(draw_wave(slide, batches, edges, others, choose))
+                album.add([*wave, *others])
     slide.check()
     return codes
 
@@ -130,7 +124,7 @@ def window_nll(model: LatentTransformer, prefixes: Prefixes, maps: Tensor, windo
     if maps.numel() and not 0 <= int(maps.min()) <= int(maps.max()) < known:
         raise TesseraeError(f"the maps' codes run from {int(maps.min())} to {int(maps.max())}; this transformer "
                             f"knows 0 to {known - 1}.")
-    slide = _Slide(model, prefixes, maps.to(model.device).contiguous(), window)
+    slide = Slide(model, prefixes, maps.to(model.device).contiguous(), window)
     nll = torch.empty(slide.flat.shape, device=slide.flat.device)
     with drawing(model):
         (_, batches), = slide.batches([blocks_of(maps.shape[1:], window)], batch_size)
@@ -143,136 +137,35 @@ def window_nll(model: LatentTransformer, prefixes: Prefixes, maps: Tensor, windo
     return nll.view(maps.shape).to(maps.device)
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Windows that go through the network together: numbers of samples, tops, lefts (n,), where their codes lie in
-    the flat maps (n,h w), the first one that is drawn of each (n,), and how many the longest knows then, with it."""
+def draw_wave(slide: Slide, batches: Iterable[Batch], edges: Edges | None, resting: Sequence[Block],
+              choose: Choose) -> int:
+    """Draw what does not wait for each other, batches of moving windows and blocks of resting ones: how many codes.
 
-    form: Form
-    samples: Tensor
-    tops: Tensor
-    lefts: Tensor
-    places: Tensor
-    starts: Tensor
-    longest: int
-
-    def ends(self, window: Size) -> tuple[int, int]:
-        """The block's first place in its window, in row-major order, and the one after its last."""
-        form, width = self.form, window[1]
-        return (form.row * width + form.col,
-                (form.row + form.rows - 1) * width + form.col + form.cols)
-
-
-class _Slide:
-    """Maps (N,H,W) and the windows in them; `flat` is a view of the maps, (N H W,)."""
-
-    def __init__(self, model: LatentTransformer, prefixes: Prefixes, maps: Tensor, window: Size,
-                 first: int = 0) -> None:
-        self.model, self.prefixes, self.window, self.first = model, prefixes, window, first
-        self.count, self.height, self.width = maps.shape
-        self.flat, to = maps.view(-1), {"device": maps.device}
-        self.inside = torch.arange(window[0], **to)[:, None] * self.width + torch.arange(window[1], **to)
-        self.inside = self.inside.flatten()  # (h w,) from a window's first code
-        self.fitting = AT_ONCE // (4 * model.config.n_embd) if maps.device.type == "cpu" else sys.maxsize
-        self.steps, self.recorder = Steps(model), Recorder(maps.device)
-        self.told = torch.full((2,), torch.iinfo(torch.int64).max, device=maps.device)  # least and -largest token
-
-    def batches(self, waves: Sequence[Sequence[Block]], batch_size: int,
-                together: bool = False) -> Iterator[tuple[Sequence[Block], Iterator[_Batch]]]:
-        """Each wave with its blocks in every map, by form; `together`: all forms, of single codes, at once."""
-        to = {"device": self.flat.device}
-        groups = [[(Form(0, 0, 1, 1), wave)] if together else list(alike(wave).items()) for wave in waves]
-        facts = torch.tensor([(block.top, block.left, block.form.row, block.form.col)
-                              for wave in groups for _, group in wave for block in group]).to(self.flat.device)
-        tops, lefts, rows, cols = repeat(facts, "m facts -> facts (m n)", n=self.count)
-        maps = repeat(torch.arange(self.count, **to), "n -> (m n)", m=len(facts))
-        origins = self.first_code(maps, tops, lefts)
-        every, done = (maps + self.first, tops, lefts, origins, rows * self.window[1] + cols), 0
-
-        def cut(form: Form, group: Sequence[Block], start: int) -> Iterator[_Batch]:
-            stop = start + len(group) * self.count
-            longest = 1 + max(block.form.row * self.window[1] + block.form.col for block in group)
-            most = max(1, min(batch_size, self.fitting // longest))
-            for parts in zip(*(part[start:stop].split(most) for part in every)):
-                samples, top, left, origin, starts = parts
-                yield _Batch(form, samples, top, left, origin[:, None] + self.inside, starts, longest)
-
-        for wave, parts in zip(waves, groups):
-            starts = done + self.count * np.cumsum([0, *(len(group) for _, group in parts)])
-            yield wave, chain.from_iterable(cut(*part, int(start)) for part, start in zip(parts, starts))
-            done = int(starts[-1])
-
-    def first_code(self, maps: Tensor | int, tops: Tensor | int, lefts: Tensor | int) -> Tensor | int:
-        """Where in the flat maps the first codes of windows lie."""
-        return (maps * self.height + tops) * self.width + lefts
-
-    def beginning(self, form: Form, turns: Sequence[Turn]) -> tuple[_Batch, Tensor]:
-        """The windows of turns of one form, and their slots."""
-        facts = torch.tensor([(turn.number, turn.block.top, turn.block.left, turn.slot) for turn in turns])
-        maps, tops, lefts, slots = facts.to(self.flat.device).T
-        first = form.row * self.window[1] + form.col
-        places = self.first_code(maps, tops, lefts)[:, None] + self.inside
-        return _Batch(form, maps + self.first, tops, lefts, places, torch.full_like(maps, first), first + 1), slots
-
-    def prefix(self, batch: _Batch) -> Tensor:
-        """The prefix tokens of a batch of windows, (n,P), checked; their values on a GPU by `check`, in the end."""
-        tokens, most = self.prefixes(batch.samples, batch.tops, batch.lefts), self.model.config.prefix_vocab - 1
-        if len(tokens) != len(batch.samples):
-            raise TesseraeError(f"prefixes were asked for {len(batch.samples)} windows and gave tokens of the shape "
-                                f"{tuple(tokens.shape)}: a row for each window is needed.")
-        if tokens.numel():
-            least, largest = tokens.aminmax()
-            self.told = torch.minimum(self.told, torch.stack([least, -largest]))
-        if tokens.device.type == "cpu":
-            self.check()
-        return tokens.clamp(0, most)
-
-    def check(self) -> None:
-        """Raise TesseraeError where a prefix held tokens that the transformer does not know."""
-        least, largest = self.told.tolist()
-        if least < 0 or -largest >= self.model.config.prefix_vocab:
-            raise TesseraeError(f"prefix tokens run from {least} to {-largest}; this transformer knows 0 to "
-                                f"{self.model.config.prefix_vocab - 1}.")
-
-
-Choose = Callable[[Tensor, Tensor], Tensor]  # logits (n,K), places in the flat maps (n,) -> codes (n,)
-
-
-def _draw_run(slide: _Slide, batch: _Batch, choose: Choose) -> None:
-    """Draw neighbours of a row in a batch of windows into the maps.
-
-    Products of matrices with very few rows are left to other routines, which round differently. So a single code
-    is the end of a plain forward pass for ROWS codes, whose products have at least so many rows.
-    Several start a cache with all that is known but the last code, and go on from there in steps of at least so many
-    rows. Where steps are recorded the cache has these rows, too.
+    Without `edges` the windows of a batch may be known to different lengths.
     """
-    (start, end), prefix = batch.ends(slide.window), slide.prefix(batch)
-    if end - start == 1:
-        logits = slide.model(prefix, slide.flat[batch.places[:, :end]], last=min(ROWS, end))[:, -1]  # (n,K)
-        slide.flat[batch.places[:, start]] = choose(logits, batch.places[:, start])
-        return
-    filled = _filled(len(prefix), BATCHES if slide.recorder.records else ROWS, prefix.device)
-    if start:
-        rows = filled if slide.recorder.records else slice(len(prefix))
-        _, cache = slide.model.prefill(prefix[rows], slide.flat[batch.places[:, :start - 1]][rows], room=end)
-    else:
-        logits, cache = slide.model.prefill(prefix[filled], room=end)
-    slide.steps.start(cache)
-    for place in range(start, end):
-        where = batch.places[:, place]
-        if place:
-            logits = slide.steps(slide.flat[batch.places[:, place - 1]][filled])
-        slide.flat[where] = choose(logits[:len(where)], where)
+    done = 0
+    for batch in batches:
+        (_draw_plain if edges else _draw_singles)(slide, batch, choose)
+        done += len(batch.places)
+    return done + (edges.draw(resting, choose) if resting else 0)
 
 
-def _draw_staggered(slide: _Slide, turns: Sequence[Turn], choose: Choose) -> Iterator[tuple[int, list[Block]]]:
+def _draw_plain(slide: Slide, batch: Batch, choose: Choose) -> None:
+    """Draw single codes of windows of one form, each the end of a plain forward pass."""
+    end = batch.ends(slide.window)[1]
+    logits = slide.model(slide.prefix(batch), slide.flat[batch.places[:, :end]], last=min(ROWS, end))[:, -1]  # (n,K)
+    where = batch.places[:, end - 1]
+    slide.flat[where] = choose(logits, where)
+
+
+def _draw_staggered(slide: Slide, turns: Sequence[Turn], choose: Choose) -> Iterator[tuple[int, list[Block]]]:
     """Draw blocks at their turns: how many codes each step draws, and the blocks that it ends in every map.
 
     A step takes every window on by one code, each at a place of its own, in the slots of one cache; slots between two
     turns do the same on what is never looked at. So batches are always of one size, which a GPU records once.
     """
     model, device, flat = slide.model, slide.flat.device, slide.flat
-    rows = _filled(_slots(turns), BATCHES if slide.recorder.records else ROWS, device)
+    rows = filled(_slots(turns), BATCHES if slide.recorder.records else ROWS, device)
     plan = _Plan.of(slide, turns, len(rows))
     where, places, own, kept = (torch.from_numpy(part).to(device) for part in (plan.where, plan.places, plan.own,
                                                                                plan.kept))
@@ -285,7 +178,7 @@ def _draw_staggered(slide: _Slide, turns: Sequence[Turn], choose: Choose) -> Ite
         late = []
         for batch, slots in beginning:
             start, prefix = batch.ends(slide.window)[0], slide.prefix(batch)
-            enough = _filled(len(prefix), ROWS if start < ROWS else 1, device)  # rows of the products
+            enough = filled(len(prefix), ROWS if start < ROWS else 1, device)  # rows of the products
             first, known = model.prefill(prefix[enough], store[batch.places[:, :max(start - 1, 0)]][enough],
                                          room=max(start, 1))
             if cache is None:
@@ -326,11 +219,11 @@ class _Plan:
     places: np.ndarray
     own: np.ndarray
     kept: np.ndarray
-    beginning: list[list[tuple[_Batch, Tensor]]]
+    beginning: list[list[tuple[Batch, Tensor]]]
     ended: list[list[Block]]
 
     @classmethod
-    def of(cls, slide: _Slide, turns: Sequence[Turn], slots: int) -> _Plan:
+    def of(cls, slide: Slide, turns: Sequence[Turn], slots: int) -> _Plan:
         width = slide.window[1]
         parts = [codes_of(turn.block.form, width) for turn in turns]
         steps = max(turn.step + len(places) for turn, (places, _, _) in zip(turns, parts))
@@ -352,22 +245,17 @@ class _Plan:
         return cls(where, place, own, kept, beginning, ended)
 
 
-def _draw_singles(slide: _Slide, batch: _Batch, choose: Choose) -> None:
+def _draw_singles(slide: Slide, batch: Batch, choose: Choose) -> None:
     """Draw single codes of windows known to different lengths: behind a window's own nothing is looked at."""
     prefix, length, places, starts = slide.prefix(batch), batch.longest, batch.places, batch.starts
     rows = torch.arange(len(prefix), device=prefix.device)
     if slide.recorder.records:
         length = min(-(-length // LENGTHS) * LENGTHS, places.shape[1])
-        rows = _filled(len(prefix), BATCHES, prefix.device)
+        rows = filled(len(prefix), BATCHES, prefix.device)
     codes = slide.flat[places[:, :length]]  # (n,t)
     logits = slide.recorder("at", slide.model.at, prefix[rows], codes[rows], starts[rows])[:len(prefix)]
     where = places.gather(1, starts[:, None])[:, 0]
     slide.flat[where] = choose(logits, where)
-
-
-def _filled(count: int, multiple: int, device: torch.device) -> Tensor:
-    """Rows 0 to count - 1, the last one repeated up to the next multiple."""
-    return torch.arange(-(-count // multiple) * multiple, device=device).clamp(max=count - 1)
 
 
 class _Album:
