@@ -1,10 +1,12 @@
 """Our sliding window: `tesserae.sampling.windows.sample_map`, of which a share of its waves may be drawn.
 
-With a stride there are no waves, and the map is drawn whole.
+Of the others the keys alone are there, which a later wave wants, without the network. With a stride there are no
+waves, and the map is drawn whole.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -20,6 +22,7 @@ from benchmarks.ours.settings import autocast, nothing_own, own_bf16, said
 from benchmarks.work import Work
 from tesserae.data.conditions import windows_of
 from tesserae.models.packing import pack
+from tesserae.models.transformer import Block
 from tesserae.sampling import windows
 
 
@@ -35,16 +38,16 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
     if every > 1:
         with autocast(plan, bf16):  # under which nothing is packed
             pack(model, windows.ROWS, [])  # once a map, which a part of it does not repay
+    part = SomeWaves(every)
 
     def run() -> float:
-        drawn = []
-        with autocast(plan, bf16), some_waves(every):
+        with autocast(plan, bf16), part:
             windows.sample_map(model, prefixes(plan), (side, side), window, top_k=size["top_k"], seed=next(seeds),
-                               stride=stride, progress=lambda done, _: drawn.append(done))
-        return drawn[-1]
+                               stride=stride)
+        return part.codes if stride == 1 else side**2
 
     note = said(bf16, f"stride {stride}" if stride > 1 else "exact", share)
-    return Work(run, outputs, note, bf16)
+    return Work(run, outputs, note, bf16, lambda: part.aside)
 
 
 def prefixes(plan: Plan) -> windows.Prefixes:
@@ -60,12 +63,54 @@ def prefixes(plan: Plan) -> windows.Prefixes:
     return tokens
 
 
+class SomeWaves:
+    """Within it one wave of `every` is drawn, evenly over the map; a wave's time does not depend on codes before it.
+
+    codes: how many were drawn. aside: seconds that went to the other waves.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every, self.codes, self.aside = every, 0, 0.0
+
+    def __enter__(self) -> SomeWaves:
+        self.whole, self.codes, self.aside, numbers = windows.draw_wave, 0, 0.0, count()
+
+        def draw_wave(*given: Any) -> int:
+            if next(numbers) % self.every == self.every // 2:
+                drawn = self.whole(*given)
+                self.codes += drawn
+                return drawn
+            began = time.perf_counter()
+            with hollow():
+                drawn = self.whole(*given)
+            self.aside += time.perf_counter() - began
+            return drawn
+
+        windows.draw_wave = draw_wave
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        windows.draw_wave = self.whole
+
+
 @contextmanager
-def some_waves(every: int) -> Iterator[None]:
-    """Draw one wave of `every`, evenly over the map. The time of a wave does not depend on the codes before it."""
-    whole = windows.waves
-    windows.waves = lambda *given: whole(*given)[every // 2::every]
+def hollow() -> Iterator[None]:
+    """Blocks that compute nothing, and keep zeros where keys and values are kept."""
+    whole = Block.forward, Block.step
+
+    def forward(self: Block, x: Tensor, layer: int = 0, cache: Any = None, last: int = 0) -> Tensor:
+        if cache is not None:
+            width = x.shape[2] // self.attention.heads
+            kept = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+            zeros = x.new_zeros(1, dtype=kept).expand(len(x), self.attention.heads, x.shape[1], width)
+            cache.attended(layer, zeros, zeros, zeros, lambda q, k, v, seen: q)
+        return x[:, -last:]
+
+    def step(self: Block, x: Tensor, layer: int, cache: Any) -> Tensor:
+        return forward(self, x[:, None], layer, cache)[:, 0]
+
+    Block.forward, Block.step = forward, step
     try:
         yield
     finally:
-        windows.waves = whole
+        Block.forward, Block.step = whole

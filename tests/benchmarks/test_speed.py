@@ -4,21 +4,23 @@ import functools
 import importlib
 import json
 import sys
+import time
 
 import pytest
 import torch
 from benchmarks import speed, worker
 from benchmarks.cases import CASES, DEFAULT, SAME, STRIDE, Plan
 from benchmarks.configs import code_side
-from benchmarks.ours.sliding import some_waves
+from benchmarks.ours.sliding import SomeWaves, hollow
 from benchmarks.reference import keep_likeliest
 from benchmarks.table import Row, mfu, table
 from benchmarks.turns import Found
-from benchmarks.work import check_equal
+from benchmarks.work import Work, check_equal, timed
 from standin import lay_out
 
 from tesserae.errors import TesseraeError
 from tesserae.models.perceptual import LPIPS
+from tesserae.models.transformer import Block, LatentTransformer, TransformerConfig
 from tesserae.sampling import windows
 
 torch.set_num_threads(1)
@@ -105,26 +107,45 @@ def test_codes_are_counted(tmp_path):
     assert "1 wave of 2" in part["note"]
 
 
+def drawn_of(every, side, window=4, prefix=1):
+    """A map of which one wave of `every` is drawn: the part, and how many rows went through the network for it."""
+    torch.manual_seed(0)
+    model = LatentTransformer(TransformerConfig(codebook_size=16, prefix_vocab=2, prefix_length=prefix, n_layer=2,
+                                                max_tokens=window**2, n_head=1, n_embd=8)).eval()
+    rows = []
+    model.blocks[0].up.register_forward_hook(lambda _, given, __: rows.append(given[0][..., 0].numel()))
+    with SomeWaves(every) as part:
+        codes = windows.sample_map(model, lambda samples, *_: torch.ones(len(samples), prefix).long(), (side, side),
+                                   (window, window))
+    return part, sum(rows), codes
+
+
 def test_waves_are_whole_again_afterwards():
-    whole = windows.waves
-    with some_waves(2):
-        assert windows.waves is not whole
-    assert windows.waves is whole
+    whole = windows.draw_wave, Block.forward, Block.step
+    with SomeWaves(2), hollow():
+        assert not {*whole} & {windows.draw_wave, Block.forward, Block.step}
+    assert whole == (windows.draw_wave, Block.forward, Block.step)
+
+
+def test_waves_that_are_not_drawn_take_no_time_of_those_that_are():
+    (every, most, codes), (part, some, _) = (drawn_of(each, 12) for each in (1, 5))
+    assert (every.codes, every.aside) == (144, 0)
+    assert 144 / 5 * 0.7 < part.codes < 144 / 5 * 1.3
+    assert 0.5 < some / most * 144 / part.codes < 2  # keys that others left were there
+    assert part.aside > 0
+    assert len(codes.unique()) > 1
+    work = Work(lambda: time.sleep(0.05) or 1.0, aside=lambda: 0.03)
+    assert timed(work, "cpu") < timed(Work(work.run), "cpu")
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name.startswith("sliding")])
 def test_the_waves_that_are_drawn_are_like_the_rest(case):
+    """As many rows a code go through the network as for the whole map."""
     size = CASES[case].size
-    shape, window = (size["map_side"],) * 2, (size["side"],) * 2
-
-    def share_of_runs():
-        drawn = [block.form.cols for wave in windows.waves(blocks, shape, window) for block in wave]
-        return sum(codes for codes in drawn if codes > 1) / sum(drawn)
-
-    blocks = windows.blocks_of(shape, window)
-    whole = share_of_runs()
-    with some_waves(size["every_wave"]):
-        assert share_of_runs() == pytest.approx(whole, rel=0.05)
+    prefix = size["side"]**2 if size["condition"] == "codes" else 1
+    (every, most, _), (part, some, _) = (drawn_of(each, size["map_side"], size["side"], prefix)
+                                         for each in (1, size["every_wave"]))
+    assert some / part.codes == pytest.approx(most / every.codes, rel=0.05)
 
 
 def test_what_differs_is_refused():
