@@ -283,3 +283,37 @@ def test_a_step_of_samples_that_are_known_to_different_lengths(model, batch, at_
     places = known[:, None] + torch.arange(at_once)
     found = model.step_at(indices.gather(1, places), P + places, fixed)
     torch.testing.assert_close(found, expected[torch.arange(4), known + at_once], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("copies", [0, 2])
+def test_a_step_of_several_caches(model, batch, at_once, copies):
+    """Two samples that are known to one length, two to others, the last repeated."""
+    prefix, indices = batch
+    expected, known = model(prefix, indices), (4, 4, 1, 5)
+    _, both = model.prefill(prefix[:2], indices[:2, :4])
+    caches = [both, *(model.prefill(prefix[row:row + 1], indices[row:row + 1, :known[row]])[1] for row in (2, 3))]
+    for more in (0, at_once):  # twice, for the first fills the caches
+        codes = torch.stack([indices[row, length + more:length + more + at_once] for row, length in enumerate(known)])
+        codes = codes[[0, 1, 2, 3] + [3] * copies]
+        found = model.step_each(codes, caches, last=min(2, at_once))
+        wanted = [expected[row, length + more + at_once] for row, length in enumerate(known)]
+        torch.testing.assert_close(found, torch.stack(wanted + wanted[3:] * copies), rtol=1e-5, atol=1e-5)
+    assert [cache.length for cache in caches] == [P + length + 2 * at_once for length in (4, 1, 5)]
+
+
+@torch.no_grad()
+def test_parts_of_a_cache_go_on_by_themselves(model, batch):
+    prefix, indices = batch
+    expected = model(prefix, indices)
+    _, whole = model.prefill(prefix, indices[:, :2], room=7)
+    assert whole.nbytes == 2 * 2 * 4 * (P + 6) * 16 * 4  # layers, keys and values, samples, positions, numbers, bytes
+    first, second, third = whole.parts(1)[:3]
+    assert first.nbytes == whole.nbytes // 4
+    model.step_each(indices[:1, 2:5], [first])
+    found = model.step_each(torch.stack([indices[0, 5], indices[2, 2]])[:, None], [first, third])
+    torch.testing.assert_close(found, torch.stack([expected[0, 6], expected[2, 3]]), rtol=1e-5, atol=1e-5)
+    assert second.length == P + 2
+    pair, = whole.parts(3)
+    torch.testing.assert_close(model.step(indices[:3, 2], pair), expected[:3, 3], rtol=1e-5, atol=1e-5)

@@ -73,9 +73,10 @@ def test_the_prepared_set_depends_on_every_module_that_makes_it():
     assert {f"src/tesserae/data/{name}.py" for name in known - {threads}} <= set(STAGES["prepare"]["deps"])
 
 
-def test_what_is_drawn_depends_on_how_weights_are_multiplied():
+def test_what_is_drawn_depends_on_how_weights_are_multiplied_and_keys_kept():
     for stage in ("sample", "highres"):
-        assert {"src/tesserae/models/packing.py", "src/tesserae/sampling"} <= set(STAGES[stage]["deps"])
+        needed = {f"src/tesserae/{part}" for part in ("models/cache.py", "models/packing.py", "sampling")}
+        assert needed <= set(STAGES[stage]["deps"])
 
 
 def test_editing_the_transformer_does_not_train_the_vqgan_again():

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tesserae.errors import TesseraeError
 from tesserae.models.transformer import LatentTransformer
-from tesserae.sampling.edges import Edges
 from tesserae.sampling.filters import draw, rank
+from tesserae.sampling.resting import Resting
 from tesserae.sampling.sampler import check_given, uniforms
 from tesserae.sampling.slide import ROWS, Batch, Choose, Prefixes, Slide, filled
 from tesserae.sampling.steps import aligned, drawing
@@ -99,12 +99,12 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
                 drawn(more)
                 album.add(ended)
         else:
-            edges = None if together else Edges(slide, blocks, batch_size)
+            rest = None if together else Resting(slide, blocks, batch_size)
             order = waves(blocks, shape, window) if wavefront else [[block] for block in blocks]
-            resting = [[block for block in wave if edges and edges.rests(block)] for wave in order]
-            moving = [[block for block in wave if not (edges and edges.rests(block))] for wave in order]
+            resting = [[block for block in wave if rest and rest.has(block)] for wave in order]
+            moving = [[block for block in wave if not (rest and rest.has(block))] for wave in order]
             for (wave, batches), others in zip(slide.batches(moving, batch_size, together), resting):
-                drawn(draw_wave(slide, batches, edges, others, choose))
+                drawn(draw_wave(slide, batches, rest, others, choose))
                 album.add([*wave, *others])
     slide.check()
     return codes
@@ -137,17 +137,17 @@ def window_nll(model: LatentTransformer, prefixes: Prefixes, maps: Tensor, windo
     return nll.view(maps.shape).to(maps.device)
 
 
-def draw_wave(slide: Slide, batches: Iterable[Batch], edges: Edges | None, resting: Sequence[Block],
+def draw_wave(slide: Slide, batches: Iterable[Batch], rest: Resting | None, resting: Sequence[Block],
               choose: Choose) -> int:
     """Draw what does not wait for each other, batches of moving windows and blocks of resting ones: how many codes.
 
-    Without `edges` the windows of a batch may be known to different lengths.
+    Without `rest` the windows of a batch may be known to different lengths.
     """
     done = 0
     for batch in batches:
-        (_draw_plain if edges else _draw_singles)(slide, batch, choose)
+        (_draw_plain if rest else _draw_singles)(slide, batch, choose)
         done += len(batch.places)
-    return done + (edges.draw(resting, choose) if resting else 0)
+    return done + (rest.draw(resting, choose) if resting else 0)
 
 
 def _draw_plain(slide: Slide, batch: Batch, choose: Choose) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,15 +39,14 @@ class _Part:
                 torch.full_like(self.samples, self.block.left))
 
 
-class Edges:
+class Resting:
     """Draws the blocks of resting windows, which are those that draw more than one code of a map.
 
-    Keys are kept up to `room` bytes; windows beyond that are gone through again for each row.
+    Keys are kept up to a quarter of the machine's memory; windows beyond that are gone through again for each row.
     """
 
-    def __init__(self, slide: Slide, blocks: Sequence[Block], batch_size: int, room: int | None = None) -> None:
-        self.slide, self.batch_size = slide, batch_size
-        self.room = _quarter() if room is None else room
+    def __init__(self, slide: Slide, blocks: Sequence[Block], batch_size: int) -> None:
+        self.slide, self.batch_size, self.room = slide, batch_size, _quarter()  # bytes that are left
         self.blocks = Counter((block.top, block.left) for block in blocks)  # still to be drawn, by window
         self.resting = {window for window, count in self.blocks.items() if count > 1}
         self.ends = {(block.top, block.left): self._ends(block)[1] for block in blocks}  # of each window's last
@@ -55,11 +54,11 @@ class Edges:
         most = max(1, min(batch_size, slide.fitting // len(slide.inside)))  # maps that go through the network at once
         self.maps = torch.arange(slide.count, device=slide.flat.device).split(most)
 
-    def rests(self, block: Block) -> bool:
+    def has(self, block: Block) -> bool:
         """Whether a block is to be drawn here."""
         return block.form.cols > 1 or (block.top, block.left) in self.resting
 
-    def draw(self, blocks: Iterable[Block], choose: Choose) -> int:
+    def draw(self, blocks: Sequence[Block], choose: Choose) -> int:
         """Draw blocks of one wave in every map; how many codes these are."""
         parts = [self._part(block, maps) for block in blocks for maps in self.maps]
         for block in blocks:
