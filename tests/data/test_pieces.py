@@ -232,7 +232,7 @@ def test_two_processes_make_what_one_makes(tmp_path, pytestconfig):
            "tesserae.data.pieces"]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "process 1 of 2: 588 pictures in 2 pieces, 0 files rejected; dvc repro prepare joins them." in done.stdout
-    assert "process 2 of 2: 512 pictures in 1 pieces, 0 files rejected" in done.stdout
+    assert "process 2 of 2: 512 pictures in 1 piece, 0 files rejected" in done.stdout
     assert "588 of 588 files" in done.stdout
     made = {file.name: file.stat().st_mtime_ns for file in (tmp_path / ".prepared.partial/pieces").iterdir()}
     again = subprocess.run([sys.executable, "-m", "tesserae.data.pieces"], cwd=tmp_path, capture_output=True,
@@ -243,3 +243,20 @@ def test_two_processes_make_what_one_makes(tmp_path, pytestconfig):
     prepare(tmp_path / "data", tmp_path / "prepared", block, 0)
     prepare(tmp_path / "data", tmp_path / "alone", block, 0)
     assert files_of(tmp_path / "prepared") == files_of(tmp_path / "alone")
+
+
+def test_the_command_line_says_what_is_wrong_and_that_it_was_stopped(tmp_path, pytestconfig, monkeypatch):
+    (tmp_path / "params.yaml").write_text((pytestconfig.rootpath / "tests/plain.yaml").read_text())
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pieces"])
+    with pytest.raises(SystemExit, match=r"data does not exist: put pictures there"):
+        pieces.main()
+    draw(tmp_path / "data" / "a.png", 0)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pieces, "make_pieces", stopped)
+    with pytest.raises(SystemExit, match=r"^stopped: what is whole is kept"):
+        pieces.main()

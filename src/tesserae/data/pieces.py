@@ -215,18 +215,28 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
     arguments = parser.parse_args()
     share = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        print(_share(arguments.params, share))
+    except TesseraeError as error:
+        raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit("stopped: what is whole is kept, and the same command goes on from there.") from None
+
+
+def _share(params_file: str, share: tuple[int, int]) -> str:
+    """Make every n-th piece from number k on, share (k,n); what became of them, in a sentence."""
     root = find_root()
-    params = load_params(root / arguments.params)
-    folder = aside_of(root / "prepared") / PIECES
+    params = load_params(root / params_file)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             raw = list_raw(find_source(params.prepare.source, root), Path(scratch) / "raw.sqlite")
         except sqlite3.Error as error:
             raise TesseraeError(f"{scratch} cannot be written ({error}): see to the disk and its rights.") from None
-        pieces = list(make_pieces(raw, params.prepare, folder, share, None if share[0] else eta("files")))
+        pieces = list(make_pieces(raw, params.prepare, aside_of(root / "prepared") / PIECES, share,
+                                  None if share[0] else eta("files")))
     rows, rejected = sum(piece.rows for piece in pieces), sum(len(piece.rejected) for piece in pieces)
-    print(f"process {share[0] + 1} of {share[1]}: {rows:,} pictures in {len(pieces):,} pieces, {rejected:,} files "
-          "rejected; dvc repro prepare joins them.")
+    return (f"process {share[0] + 1} of {share[1]}: {rows:,} pictures in {len(pieces):,} "
+            f"piece{'s' * (len(pieces) != 1)}, {rejected:,} files rejected; dvc repro prepare joins them.")
 
 
 if __name__ == "__main__":
