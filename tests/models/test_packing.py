@@ -44,6 +44,7 @@ def test_it_multiplies_as_the_layer_does(shape, bias):
     with torch.no_grad():
         own = PackedLinear(linear)
         torch.testing.assert_close(own(x), linear(x))
+        torch.testing.assert_close(own.gelu(x), nn.functional.gelu(linear(x)))
     assert torch.equal(own.unpacked(), linear.weight)
 
 

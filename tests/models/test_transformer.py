@@ -317,3 +317,25 @@ def test_parts_of_a_cache_go_on_by_themselves(model, batch):
     assert second.length == P + 2
     pair, = whole.parts(3)
     torch.testing.assert_close(model.step(indices[:3, 2], pair), expected[:3, 3], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_sequences_beside_a_step(model, batch):
+    """One group of two samples, one that knows nothing but its prefix; the step's samples are not touched."""
+    prefix, indices = batch
+    expected, known = model(prefix, indices), torch.tensor([4, 1])
+    fixed = model.prefill(prefix[:2])[1].blank(2, 24)
+    for row, length in enumerate(known.tolist()):
+        fixed.take(model.prefill(prefix[row:row + 1], indices[row:row + 1, :length])[1], torch.tensor([row]))
+    fresh = [(prefix[2:], indices[2:, :5]), (prefix[:1], indices[:1, :0])]
+    for more in range(2):
+        codes = indices[torch.arange(2), known + more][:, None]
+        logits, found = model.step_beside(codes, (P + known + more)[:, None], fixed, 16, fresh)
+        torch.testing.assert_close(logits, expected[torch.arange(2), known + more + 1], rtol=1e-5, atol=1e-5)
+        for (first, cache), (rows, length) in zip(found, ((slice(2, 4), 5), (slice(0, 1), 0))):
+            torch.testing.assert_close(first, expected[rows, length], rtol=1e-5, atol=1e-5)
+            assert cache.length == P + length
+    room = found[0][1].blank(2, 24)
+    room.take(found[0][1], torch.arange(2))
+    room.length = P + 5
+    torch.testing.assert_close(model.step(indices[2:, 5], room), expected[2:, 6], rtol=1e-5, atol=1e-5)

@@ -65,6 +65,9 @@ class Reader(LatentTransformer):
         after = places[:, -1:] - self.config.prefix_length + 1
         return self._sure(cache.buffers[0][0][:, 0, 0].gather(1, after)[:, 0])
 
+    def step_beside(self, codes, places, cache, reach, fresh):
+        return self.step_at(codes, places, cache), [self.prefill(*given) for given in fresh]
+
     def _sure(self, codes):
         return 1000.0 * one_hot(codes, K)
 

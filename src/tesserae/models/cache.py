@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 # queries (B,heads,last,d), keys, values (B,heads,t,d), what is added to scores or None -> (B,heads,last,d)
@@ -21,7 +22,7 @@ class Cache:
     def __init__(self, layers: int, batch: int, capacity: int) -> None:
         self.batch, self.capacity, self.length = batch, capacity, 0
         self.buffers: list[tuple[Tensor, Tensor] | None] = [None] * layers
-        self.where: Tensor | None = None
+        self.where: tuple[Tensor, Tensor] | None = None
         self.seen: Tensor | None = None
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,8 +32,9 @@ class Cache:
         its reach is returned, filled or not.
         """
         if self.where is not None:
+            samples, places = self.where
             for buffer, part in zip(self.buffers[layer], (k, v)):
-                buffer.scatter_(2, self.where, part)
+                buffer[samples, :, places] = part.transpose(1, 2)
             return tuple(buffer[:, :, :self.seen.shape[3]] for buffer in self.buffers[layer])
         start, end = self.length, self.length + k.shape[2]
         if self.buffers[layer] is None:
@@ -84,7 +86,7 @@ class Cache:
         keys = self.buffers[0][0]
         behind = torch.arange(reach or self.capacity, device=keys.device) > places[:, None, :, None]
         self.seen = torch.zeros(behind.shape, dtype=keys.dtype, device=keys.device).masked_fill_(behind, -torch.inf)
-        self.where = places[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
+        self.where = torch.arange(self.batch, device=keys.device)[:, None], places
 
 
 class Caches:
@@ -99,3 +101,23 @@ class Caches:
         parts = zip(self.caches, *(part[:self.batch].split(self.sizes) for part in (q, k, v)))
         found = [cache.attended(layer, *own, look) for cache, *own in parts]
         return torch.cat(found + [found[-1][-1:]] * (len(q) - self.batch))
+
+
+class Mixed:
+    """One position of each sample of a cache, and whole sequences beside them, which fill caches of their own: a row
+    for each position."""
+
+    def __init__(self, cache: Cache, others: Sequence[Cache]) -> None:
+        """others: empty, with room for just their sequences."""
+        self.cache, self.others = cache, others
+        self.sizes = [cache.batch, *(other.batch * other.capacity for other in others)]
+        self.batch = sum(self.sizes)
+
+    def attended(self, layer: int, q: Tensor, k: Tensor, v: Tensor, look: Look) -> Tensor:
+        """See `Cache.attended`: (N,heads,1,d) each."""
+        own, *rest = zip(*(part.split(self.sizes) for part in (q, k, v)))
+        found = [self.cache.attended(layer, *own, look)]
+        for other, parts in zip(self.others, rest):
+            sequences = (rearrange(part, "(b t) h 1 d -> b h t d", b=other.batch) for part in parts)
+            found.append(rearrange(other.attended(layer, *sequences, look), "b h t d -> (b t) h 1 d"))
+        return torch.cat(found)

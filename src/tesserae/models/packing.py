@@ -33,6 +33,10 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (...,in) -> (...,out)
         return torch.ops.mkldnn._linear_pointwise.default(x, self.blocks, self.linear.bias, "none", [], "")
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU of what `forward` gives, in the same pass."""
+        return torch.ops.mkldnn._linear_pointwise.default(x, self.blocks, self.linear.bias, "gelu", [], "none")
+
 
 @contextmanager
 def packed(model: nn.Module, rows: int) -> Iterator[None]:

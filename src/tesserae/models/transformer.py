@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tesserae.errors import TesseraeError
-from tesserae.models.cache import Cache, Caches
+from tesserae.models.cache import Cache, Caches, Mixed
 from tesserae.models.packing import PackedLinear
 from tesserae.models.saving import load_weights, read_config, save_model
 
@@ -75,10 +75,10 @@ class CausalSelfAttention(nn.Module):
         y = self._look(q, k, v, None) if cache is None else cache.attended(layer, q, k, v, self._look)
         return self.proj(rearrange(y, "b h t d -> b t (h d)"))
 
-    def step(self, x: Tensor, layer: int, cache: Cache | Caches) -> Tensor:  # (B,C) -> (B,C)
+    def step(self, x: Tensor, layer: int, cache: Cache | Caches | Mixed) -> Tensor:  # (B,C) -> (B,C)
         """`forward` of one position; rows of x beyond the cache's samples are copies of the last of these."""
         q, k, v = self.qkv(x).view(len(x), 3, self.heads, 1, -1)[:cache.batch].unbind(1)  # (B,heads,1,d) each
-        y = cache.attended(layer, q, k, v, F.scaled_dot_product_attention).flatten(1)
+        y = cache.attended(layer, q, k, v, self._look).flatten(1)
         return self.proj(y if len(y) == len(x) else torch.cat([y, y[-1:].expand(len(x) - len(y), -1)]))
 
     def _look(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
@@ -131,12 +131,15 @@ class Block(nn.Module):
         """(B,t,C) -> (B,last,C)."""
         last = last or x.shape[1]
         x = x[:, -last:] + self.dropout(self.attention(self.norm_1(x), layer, cache, last))
-        return x + self.dropout(self.down(F.gelu(self.up(self.norm_2(x)))))
+        return x + self.dropout(self.down(self._gelu_up(self.norm_2(x))))
 
-    def step(self, x: Tensor, layer: int, cache: Cache | Caches) -> Tensor:  # (B,C) -> (B,C)
+    def step(self, x: Tensor, layer: int, cache: Cache | Caches | Mixed) -> Tensor:  # (B,C) -> (B,C)
         """`forward` of one position in drawing, where the sums are so few that all else is left out."""
         x = x + self.attention.step(self.norm_1(x), layer, cache)
-        return x + self.down(F.gelu(self.up(self.norm_2(x))))
+        return x + self.down(self._gelu_up(self.norm_2(x)))
+
+    def _gelu_up(self, x: Tensor) -> Tensor:  # (...,C) -> (...,4C)
+        return self.up.gelu(x) if isinstance(self.up, PackedLinear) else F.gelu(self.up(x))
 
 
 class LatentTransformer(nn.Module):
@@ -232,6 +235,27 @@ class LatentTransformer(nn.Module):
         """
         cache.at(places, reach)
         return self._step(codes, self.positions[places], cache)
+
+    def step_beside(self, codes: Tensor, places: Tensor, cache: Cache, reach: int,
+                    fresh: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[tuple[Tensor, Cache]]]:
+        """`step_at` of one code each, and `prefill` beside it, in the same products.
+
+        fresh: prefixes (n,P) and codes known beforehand (n,m); for each the logits (n,K) of the next code and the
+        cache, with no room for more, are returned after the step's logits (B,K).
+        """
+        cache.at(places, reach)
+        sequences = [self._embed(*given) for given in fresh]  # (n,t,C)
+        others = [Cache(len(self.blocks), *part.shape[:2]) for part in sequences]
+        x = self.token_embedding(codes[:, 0]) + self.positions[places[:, 0]]
+        x, mixed = torch.cat([x, *(part.flatten(0, 1) for part in sequences)]), Mixed(cache, others)
+        for layer, block in enumerate(self.blocks):
+            x = block.step(x, layer, mixed)
+        own, *rest = x.split(mixed.sizes)
+        ends = [part.view_as(each)[:, -1] for part, each in zip(rest, sequences)]
+        logits, *found = self.head(self.norm(torch.cat([own, *ends]))).split([len(own), *map(len, ends)])
+        for other in others:
+            other.length = other.capacity
+        return logits, list(zip(found, others))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into `folder`."""

@@ -162,7 +162,8 @@ def _draw_staggered(slide: Slide, turns: Sequence[Turn], choose: Choose) -> Iter
     """Draw blocks at their turns: how many codes each step draws, and the blocks that it ends in every map.
 
     A step takes every window on by one code, each at a place of its own, in the slots of one cache; slots between two
-    turns do the same on what is never looked at. So batches are always of one size, which a GPU records once.
+    turns do the same on what is never looked at. So batches are always of one size, which a GPU records once. On a
+    CPU, what windows know when they begin goes through the network beside a step, so that weights are read once.
     """
     model, device, flat = slide.model, slide.flat.device, slide.flat
     rows = filled(_slots(turns), BATCHES if slide.recorder.records else ROWS, device)
@@ -175,9 +176,12 @@ def _draw_staggered(slide: Slide, turns: Sequence[Turn], choose: Choose) -> Iter
     reaches = (plan.places.max(1) + model.config.prefix_length).tolist()
     codes, cache, logits = flat.new_zeros(len(rows)), None, None
     for step, (beginning, ended) in enumerate(zip(plan.beginning, plan.ended)):
-        late = []
+        late, fresh, beside = [], [], bool(step) and not slide.recorder.records
         for batch, slots in beginning:
             start, prefix = batch.ends(slide.window)[0], slide.prefix(batch)
+            if beside:
+                fresh.append((prefix, store[batch.places[:, :start]]))
+                continue
             enough = filled(len(prefix), ROWS if start < ROWS else 1, device)  # rows of the products
             first, known = model.prefill(prefix[enough], store[batch.places[:, :max(start - 1, 0)]][enough],
                                          room=max(start, 1))
@@ -188,8 +192,11 @@ def _draw_staggered(slide: Slide, turns: Sequence[Turn], choose: Choose) -> Iter
                 codes[slots] = store[batch.places[:, start - 1]]
             else:
                 late.append((known, slots, first[:len(prefix)]))
-        if step:
-            reach = 0 if slide.recorder.records else aligned(reaches[step])
+        reach = 0 if slide.recorder.records else aligned(reaches[step])
+        if fresh:
+            logits, found = model.step_beside(codes[:, None], inputs[step], cache, reach, fresh)
+            late = [(known, slots, first) for (first, known), (_, slots) in zip(found, beginning)]
+        elif step:
             logits = slide.recorder("staggered", partial(model.step_at, cache=cache, reach=reach), codes[:, None],
                                     inputs[step])
         for known, slots, first in late:  # after what an empty slot has done
