@@ -99,9 +99,16 @@ def test_nothing_is_kept_longer_than_it_is_needed(model, kept):
     assert kept["most"] <= 2 * columns * whole  # of the windows below each other one at a time
 
 
-def test_a_machine_that_tells_its_memory_gives_a_quarter(monkeypatch):
-    said = {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
+def test_a_machine_or_a_container_that_tells_its_memory_gives_a_quarter(monkeypatch, tmp_path):
+    said, limits = {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}, [tmp_path / "new", tmp_path / "old"]
     monkeypatch.setattr(resting.os, "sysconf", said.__getitem__, raising=False)
+    monkeypatch.setattr(resting, "LIMITS", limits)
     assert resting._quarter() == 1_024_000
+    limits[0].write_text("max\n")
+    limits[1].write_text(f"{2**62}\n")
+    assert resting._quarter() == 1_024_000
+    limits[1].write_text("400000\n")
+    assert resting._quarter() == 100_000
     monkeypatch.delattr(resting.os, "sysconf")
+    limits[1].unlink()
     assert resting._quarter() == 2**31

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ from torch import Tensor
 from tesserae.models.cache import Cache
 from tesserae.sampling.slide import ROWS, Choose, Slide, filled
 from tesserae.sampling.wavefront import Block
+
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container's memory
 
 
 @dataclass
@@ -42,7 +46,7 @@ class _Part:
 class Resting:
     """Draws the blocks of resting windows, which are those that draw more than one code of a map.
 
-    Keys are kept up to a quarter of the machine's memory; windows beyond that are gone through again for each row.
+    Keys are kept up to a quarter of the memory; windows beyond that are gone through again for each row.
     """
 
     def __init__(self, slide: Slide, blocks: Sequence[Block], batch_size: int) -> None:
@@ -143,8 +147,12 @@ class Resting:
 
 
 def _quarter() -> int:
-    """Of the machine's memory, in bytes."""
+    """Of the machine's memory, or of what a container may use, in bytes."""
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+        most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # a system that does not say
-        return 2**31
+        most = 2**33
+    for file in LIMITS:
+        with suppress(OSError, ValueError):  # it is not there, or says that there is none
+            most = min(most, int(Path(file).read_text()))
+    return most // 4
