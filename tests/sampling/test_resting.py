@@ -39,7 +39,7 @@ def kept(monkeypatch):
         seen["most"] = max(seen["most"], sum(cache.nbytes for cache in self.caches.values()))
         return drawn
 
-    monkeypatch.setattr(resting, "_quarter", lambda: seen["room"])
+    monkeypatch.setattr(resting, "_quarter", lambda _: seen["room"])
     monkeypatch.setattr(Resting, "draw", draw)
     return seen
 
@@ -103,12 +103,17 @@ def test_a_machine_or_a_container_that_tells_its_memory_gives_a_quarter(monkeypa
     said, limits = {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}, [tmp_path / "new", tmp_path / "old"]
     monkeypatch.setattr(resting.os, "sysconf", said.__getitem__, raising=False)
     monkeypatch.setattr(resting, "LIMITS", limits)
-    assert resting._quarter() == 1_024_000
+    assert resting._quarter(torch.device("cpu")) == 1_024_000
     limits[0].write_text("max\n")
     limits[1].write_text(f"{2**62}\n")
-    assert resting._quarter() == 1_024_000
+    assert resting._quarter(torch.device("cpu")) == 1_024_000
     limits[1].write_text("400000\n")
-    assert resting._quarter() == 100_000
+    assert resting._quarter(torch.device("cpu")) == 100_000
     monkeypatch.delattr(resting.os, "sysconf")
     limits[1].unlink()
-    assert resting._quarter() == 2**31
+    assert resting._quarter(torch.device("cpu")) == 2**31
+
+
+def test_keys_on_a_gpu_heed_its_own_memory(monkeypatch):
+    monkeypatch.setattr(resting.torch.cuda, "mem_get_info", lambda device: (4000, 9000))
+    assert resting._quarter(torch.device("cuda", 0)) == 1000

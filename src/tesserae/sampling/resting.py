@@ -50,7 +50,7 @@ class Resting:
     """
 
     def __init__(self, slide: Slide, blocks: Sequence[Block], batch_size: int) -> None:
-        self.slide, self.batch_size, self.room = slide, batch_size, _quarter()  # bytes that are left
+        self.slide, self.batch_size, self.room = slide, batch_size, _quarter(slide.flat.device)  # bytes
         self.blocks = Counter((block.top, block.left) for block in blocks)  # still to be drawn, by window
         self.resting = {window for window, count in self.blocks.items() if count > 1}
         self.ends = {(block.top, block.left): self._ends(block)[1] for block in blocks}  # of each window's last
@@ -146,8 +146,10 @@ class Resting:
         return cache.length - self.slide.model.config.prefix_length
 
 
-def _quarter() -> int:
-    """Of the machine's memory, or of what a container may use, in bytes."""
+def _quarter(device: torch.device) -> int:
+    """Of the memory that a GPU has free, or of the machine's, or of what a container may use of that, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 4
     try:
         most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # a system that does not say
