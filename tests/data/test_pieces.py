@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from tesserae.data import pieces
+from tesserae.data import pieces, raw_tables
 from tesserae.data.pieces import MOST, aside_of, make_pieces, pieces_of
 from tesserae.data.prepare import prepare
 from tesserae.data.raw import list_raw
@@ -200,6 +200,15 @@ def test_tables_are_cut_as_folders_are(tmp_path, decoded):
     report = prepare(tmp_path / "data", tmp_path / "out", params(), 0)
     assert decoded == every[30:]
     assert report.counts == {"train": 27, "validation": 14}
+
+
+def test_a_picture_beside_its_table_is_looked_at(tmp_path):
+    draw(tmp_path / "a.png", 0)
+    value = {"bytes": None, "path": str(tmp_path / "a.png")}
+    before = raw_tables._mark(value)
+    os.utime(tmp_path / "a.png", (1, 1))
+    assert raw_tables._mark(value) != before
+    assert raw_tables._mark({"bytes": b"own", "path": None}) == raw_tables._mark(None) == ""
 
 
 def test_a_full_disk_is_told_and_whole_pieces_are_kept(data, tmp_path, decoded, monkeypatch):

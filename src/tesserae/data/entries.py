@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tesserae.errors import TesseraeError
 
@@ -65,3 +66,12 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def mark_of(file: Path) -> str:
+    """A file's size and time: another one after it was written."""
+    try:
+        about = file.stat()
+    except (OSError, ValueError):
+        return "none"
+    return f"{about.st_size}:{about.st_mtime_ns}"

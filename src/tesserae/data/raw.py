@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tesserae.data.entries import SPLITS, Entry, Raw, RawError, is_text, readable
+from tesserae.data.entries import SPLITS, Entry, Raw, RawError, is_text, mark_of, readable
 from tesserae.data.raw_metadata import METADATA, Row, named, read_metadata
 from tesserae.data.raw_tables import SAVED, TABLES, list_hub, list_tables
 from tesserae.data.scratch import Listing
@@ -290,16 +290,7 @@ def _entry(folder: Path, file: str, row: Row | None, places: _Places, columns: l
     paired = {column: folder / pairs[column] for column in columns if column in pairs}
     return Entry(readable(file), (folder / file).read_bytes, label and readable(label), places.split(file),
                  {column: place.read_bytes for column, place in paired.items()}, fault,
-                 " ".join(_mark(place) for place in (folder / file, *paired.values())))
-
-
-def _mark(file: Path) -> str:
-    """A file's size and time: another one after it was written."""
-    try:
-        about = file.stat()
-    except (OSError, ValueError):
-        return "none"
-    return f"{about.st_size}:{about.st_mtime_ns}"
+                 " ".join(mark_of(place) for place in (folder / file, *paired.values())))
 
 
 def _some(names: list[str], most: int = 5) -> str:

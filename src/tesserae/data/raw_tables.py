@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tesserae.data.entries import SPLITS, Entry, Raw, RawError
+from tesserae.data.entries import SPLITS, Entry, Raw, RawError, mark_of
 
 TABLES = (".parquet", ".arrow")
 SAVED = ("dataset_dict.json", "state.json")  # of sets that `datasets` has saved
@@ -67,7 +67,7 @@ def _list_dataset(loaded, name: str) -> Raw:
     def entries(numbers: range) -> Iterator[Entry]:
         before = 0  # entries of the parts passed
         for key, part in parts.items():
-            split, mark = "validation" if splits[key] == "test" else splits[key], part._fingerprint
+            split, known = "validation" if splits[key] == "test" else splits[key], part._fingerprint
             own = range(max(0, numbers.start - before), min(len(part), numbers.stop - before))
             before += len(part)
             if not own:
@@ -76,6 +76,7 @@ def _list_dataset(loaded, name: str) -> Raw:
             for column in images:
                 part = part.cast_column(column, datasets.Image(decode=False))
             for number, row in zip(own, part):
+                mark = " ".join([known, *(_mark(row[column]) for column in images)])
                 yield Entry(
                     f"{key}/{number:07d}", _reader(row[image]), _word(features, label, row),
                     split if given else None, {column: _reader(row[column]) for column in pairs}, mark=mark,
@@ -90,6 +91,11 @@ def _reader(value: dict | None) -> Callable[[], bytes]:
         return bytes
     content = value.get("bytes")
     return (lambda: content) if content is not None else Path(value["path"]).read_bytes
+
+
+def _mark(value: dict | None) -> str:
+    """Of a picture that lies outside of the table, its file's; the table's own is known by its fingerprint."""
+    return mark_of(Path(value["path"])) if value and value.get("bytes") is None else ""
 
 
 def _word(features, label: str | None, row: dict) -> str | None:
