@@ -159,3 +159,17 @@ def test_two_processes_learn_the_same_vqgan(tmp_path, values):
         torch.testing.assert_close(torch.tensor(two[name]), torch.tensor(one[name]), rtol=1e-3, atol=1e-4,
                                    equal_nan=True)
     assert one["rec"].iloc[-1] < one["rec"].iloc[0]
+
+
+def test_processes_take_the_precision_that_the_first_one_found_quick(tmp_path):
+    """Times differ, and the sum of gradients in two precisions would be neither's."""
+    (tmp_path / "both.py").write_text(
+        "import os\n"
+        "from tesserae.training import loop\n"
+        "loop.bf16_is_fast = lambda device: os.environ['RANK'] == '0'\n"
+        "print('took', loop.make_accelerator('auto', 1).mixed_precision, flush=True)\n")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+                           str(tmp_path / "both.py")], capture_output=True, text=True, timeout=300, check=False,
+                          env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("took bf16") == 2
