@@ -167,9 +167,10 @@ def test_processes_take_the_precision_that_the_first_one_found_quick(tmp_path):
         "import os\n"
         "from tesserae.training import loop\n"
         "loop.bf16_is_fast = lambda device: os.environ['RANK'] == '0'\n"
-        "print('took', loop.make_accelerator('auto', 1).mixed_precision, flush=True)\n")
+        "made = loop.make_accelerator('auto', 1)\n"
+        "print(f'took {made.mixed_precision} as one of {made.num_processes}\\n', end='', flush=True)\n")
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
                            str(tmp_path / "both.py")], capture_output=True, text=True, timeout=300, check=False,
                           env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("took bf16") == 2
+    assert done.stdout.count("took bf16 as one of 2") == 2

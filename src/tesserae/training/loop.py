@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from torch import Tensor
 
@@ -123,10 +123,13 @@ def make_accelerator(precision: str, threads: int = 0) -> Accelerator:
     keep_freed_memory()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # without it each process takes itself for the only one
-    bf16 = precision == "bf16"
-    if precision == "auto":
-        device = PartialState().device
-        bf16 = bool(broadcast(torch.tensor(int(bf16_is_fast(device)), device=device)))  # all do as the first one does
+    made = _accelerator(bf16=precision == "bf16")
+    if precision == "auto" and _of_the_first(bf16_is_fast(made.device), made):
+        return _accelerator(bf16=True)
+    return made
+
+
+def _accelerator(bf16: bool) -> Accelerator:
     AcceleratorState._reset_state()  # all accelerators of a process share one: a second run may want another
     return Accelerator(mixed_precision="bf16" if bf16 else "no")
 
