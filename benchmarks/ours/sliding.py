@@ -22,8 +22,9 @@ from benchmarks.ours.settings import autocast, nothing_own, own_bf16, said
 from benchmarks.work import Work
 from tesserae.data.conditions import windows_of
 from tesserae.models.packing import pack
-from tesserae.models.transformer import Block
+from tesserae.models.transformer import Block, Step
 from tesserae.sampling import windows
+from tesserae.sampling.slide import Slide
 
 
 def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
@@ -75,14 +76,14 @@ class SomeWaves:
     def __enter__(self) -> SomeWaves:
         self.whole, self.codes, self.aside, numbers = windows.draw_wave, 0, 0.0, count()
 
-        def draw_wave(*given: Any) -> int:
+        def draw_wave(slide: Slide, *given: Any) -> int:
             if next(numbers) % self.every == self.every // 2:
-                drawn = self.whole(*given)
+                drawn = self.whole(slide, *given)
                 self.codes += drawn
                 return drawn
             began = time.perf_counter()
-            with hollow():
-                drawn = self.whole(*given)
+            with hollow(), slide.model.steady():  # its steps are looked up again
+                drawn = self.whole(slide, *given)
             self.aside += time.perf_counter() - began
             return drawn
 
@@ -96,7 +97,7 @@ class SomeWaves:
 @contextmanager
 def hollow() -> Iterator[None]:
     """Blocks that compute nothing, and keep zeros where keys and values are kept."""
-    whole = Block.forward, Block.step
+    whole = Block.forward, Block.stepping
 
     def forward(self: Block, x: Tensor, layer: int = 0, cache: Any = None, last: int = 0) -> Tensor:
         if cache is not None:
@@ -106,11 +107,11 @@ def hollow() -> Iterator[None]:
             cache.attended(layer, zeros, zeros, zeros, lambda q, k, v, seen: q)
         return x[:, -last:]
 
-    def step(self: Block, x: Tensor, layer: int, cache: Any) -> Tensor:
-        return forward(self, x[:, None], layer, cache)[:, 0]
+    def stepping(self: Block) -> Step:
+        return lambda x, layer, cache: forward(self, x[:, None], layer, cache)[:, 0]
 
-    Block.forward, Block.step = forward, step
+    Block.forward, Block.stepping = forward, stepping
     try:
         yield
     finally:
-        Block.forward, Block.step = whole
+        Block.forward, Block.stepping = whole

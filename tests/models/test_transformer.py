@@ -1,5 +1,6 @@
 """The latent transformer: causal, the same with and without the cache, and GPT-2 where GPT-2 is."""
 
+import contextlib
 import json
 from dataclasses import asdict
 
@@ -107,6 +108,27 @@ def test_cached_equals_uncached(model, batch, known):
         if position < T - 1:
             logits = model.step(indices[:, position], cache)
     assert cache.length == model.config.block_size
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_steps_look_weights_up_again_once_they_are_no_longer_steady(batch, error):
+    model, other, (prefix, indices) = make_model(), make_model(seed=1), batch
+
+    def stepped():
+        return model.step(indices[:, 0], model.prefill(prefix)[1])
+
+    with contextlib.suppress(KeyboardInterrupt), model.steady():
+        first = stepped()
+        with model.steady():
+            assert torch.equal(stepped(), first)
+        if error:
+            raise error
+    assert torch.equal(stepped(), first)
+    model.blocks[1].down, model.norm = other.blocks[1].down, other.norm
+    model.blocks[0].attention.qkv, model.blocks[0].norm_1.weight.data = other.blocks[0].attention.qkv, torch.ones(16)
+    assert (stepped() - first).abs().max() > 0.01
+    torch.testing.assert_close(stepped(), model(prefix, indices[:, :2])[:, 1])
 
 
 def test_a_shared_prefix_is_computed_once_and_right_for_all(model, batch):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.rows import Rows
 
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.sampling import resting
@@ -45,13 +46,9 @@ def kept(monkeypatch):
 
 
 def passed(model, **how):
-    """A map, and how many rows went through the first block for it."""
-    rows = []
-    hook = model.blocks[0].up.register_forward_hook(lambda _, given, __: rows.append(given[0][..., 0].numel()))
-    try:
-        return sample_map(model, telling, SHAPE, WINDOW, seed=3, **how), sum(rows)
-    finally:
-        hook.remove()
+    """A map, and how many rows went through the network for it."""
+    with Rows(model) as rows:
+        return sample_map(model, telling, SHAPE, WINDOW, seed=3, **how), rows.count
 
 
 def windows_of(size, window):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from tesserae.models.packing import PackedLinear
 from tesserae.models.saving import load_weights, read_config, save_model
 
 INIT_STD = 0.02
+Step = Callable[[Tensor, int, Cache | Caches | Mixed], Tensor]  # (B,C), number of the layer, cache -> (B,C)
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,17 @@ class CausalSelfAttention(nn.Module):
         y = self._look(q, k, v, None) if cache is None else cache.attended(layer, q, k, v, self._look)
         return self.proj(rearrange(y, "b h t d -> b t (h d)"))
 
-    def step(self, x: Tensor, layer: int, cache: Cache | Caches | Mixed) -> Tensor:  # (B,C) -> (B,C)
+    def stepping(self) -> Step:
         """`forward` of one position; rows of x beyond the cache's samples are copies of the last of these."""
-        q, k, v = self.qkv(x).view(len(x), 3, self.heads, 1, -1)[:cache.batch].unbind(1)  # (B,heads,1,d) each
-        y = cache.attended(layer, q, k, v, self._look).flatten(1)
-        return self.proj(y if len(y) == len(x) else torch.cat([y, y[-1:].expand(len(x) - len(y), -1)]))
+        qkv, proj, heads, look = _plain(self.qkv), _plain(self.proj), self.heads, self._look
+
+        def step(x: Tensor, layer: int, cache: Cache | Caches | Mixed) -> Tensor:
+            rows, more = qkv(x).view(x.shape[0], 3, heads, 1, -1), x.shape[0] - cache.batch
+            q, k, v = (rows[:-more] if more else rows).unbind(1)  # (B,heads,1,d) each
+            y = cache.attended(layer, q, k, v, look).flatten(1)
+            return proj(torch.cat([y, y[-1:].expand(more, -1)]) if more else y)
+
+        return step
 
     def _look(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
         """Attention of the last positions to all that they may look at; see `Look`."""
@@ -133,13 +141,30 @@ class Block(nn.Module):
         x = x[:, -last:] + self.dropout(self.attention(self.norm_1(x), layer, cache, last))
         return x + self.dropout(self.down(self._gelu_up(self.norm_2(x))))
 
-    def step(self, x: Tensor, layer: int, cache: Cache | Caches | Mixed) -> Tensor:  # (B,C) -> (B,C)
-        """`forward` of one position in drawing, where the sums are so few that all else is left out."""
-        x = x + self.attention.step(self.norm_1(x), layer, cache)
-        return x + self.down(self._gelu_up(self.norm_2(x)))
+    def stepping(self) -> Step:
+        """`forward` of one position in drawing, with the weights looked up now: see `LatentTransformer.steady`."""
+        attend, norm_1, norm_2 = self.attention.stepping(), _plain(self.norm_1), _plain(self.norm_2)
+        up, down = _plain(self.up), _plain(self.down)
+        gelu_up = self.up.gelu if isinstance(self.up, PackedLinear) else lambda x: F.gelu(up(x))
+
+        def step(x: Tensor, layer: int, cache: Cache | Caches | Mixed) -> Tensor:
+            x = attend(norm_1(x), layer, cache).add_(x)
+            return down(gelu_up(norm_2(x))).add_(x)
+
+        return step
 
     def _gelu_up(self, x: Tensor) -> Tensor:  # (...,C) -> (...,4C)
         return self.up.gelu(x) if isinstance(self.up, PackedLinear) else F.gelu(self.up(x))
+
+
+def _plain(layer: nn.Linear | PackedLinear | nn.LayerNorm) -> Callable[[Tensor], Tensor]:
+    """What the layer does, as a plain operation on the weights that it has now."""
+    if isinstance(layer, PackedLinear):
+        return layer.forward
+    weights = {"weight": layer.weight, "bias": layer.bias}
+    if isinstance(layer, nn.LayerNorm):
+        return partial(torch.layer_norm, normalized_shape=layer.normalized_shape, eps=layer.eps, **weights)
+    return partial(F.linear, **weights)
 
 
 class LatentTransformer(nn.Module):
@@ -157,12 +182,25 @@ class LatentTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layer))
         self.norm = nn.LayerNorm(c.n_embd)
         self.head = nn.Linear(c.n_embd, c.codebook_size, bias=False)
+        self._steady: tuple[list[Step], Callable[[Tensor], Tensor]] | None = None
         self._init_weights()
 
     @property
     def device(self) -> torch.device:
         """Where the network lies."""
         return self.positions.device
+
+    @contextlib.contextmanager
+    def steady(self) -> Iterator[None]:
+        """Meanwhile weights stay what and where they are, so that steps look them up once.
+
+        To ask modules for them at each step takes as long as the sums of a small network do.
+        """
+        before, self._steady = self._steady, self._stepping()
+        try:
+            yield
+        finally:
+            self._steady = before
 
     def forward(self, prefix: Tensor, indices: Tensor, last: int = 0) -> Tensor:
         """Logits of every code of whole or partial maps; of each map's last code nothing is looked at.
@@ -248,11 +286,12 @@ class LatentTransformer(nn.Module):
         others = [Cache(len(self.blocks), *part.shape[:2]) for part in sequences]
         x = self.token_embedding(codes[:, 0]) + self.positions[places[:, 0]]
         x, mixed = torch.cat([x, *(part.flatten(0, 1) for part in sequences)]), Mixed(cache, others)
-        for layer, block in enumerate(self.blocks):
-            x = block.step(x, layer, mixed)
+        steps, out = self._steady or self._stepping()
+        for layer, step in enumerate(steps):
+            x = step(x, layer, mixed)
         own, *rest = x.split(mixed.sizes)
         ends = [part.view_as(each)[:, -1] for part, each in zip(rest, sequences)]
-        logits, *found = self.head(self.norm(torch.cat([own, *ends]))).split([len(own), *map(len, ends)])
+        logits, *found = out(torch.cat([own, *ends])).split([len(own), *map(len, ends)])
         for other in others:
             other.length = other.capacity
         return logits, list(zip(found, others))
@@ -277,10 +316,15 @@ class LatentTransformer(nn.Module):
         x = self.token_embedding(codes) + positions
         if codes.shape[1] > 1 or self.training:
             return self._logits(x, last, cache)[:, -1]
-        x = x[:, 0]
-        for layer, block in enumerate(self.blocks):
-            x = block.step(x, layer, cache)
-        return self.head(self.norm(x))
+        x, (steps, out) = x[:, 0], self._steady or self._stepping()
+        for layer, step in enumerate(steps):
+            x = step(x, layer, cache)
+        return out(x)
+
+    def _stepping(self) -> tuple[list[Step], Callable[[Tensor], Tensor]]:
+        """What each block does to one position, and what makes logits of it in the end: (B,C) -> (B,K)."""
+        norm, head = _plain(self.norm), _plain(self.head)
+        return [block.stepping() for block in self.blocks], lambda x: head(norm(x))
 
     def _logits(self, x: Tensor, last: int, cache: Cache | Caches | None = None) -> Tensor:
         """Embedded positions (B,t,C) -> (B,last,K)."""

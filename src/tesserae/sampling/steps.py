@@ -78,7 +78,7 @@ def drawing(model: LatentTransformer, rows: int = 0) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
-        with packed(model, rows):
+        with packed(model, rows), model.steady():
             yield
     finally:
         model.train(training)
