@@ -83,8 +83,8 @@ def house(tmp_path, monkeypatch, defaults):
         save_codes(tmp_path / "codes/image", split, each.indices, each.labels, each.class_names, K)
     tiny_vqgan().save_pretrained(tmp_path / "models/vqgan-image")
 
-    def open_stage(**changes):
-        values = {**defaults, "precision": "fp32", "transformer": {
+    def open_stage(precision="fp32", **changes):
+        values = {**defaults, "precision": precision, "transformer": {
             "class": {**defaults["transformer"]["class"], **CHANGES, **changes}}}
         return Stage(tmp_path, "transformer", "class", check_params(values))
 
@@ -263,7 +263,9 @@ def test_what_the_stage_leaves(house):
     assert evaluate_codes(best, held_out, 20)["nll"] == pytest.approx(metrics["val_nll"], abs=1e-4)
 
 
-@pytest.mark.parametrize(("stop_at", "changes"), [(5, {}), (8, {"optimiser": "muon", "order": "spiral_in"})])
+@pytest.mark.parametrize(("stop_at", "changes"), [
+    (5, {}), (7, {"precision": "bf16"}), (8, {"optimiser": "muon", "order": "spiral_in"}),
+])
 def test_killed_and_resumed_ends_with_the_same_bits(house, monkeypatch, stop_at, changes):
     undisturbed = house(**changes)
     train_transformer(undisturbed, lambda line: None)
