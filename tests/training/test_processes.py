@@ -40,6 +40,8 @@ def learn(root, values, kind, target, processes):
     done = subprocess.run(**command(root, values, kind, target, processes), capture_output=True, timeout=300,
                           check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    told = [line for line in done.stdout.splitlines() if "held out at step" in line]
+    assert len(told) == len(set(told)) > 0, "each process said it"
     return pd.read_csv(root / "reports" / f"{kind}-{target}" / "history.csv")
 
 

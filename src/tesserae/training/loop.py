@@ -134,6 +134,11 @@ def _accelerator(bf16: bool) -> Accelerator:
     return Accelerator(mixed_precision="bf16" if bf16 else "no")
 
 
+def of_one(say: Callable[[str], None], accelerator: Accelerator) -> Callable[[str], None]:
+    """`say` in the first of several processes, which all have the same to say, and nothing in the others."""
+    return say if accelerator.is_main_process else lambda line: None
+
+
 def lengthened(block: Any, effort: float, say: Callable[[str], None] = print) -> Any:
     """A training's part of params.yaml `effort` times as long: steps, seconds, and what begins or recurs by steps.
 

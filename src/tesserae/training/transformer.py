@@ -38,6 +38,7 @@ from tesserae.training.loop import (
     deliver,
     lengthened,
     make_accelerator,
+    of_one,
     step_seed,
     to_device_soon,
     train,
@@ -254,6 +255,7 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
     """
     params, block = stage.params, stage.block
     accelerator = make_accelerator(params.precision, params.threads)
+    say = of_one(say, accelerator)
     block = lengthened(block, params.effort, say)
     block = fitting(block, CodeMaps.load(stage.path("codes", block.vqgan), "train"), say)
     data, held_out = (PairedMaps.load(stage.path("codes"), split, block) for split in ("train", "validation"))

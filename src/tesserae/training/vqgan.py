@@ -35,6 +35,7 @@ from tesserae.training.loop import (
     deliver,
     lengthened,
     make_accelerator,
+    of_one,
     step_seed,
     to_device_soon,
     train,
@@ -230,6 +231,7 @@ def train_vqgan(stage: Stage, say: Callable[[str], None] = print) -> Progress:
     """Train `stage`'s VQGAN to the end, or go on where it stopped; leave it in models/vqgan-<target>."""
     params, block = stage.params, stage.block
     accelerator = make_accelerator(params.precision, params.threads)
+    say = of_one(say, accelerator)
     block = lengthened(block, params.effort, say)
     pictures = Pictures.load(stage.path("prepared"), "train")
     held_out = Pictures.load(stage.path("prepared"), "validation")
