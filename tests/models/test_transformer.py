@@ -152,6 +152,16 @@ def test_bf16_cache_follows_autocast(model, batch):
     assert cache.buffers[0][0].dtype == torch.bfloat16
 
 
+@torch.no_grad()
+def test_what_blocks_add_to_stays_in_full_precision(model, batch):
+    """Under autocast, too, where products alone are in bf16: in a step as in a pass."""
+    block, x = model.blocks[0], torch.randn(4, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, cache = model.prefill(batch[0])
+        assert block(x[:, None]).dtype == torch.float32
+        assert block.stepping()(x, 0, cache).dtype == torch.float32
+
+
 @pytest.mark.parametrize("prefix_length", [1, 3])
 def test_parity_with_gpt2(prefix_length):
     """transformers' GPT-2 is given prefix and codes in one vocabulary, the prefix behind the codes in it."""

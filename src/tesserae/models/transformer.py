@@ -148,8 +148,8 @@ class Block(nn.Module):
         gelu_up = self.up.gelu if isinstance(self.up, PackedLinear) else lambda x: F.gelu(up(x))
 
         def step(x: Tensor, layer: int, cache: Cache | Caches | Mixed) -> Tensor:
-            x = attend(norm_1(x), layer, cache).add_(x)
-            return down(gelu_up(norm_2(x))).add_(x)
+            x = x + attend(norm_1(x), layer, cache)
+            return x + down(gelu_up(norm_2(x)))
 
         return step
 
