@@ -73,9 +73,10 @@ def test_the_prepared_set_depends_on_every_module_that_makes_it():
     assert {f"src/tesserae/data/{name}.py" for name in known - {threads}} <= set(STAGES["prepare"]["deps"])
 
 
-def test_what_is_drawn_depends_on_how_weights_are_multiplied_and_keys_kept():
+def test_what_is_drawn_depends_on_how_the_network_steps():
     for stage in ("sample", "highres"):
-        needed = {f"src/tesserae/{part}" for part in ("models/cache.py", "models/packing.py", "sampling")}
+        needed = {f"src/tesserae/{part}" for part in ("models/cache.py", "models/packing.py", "models/transformer.py",
+                                                     "sampling")}
         assert needed <= set(STAGES[stage]["deps"])
 
 
