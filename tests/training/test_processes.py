@@ -170,7 +170,9 @@ def test_processes_take_the_precision_that_the_first_one_found_quick(tmp_path):
         "from tesserae.training import loop\n"
         "loop.bf16_is_fast = lambda device: os.environ['RANK'] == '0'\n"
         "made = loop.make_accelerator('auto', 1)\n"
-        "print(f'took {made.mixed_precision} as one of {made.num_processes}\\n', end='', flush=True)\n")
+        "print(f'took {made.mixed_precision} as one of {made.num_processes}\\n', end='', flush=True)\n"
+        "made.wait_for_everyone()\n"  # else the first may be gone before the other has heard it
+        "made.end_training()\n")
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
                            str(tmp_path / "both.py")], capture_output=True, text=True, timeout=300, check=False,
                           env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
