@@ -37,7 +37,7 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
     if plan.mode == STRIDE:
         stride, every, share = size["stride"], 1, ""
     if every > 1:
-        with autocast(plan, bf16):  # under which nothing is packed
+        with autocast(plan, bf16):
             pack(model, windows.ROWS, [])  # once a map, which a part of it does not repay
     part = SomeWaves(every)
 

@@ -5,12 +5,21 @@ import torch
 from torch import nn
 
 from tesserae.models import packing
-from tesserae.models.packing import FEWEST, LARGE, MOST, PackedLinear, packed
+from tesserae.models.packing import FEWEST, LARGE, MOST, PIECE, PackedLinear, packed, plain_is_slow
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.sampling.sampler import sample, upper_half
+from tesserae.sampling.steps import drawing
 from tesserae.sampling.windows import sample_map
 
 WIDE = 2 ** (LARGE.bit_length() // 2)
+
+
+@pytest.fixture(autouse=True)
+def slow(monkeypatch):
+    """Whether plain products are slow here: no, whatever processor this is."""
+    found = [False]
+    monkeypatch.setattr(packing, "plain_is_slow", lambda: found[0])
+    return found
 
 
 @pytest.fixture
@@ -48,6 +57,34 @@ def test_it_multiplies_as_the_layer_does(shape, bias):
     assert torch.equal(own.unpacked(), linear.weight)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_in_bf16_it_multiplies_as_the_layer_does_under_autocast(bias):
+    torch.manual_seed(0)
+    linear, x = nn.Linear(40, 24, bias), torch.randn(5, 40)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        own, expected = PackedLinear(linear, torch.bfloat16), linear(x)
+        assert own(x).dtype == torch.float32
+        torch.testing.assert_close(own(x), expected.float(), rtol=2**-7, atol=1e-3)
+        assert own.gelu(x).dtype == own(x.bfloat16()).dtype == own.product()(x).dtype == torch.bfloat16
+        torch.testing.assert_close(own.gelu(x), nn.functional.gelu(expected), rtol=2**-6, atol=1e-2)
+
+
+def test_bf16_weights_come_back_with_every_bit():
+    """Of numbers of any size, those halfway between two of bf16 as well: the rest is 16 bits, too."""
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-2**31, 2**31, (300, 2 * PIECE // 256), generator=generator).int()
+    bits[:100] = (bits[:100] >> 16 << 16) + 2**15 + torch.randint(-1, 2, bits[:100].shape, generator=generator).int()
+    bits[-1, :4] = torch.tensor([0., -0., torch.inf, -3.4028234e38]).view(torch.int32)
+    weight = bits.view(torch.float32)
+    weight[weight.isnan()] = 1 + 2**-8  # halfway
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear.weight.data = weight.clone()
+    own = PackedLinear(linear, torch.bfloat16)
+    held = own.rest[0].nbytes + 2 * weight.numel()
+    assert held == weight.nbytes
+    assert torch.equal(own.unpacked().view(torch.int32), weight.view(torch.int32))
+
+
 def test_large_layers_are_packed_meanwhile_and_come_back_as_they_were(model):
     layer, weight = model[0], model[0].weight
     before, x = weight.detach().clone(), torch.randn(FEWEST, WIDE)
@@ -69,11 +106,57 @@ def test_nothing_is_packed_where_it_does_not_pay(model, rows):
         assert not packed_layers(model)
 
 
-def test_nothing_is_packed_for_other_precisions(model):
-    with torch.autocast("cpu", torch.bfloat16), packed(model, FEWEST):
+@pytest.mark.parametrize("rows", [1, MOST + 1])
+def test_where_plain_products_are_slow_every_layer_is_packed(model, slow, rows):
+    slow[0] = True
+    with packed(model, rows):
+        assert packed_layers(model) == [model[0], model[2]]
+        with packed(model, rows):
+            assert packed_layers(model) == [model[0], model[2]]
+    with packed(model, 0):
         assert not packed_layers(model)
+
+
+def test_nothing_is_packed_for_other_precisions(model):
+    with torch.autocast("cpu", torch.float16), packed(model, FEWEST):
+        assert not packed_layers(model)
+        assert torch.is_autocast_enabled("cpu")
     with packed(model.bfloat16(), FEWEST):
         assert not packed_layers(model)
+
+
+@pytest.mark.parametrize("rows", [1, MOST + 1])
+def test_under_autocast_every_layer_is_packed_in_bf16_and_all_else_in_full_precision(model, rows):
+    before, x = [layer.weight.detach().clone() for layer in (model[0], model[2])], torch.randn(rows, WIDE)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = model(x)
+        with packed(model, rows):
+            assert [layer.dtype for layer in packed_layers(model)] == [torch.bfloat16] * 2
+            assert all(layer.linear.weight.numel() == 0 for layer in packed_layers(model))
+            assert not torch.is_autocast_enabled("cpu")
+            with packed(model, rows):  # an inner use finds them packed
+                assert not torch.is_autocast_enabled("cpu")
+                torch.testing.assert_close(model(x), expected.float(), rtol=0.05, atol=0.02)
+        assert torch.is_autocast_enabled("cpu")
+        packing.pack(model, rows, [])
+        with packed(model, rows):  # so are those that were packed for good
+            assert not torch.is_autocast_enabled("cpu")
+    assert all(torch.equal(layer.unpacked(), weight) for layer, weight in zip(packed_layers(model), before))
+
+
+def test_whether_plain_products_are_slow_is_found_once_and_draws_no_random_numbers():
+    before = torch.get_rng_state()
+    found = plain_is_slow()
+    assert plain_is_slow() is found
+    assert plain_is_slow.cache_info().currsize == 1
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("plain", "fast", "expected"), [(1.4, 1.0, True), (1.2, 1.0, False), (0.5, 1.0, False)])
+def test_slow_is_a_third_more(monkeypatch, plain, fast, expected):
+    seconds = iter([9.0, 9.0] + [plain, fast] * 3)  # the first are slow for what they load
+    monkeypatch.setattr(packing, "_seconds", lambda run: next(seconds))
+    assert plain_is_slow.__wrapped__() is expected
 
 
 def test_weights_come_back_after_a_stop_and_of_an_inner_use(model):
@@ -113,6 +196,21 @@ def test_what_is_drawn_is_what_the_plain_layers_draw(transformer, monkeypatch):
         assert torch.equal(own, plain)
     assert set(seen) == set(layers), "not all layers were packed while codes were drawn"
     assert transformer.training
+
+
+@torch.no_grad()
+def test_bf16_steps_keep_their_keys_in_full_precision_and_give_what_plain_ones_do(transformer):
+    prefix, codes = torch.arange(3)[:, None], torch.randint(16, (3, 16), generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = transformer(prefix, codes).float()
+        with drawing(transformer, rows=3):
+            logits, cache = transformer.prefill(prefix)
+            found = [logits] + [transformer.step(codes[:, place], cache) for place in range(15)]
+    assert cache.buffers[0][0].dtype == torch.float32
+    found = torch.stack(found, dim=1).float()
+    exact = transformer(prefix, codes)
+    plain, own = ((part - exact).square().mean().sqrt() for part in (expected, found))
+    assert 0 < own < 1.2 * plain < 0.2 * exact.std(), "less exact than all in bf16"
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -1,13 +1,16 @@
-"""Wide layers for a few rows on a CPU: their weights lie as oneDNN's products read them.
+"""Layers for drawing on a CPU: their weights lie as oneDNN's products read them, in fp32 or, under autocast, in bf16.
 
-A step of drawing multiplies every weight with a row a sample. From FEWEST rows on a plain product first copies the
-weight into blocks, each time, which takes longer than to read it. Here that is done once, for many steps.
+A step of drawing multiplies every weight with a row a sample. From FEWEST rows on a plain product copies a large
+weight into blocks, each time, which takes longer than to read it; in bf16, and on processors that MKL does not know
+well, plain products are slow with any number of rows. Here weights are laid into blocks once, for many steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -15,39 +18,88 @@ from torch import Tensor, nn
 from tesserae.allocation import give_back_memory
 
 FEWEST, MOST = 4, 128  # rows: with fewer nothing is copied, with more the sums take longer than the copies
+PIECE = 2**16  # numbers that are taken apart, or put together, at once
 LARGE = 2**20  # numbers: smaller weights are read from caches, where a call of oneDNN costs more than it saves
 
 
 class PackedLinear(nn.Module):
-    """What a linear layer gives, of its weight in blocks; the layer's own is empty meanwhile."""
+    """What a linear layer gives, of its weight in blocks; the layer's own is empty meanwhile.
 
-    def __init__(self, linear: nn.Linear) -> None:
+    dtype: the product's, float32 or bfloat16, whatever that of its input.
+    """
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.linear = linear
-        self.blocks = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.linear, self.dtype = linear, dtype
+        weight, self.rest = (linear.weight.detach(), None) if dtype == torch.float32 else _halves(linear.weight)
+        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+        self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
 
     def unpacked(self) -> Tensor:
         """The weight (out,in), bit for bit."""
-        return self.blocks.to_dense()
+        dense = self.blocks.to_dense()
+        return dense if self.rest is None else _joined(dense, *self.rest)
 
-    def forward(self, x: Tensor) -> Tensor:  # (...,in) -> (...,out)
-        return torch.ops.mkldnn._linear_pointwise.default(x, self.blocks, self.linear.bias, "none", [], "")
+    def forward(self, x: Tensor) -> Tensor:
+        """(...,in) -> (...,out), in the input's precision."""
+        return self.product()(x).to(x.dtype)
 
     def gelu(self, x: Tensor) -> Tensor:
-        """GELU of what `forward` gives, in the same pass."""
-        return torch.ops.mkldnn._linear_pointwise.default(x, self.blocks, self.linear.bias, "gelu", [], "none")
+        """GELU of what `forward` gives, in the same pass and in the product's precision, for the next product."""
+        return self.product("gelu", "none")(x)
+
+    def product(self, then: str = "none", how: str = "") -> Callable[[Tensor], Tensor]:
+        """What makes the product of an input, in the product's precision, with the weights looked up now."""
+        multiply, blocks, bias = torch.ops.mkldnn._linear_pointwise.default, self.blocks, self.bias
+        if self.dtype == torch.bfloat16:
+            return lambda x: multiply(x.bfloat16(), blocks, bias, then, [], how)
+        return lambda x: multiply(x, blocks, bias, then, [], how)
+
+
+def _halves(weight: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """fp32 as the nearest bf16, and what that leaves: the lower 16 bits, and where a half was rounded down."""
+    near, low = (torch.empty(weight.numel(), dtype=dtype) for dtype in (torch.bfloat16, torch.int16))
+    down = []
+    for start, part in _parts(weight.detach()):
+        lower, upper = part.view(torch.int16).view(-1, 2).unbind(1)
+        to, stay = (whole[start:start + len(part)] for whole in (near, low))
+        to.copy_(part)
+        stay.copy_(lower)
+        half = (stay == -2**15).nonzero().squeeze(1)
+        down.append(start + half[to.view(torch.int16)[half] == upper[half]])
+    return near.view_as(weight), (low, torch.cat(down))
+
+
+def _joined(near: Tensor, low: Tensor, down: Tensor) -> Tensor:
+    """What `_halves` made its two of."""
+    bits = torch.empty(len(low), 2, dtype=torch.int16)
+    for start, part in _parts(near.view(torch.int16)):
+        lower, (left, right) = low[start:start + len(part)], bits[start:start + len(part)].unbind(1)
+        left.copy_(lower)
+        torch.add(part, lower >> 15, out=right)  # one less where it was rounded up: from a half on
+    bits[down, 1] += 1
+    return bits.view(torch.float32).view(near.shape)
+
+
+def _parts(numbers: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Pieces that stay in caches, each with where it begins."""
+    flat = numbers.reshape(-1)
+    return ((start, flat[start:start + PIECE]) for start in range(0, len(flat), PIECE))
 
 
 @contextmanager
 def packed(model: nn.Module, rows: int) -> Iterator[None]:
-    """Meanwhile the large layers are packed, where that pays for products with so many rows; without gradients.
+    """Meanwhile layers are packed, where that pays for products with so many rows, 0: none; without gradients.
 
-    In fp32 on a CPU alone. Each weight is there once, in one layout or the other, and comes back bit for bit.
+    On a CPU alone, in fp32, or in bf16 where autocast has begun, which is off meanwhile: all else is in fp32, so
+    that few queries find their way through many keys as quickly as they can. Each weight is there once, in one
+    layout or the other, and comes back bit for bit.
     """
     found: list[tuple[nn.Module, str]] = []
     try:
         pack(model, rows, found)
-        yield
+        with torch.autocast("cpu", enabled=False) if _has(model, torch.bfloat16) else nullcontext():
+            yield
     finally:
         for parent, name in found:
             if isinstance(own := getattr(parent, name), PackedLinear):  # a stop may have come before
@@ -59,20 +111,54 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
 
 def pack(model: nn.Module, rows: int, found: list[tuple[nn.Module, str]]) -> None:
     """The same, for good; `found` takes where each layer is, (parent, name), before it is packed."""
-    if not FEWEST <= rows <= MOST:
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    if not rows or not _built(dtype):
         return
-    for parent in list(model.modules()):
+    for parent in [module for module in model.modules() if not isinstance(module, PackedLinear)]:
         for name, child in parent.named_children():
-            if _gains(child):
+            if _gains(child, rows, dtype):
                 found.append((parent, name))
-                setattr(parent, name, PackedLinear(child))
+                setattr(parent, name, PackedLinear(child, dtype))
                 child.weight.data = child.weight.new_empty(0)
                 give_back_memory()  # the next one's blocks do not always fit where this weight lay
 
 
-def _gains(layer: nn.Module) -> bool:
+def _has(model: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether layers are packed in that precision, by this use of `packed` or by one around it."""
+    return any(isinstance(module, PackedLinear) and module.dtype == dtype for module in model.modules())
+
+
+def _built(dtype: torch.dtype) -> bool:
+    """Whether there are such products here."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _gains(layer: nn.Module, rows: int, dtype: torch.dtype) -> bool:
     if not isinstance(layer, nn.Linear) or type(layer.weight) is not nn.Parameter:  # sharded ones are not
         return False
-    plain = layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
-    built = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return plain and built and layer.weight.numel() >= LARGE and not torch.is_autocast_enabled("cpu")
+    if layer.weight.device.type != "cpu" or layer.weight.dtype != torch.float32:
+        return False
+    always = dtype == torch.bfloat16 or plain_is_slow()
+    return always or (FEWEST <= rows <= MOST and layer.weight.numel() >= LARGE)
+
+
+@functools.cache
+def plain_is_slow() -> bool:
+    """Whether plain fp32 products are slow on this processor whatever their size: 1.3 times as long as oneDNN's.
+
+    PyTorch's plain products are MKL's, which on other makers' processors leaves wide registers unused.
+    """
+    x, linear = torch.ones(256, 1024), nn.utils.skip_init(nn.Linear, 1024, 4096)  # which draws no random numbers
+    with torch.no_grad():
+        linear.weight.fill_(1), linear.bias.fill_(1)
+        own = PackedLinear(linear)
+        seconds = [(_seconds(lambda: linear(x)), _seconds(lambda: own(x))) for _ in range(4)]  # in turn
+    return min(plain for plain, _ in seconds) > 1.3 * min(fast for _, fast in seconds)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began

@@ -80,6 +80,8 @@ class CausalSelfAttention(nn.Module):
     def stepping(self) -> Step:
         """`forward` of one position; rows of x beyond the cache's samples are copies of the last of these."""
         qkv, proj, heads, look = _plain(self.qkv), _plain(self.proj), self.heads, self._look
+        if isinstance(self.qkv, PackedLinear):
+            narrow, qkv = qkv, lambda x: narrow(x).to(x.dtype)  # keys stay in the stream's precision
 
         def step(x: Tensor, layer: int, cache: Cache | Caches | Mixed) -> Tensor:
             rows, more = qkv(x).view(x.shape[0], 3, heads, 1, -1), x.shape[0] - cache.batch
@@ -145,7 +147,7 @@ class Block(nn.Module):
         """`forward` of one position in drawing, with the weights looked up now: see `LatentTransformer.steady`."""
         attend, norm_1, norm_2 = self.attention.stepping(), _plain(self.norm_1), _plain(self.norm_2)
         up, down = _plain(self.up), _plain(self.down)
-        gelu_up = self.up.gelu if isinstance(self.up, PackedLinear) else lambda x: F.gelu(up(x))
+        gelu_up = self.up.product("gelu", "none") if isinstance(self.up, PackedLinear) else lambda x: F.gelu(up(x))
 
         def step(x: Tensor, layer: int, cache: Cache | Caches | Mixed) -> Tensor:
             x = x + attend(norm_1(x), layer, cache)
@@ -158,9 +160,9 @@ class Block(nn.Module):
 
 
 def _plain(layer: nn.Linear | PackedLinear | nn.LayerNorm) -> Callable[[Tensor], Tensor]:
-    """What the layer does, as a plain operation on the weights that it has now."""
+    """What the layer does, as a plain operation on the weights that it has now, with results in its own precision."""
     if isinstance(layer, PackedLinear):
-        return layer.forward
+        return layer.product()
     weights = {"weight": layer.weight, "bias": layer.bias}
     if isinstance(layer, nn.LayerNorm):
         return partial(torch.layer_norm, normalized_shape=layer.normalized_shape, eps=layer.eps, **weights)
