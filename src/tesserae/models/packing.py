@@ -19,6 +19,7 @@ from tesserae.allocation import give_back_memory
 
 FEWEST, MOST = 4, 128  # rows: with fewer nothing is copied, with more the sums take longer than the copies
 PIECE = 2**16  # numbers that are taken apart, or put together, at once
+LEFT = 2**26  # bytes that were let go before the system has them again: the next blocks do not always fit there
 LARGE = 2**20  # numbers: smaller weights are read from caches, where a call of oneDNN costs more than it saves
 
 
@@ -61,23 +62,21 @@ def _halves(weight: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     near, low = (torch.empty(weight.numel(), dtype=dtype) for dtype in (torch.bfloat16, torch.int16))
     down = []
     for start, part in _parts(weight.detach()):
-        lower, upper = part.view(torch.int16).view(-1, 2).unbind(1)
         to, stay = (whole[start:start + len(part)] for whole in (near, low))
         to.copy_(part)
-        stay.copy_(lower)
+        stay.copy_(part.view(torch.int32))
         half = (stay == -2**15).nonzero().squeeze(1)
-        down.append(start + half[to.view(torch.int16)[half] == upper[half]])
+        down.append(start + half[part[half].abs() > to[half].abs()])
     return near.view_as(weight), (low, torch.cat(down))
 
 
 def _joined(near: Tensor, low: Tensor, down: Tensor) -> Tensor:
     """What `_halves` made its two of."""
-    bits = torch.empty(len(low), 2, dtype=torch.int16)
+    bits = torch.empty(len(low), dtype=torch.int32)
     for start, part in _parts(near.view(torch.int16)):
-        lower, (left, right) = low[start:start + len(part)], bits[start:start + len(part)].unbind(1)
-        left.copy_(lower)
-        torch.add(part, lower >> 15, out=right)  # one less where it was rounded up: from a half on
-    bits[down, 1] += 1
+        whole = bits[start:start + len(part)].copy_(part)
+        whole.bitwise_left_shift_(16).add_(low[start:start + len(part)])  # less than nothing where rounded up
+    bits[down] += 2**16
     return bits.view(torch.float32).view(near.shape)
 
 
@@ -101,12 +100,13 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
         with torch.autocast("cpu", enabled=False) if _has(model, torch.bfloat16) else nullcontext():
             yield
     finally:
+        left = 0
         for parent, name in found:
             if isinstance(own := getattr(parent, name), PackedLinear):  # a stop may have come before
                 own.linear.weight.data = own.unpacked()
-                setattr(parent, name, own.linear)
+                setattr(parent, name, layer := own.linear)
                 del own
-                give_back_memory()
+                left = _given_back(left + layer.weight.nbytes)
 
 
 def pack(model: nn.Module, rows: int, found: list[tuple[nn.Module, str]]) -> None:
@@ -114,13 +114,23 @@ def pack(model: nn.Module, rows: int, found: list[tuple[nn.Module, str]]) -> Non
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     if not rows or not _built(dtype):
         return
+    left = 0
     for parent in [module for module in model.modules() if not isinstance(module, PackedLinear)]:
         for name, child in parent.named_children():
             if _gains(child, rows, dtype):
                 found.append((parent, name))
+                left += child.weight.nbytes
                 setattr(parent, name, PackedLinear(child, dtype))
                 child.weight.data = child.weight.new_empty(0)
-                give_back_memory()  # the next one's blocks do not always fit where this weight lay
+                left = _given_back(left)
+
+
+def _given_back(left: int) -> int:
+    """How many bytes that were let go are still kept: where they are many, none."""
+    if left < LEFT:
+        return left
+    give_back_memory()
+    return 0
 
 
 def _has(model: nn.Module, dtype: torch.dtype) -> bool:
