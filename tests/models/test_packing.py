@@ -100,6 +100,31 @@ def test_large_layers_are_packed_meanwhile_and_come_back_as_they_were(model):
     assert torch.equal(model(x), expected)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_weights_come_back_to_where_they_were(model, bf16):
+    """An optimiser's views of them stay views: Muon moves matrices that it made once."""
+    weight = model[0].weight
+    before, view = weight.detach().clone(), weight.detach().flatten()
+    with torch.no_grad():
+        for _ in range(2):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16), packed(model, FEWEST):
+                assert packed_layers(model)
+                assert view.untyped_storage().nbytes() == 0, "the weight would be there twice"
+        view += 1
+    assert torch.equal(weight, before + 1)
+
+
+def test_weights_that_lie_among_others_leave_these_alone(model):
+    whole = torch.randn(2, WIDE, WIDE)
+    model[0].weight.data = whole[0]
+    before = whole.clone()
+    with packed(model, FEWEST):
+        assert packed_layers(model) == [model[0]]
+        assert torch.equal(whole, before)
+    assert model[0].weight.data_ptr() == whole.data_ptr()
+    assert torch.equal(whole, before)
+
+
 @pytest.mark.parametrize("rows", [0, FEWEST - 1, MOST + 1])
 def test_nothing_is_packed_where_it_does_not_pay(model, rows):
     with packed(model, rows):

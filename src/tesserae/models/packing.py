@@ -35,6 +35,24 @@ class PackedLinear(nn.Module):
         weight, self.rest = (linear.weight.detach(), None) if dtype == torch.float32 else _halves(linear.weight)
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
         self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
+        self.held: Tensor | None = None
+
+    def take(self) -> None:
+        """Empty the layer's weight, whose memory is let go unless others lie in it."""
+        weight = self.linear.weight
+        self.held, weight.data = weight.detach(), weight.new_empty(0)
+        if _alone(self.held):
+            self.held.untyped_storage().resize_(0)
+
+    def bring_back(self) -> nn.Linear:
+        """The layer, with its weight where it was: an optimiser may have views of it."""
+        if self.held is not None:
+            storage = self.held.untyped_storage()
+            if not storage.nbytes():
+                storage.resize_(self.held.nbytes)
+                self.held.copy_(self.unpacked())
+            self.linear.weight.data, self.held = self.held, None
+        return self.linear
 
     def unpacked(self) -> Tensor:
         """The weight (out,in), bit for bit."""
@@ -55,6 +73,12 @@ class PackedLinear(nn.Module):
         if self.dtype == torch.bfloat16:
             return lambda x: multiply(x.bfloat16(), blocks, bias, then, [], how)
         return lambda x: multiply(x, blocks, bias, then, [], how)
+
+
+def _alone(weight: Tensor) -> bool:
+    """Whether nothing else lies in its memory, which is this process's own."""
+    storage = weight.untyped_storage()
+    return storage.nbytes() == weight.nbytes and storage.resizable()
 
 
 def _halves(weight: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -92,7 +116,7 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
 
     On a CPU alone, in fp32, or in bf16 where autocast has begun, which is off meanwhile: all else is in fp32, so
     that few queries find their way through many keys as quickly as they can. Each weight is there once, in one
-    layout or the other, and comes back bit for bit.
+    layout or the other, and comes back bit for bit, to where it was.
     """
     found: list[tuple[nn.Module, str]] = []
     try:
@@ -103,8 +127,7 @@ def packed(model: nn.Module, rows: int) -> Iterator[None]:
         left = 0
         for parent, name in found:
             if isinstance(own := getattr(parent, name), PackedLinear):  # a stop may have come before
-                own.linear.weight.data = own.unpacked()
-                setattr(parent, name, layer := own.linear)
+                setattr(parent, name, layer := own.bring_back())
                 del own
                 left = _given_back(left + layer.weight.nbytes)
 
@@ -120,8 +143,8 @@ def pack(model: nn.Module, rows: int, found: list[tuple[nn.Module, str]]) -> Non
             if _gains(child, rows, dtype):
                 found.append((parent, name))
                 left += child.weight.nbytes
-                setattr(parent, name, PackedLinear(child, dtype))
-                child.weight.data = child.weight.new_empty(0)
+                setattr(parent, name, own := PackedLinear(child, dtype))
+                own.take()
                 left = _given_back(left)
 
 
