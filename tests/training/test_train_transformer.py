@@ -11,6 +11,7 @@ from tesserae import load_params, tracking
 from tesserae.data.codes import CodeMaps, save_codes
 from tesserae.data.paired import PairedMaps
 from tesserae.evaluation.likelihood import evaluate_codes, likelihood, nats_to_bits, unigram_nll, wrong_labels
+from tesserae.models import packing
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.params import check_params
@@ -194,6 +195,23 @@ def test_it_learns_in_every_way(defaults, changes):
     task.set_rate(1.0)
     nats = [float(task.step(step)["nll"]) for step in range(40)]
     assert sum(nats[-5:]) < sum(nats[:5]) - 5 * 0.3
+
+
+@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
+def test_samples_on_the_way_change_nothing_that_is_learned(defaults, monkeypatch, optimiser):
+    """While codes are drawn the weights may lie elsewhere; the optimiser must find them again."""
+    monkeypatch.setattr(packing, "plain_is_slow", lambda: True)
+    learned = []
+    for shows in (False, True):
+        task = make_task(make_block(defaults, optimiser=optimiser), toy_maps())
+        task.set_rate(1.0)
+        for step in range(6):
+            torch.manual_seed(step)
+            task.step(step)
+            if shows and step % 2:
+                task.sample(step)
+        learned.append(task.model.state_dict())
+    assert all(torch.equal(alone, other) for alone, other in zip(*(found.values() for found in learned)))
 
 
 def test_windows_of_a_map_and_its_conditions_are_learned(defaults):
