@@ -35,22 +35,23 @@ class PackedLinear(nn.Module):
         weight, self.rest = (linear.weight.detach(), None) if dtype == torch.float32 else _halves(linear.weight)
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
         self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
-        self.held: Tensor | None = None
+        self.held, self.freed = None, False  # the weight where it was, and whether that is empty
 
     def take(self) -> None:
         """Empty the layer's weight, whose memory is let go unless others lie in it."""
         weight = self.linear.weight
         self.held, weight.data = weight.detach(), weight.new_empty(0)
         if _alone(self.held):
+            self.freed = True
             self.held.untyped_storage().resize_(0)
 
     def bring_back(self) -> nn.Linear:
         """The layer, with its weight where it was: an optimiser may have views of it."""
+        if self.freed:
+            self.held.untyped_storage().resize_(self.held.nbytes)
+            self.held.copy_(self.unpacked())
+            self.freed = False
         if self.held is not None:
-            storage = self.held.untyped_storage()
-            if not storage.nbytes():
-                storage.resize_(self.held.nbytes)
-                self.held.copy_(self.unpacked())
             self.linear.weight.data, self.held = self.held, None
         return self.linear
 
