@@ -12,6 +12,7 @@ from tesserae.sampling.steps import drawing
 from tesserae.sampling.windows import sample_map
 
 WIDE = 2 ** (LARGE.bit_length() // 2)
+in_bf16 = pytest.mark.skipif(not packing._built(torch.bfloat16), reason="oneDNN has no bf16 for this processor")
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,7 @@ def test_it_multiplies_as_the_layer_does(shape, bias):
     assert torch.equal(own.unpacked(), linear.weight)
 
 
+@in_bf16
 @pytest.mark.parametrize("bias", [True, False])
 def test_in_bf16_it_multiplies_as_the_layer_does_under_autocast(bias):
     torch.manual_seed(0)
@@ -69,6 +71,7 @@ def test_in_bf16_it_multiplies_as_the_layer_does_under_autocast(bias):
         torch.testing.assert_close(own.gelu(x), nn.functional.gelu(expected), rtol=2**-6, atol=1e-2)
 
 
+@in_bf16
 def test_bf16_weights_come_back_with_every_bit():
     """Of numbers of any size, those halfway between two of bf16 as well: the rest is 16 bits, too."""
     generator = torch.Generator().manual_seed(0)
@@ -100,7 +103,7 @@ def test_large_layers_are_packed_meanwhile_and_come_back_as_they_were(model):
     assert torch.equal(model(x), expected)
 
 
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("bf16", [False, pytest.param(True, marks=in_bf16)])
 def test_weights_come_back_to_where_they_were(model, bf16):
     """An optimiser's views of them stay views: Muon moves matrices that it made once."""
     weight = model[0].weight
@@ -150,6 +153,7 @@ def test_nothing_is_packed_for_other_precisions(model):
         assert not packed_layers(model)
 
 
+@in_bf16
 @pytest.mark.parametrize("rows", [1, MOST + 1])
 def test_under_autocast_every_layer_is_packed_in_bf16_and_all_else_in_full_precision(model, rows):
     before, x = [layer.weight.detach().clone() for layer in (model[0], model[2])], torch.randn(rows, WIDE)
@@ -223,6 +227,7 @@ def test_what_is_drawn_is_what_the_plain_layers_draw(transformer, monkeypatch):
     assert transformer.training
 
 
+@in_bf16
 @torch.no_grad()
 def test_bf16_steps_keep_their_keys_in_full_precision_and_give_what_plain_ones_do(transformer):
     prefix, codes = torch.arange(3)[:, None], torch.randint(16, (3, 16), generator=torch.Generator().manual_seed(1))
