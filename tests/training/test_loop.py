@@ -387,16 +387,25 @@ def untimed():
 def test_automatic_precision_is_the_one_that_is_quick_here(untimed, monkeypatch, fp32, bf16, found):
     """Instructions for bf16 alone don't make it quick: some processors take twice as long with them."""
     took = iter([9, 9, fp32, bf16, 9, bf16, fp32, 9])  # each at its best, whoever else is at work
-    monkeypatch.setattr(loop, "_seconds", lambda matrix: next(took))
+    monkeypatch.setattr(loop, "_seconds", lambda matrix: 1.0 if len(matrix) == 256 else next(took))
     for _ in range(2):  # timed once
         assert make_accelerator("auto", threads=1).mixed_precision == ("bf16" if found else "no")
 
 
 def test_a_product_is_timed_in_either_precision(untimed, monkeypatch):
     seen = []
-    monkeypatch.setattr(loop, "_seconds", lambda matrix: seen.append(matrix.dtype) or 1.0)
+    monkeypatch.setattr(loop, "_seconds", lambda matrix: seen.append((len(matrix), matrix.dtype)) or 1.0)
     assert bf16_is_fast(torch.device("cpu")) is False
-    assert seen == [torch.float32, torch.bfloat16] * 4
+    assert seen == [(side, dtype) for side in (256, 1024) for dtype in (torch.float32, torch.bfloat16) * 4]
+
+
+def test_no_large_product_is_waited_for_where_bf16_is_hopeless(untimed, monkeypatch):
+    """Without instructions for it, with AVX2 alone, one of 1024 took nearly two seconds."""
+    seen = []
+    monkeypatch.setattr(loop, "_seconds", lambda matrix: seen.append(len(matrix)) or (
+        40.0 if matrix.dtype == torch.bfloat16 else 1.0))
+    assert bf16_is_fast(torch.device("cpu")) is False
+    assert set(seen) == {256}
 
 
 @pytest.mark.parametrize("effort", [1, 3, 2.5, 0.01])

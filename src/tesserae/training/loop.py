@@ -82,15 +82,21 @@ def bf16_is_fast(device: torch.device) -> bool:
 
     GPUs with tensor cores for it do. A processor that names bf16 instructions may be far quicker with them (AMX) or
     half as quick (AVX512-BF16 on some), so a product is timed in both. It has to be 1.3 times as quick: less is lost
-    again where numbers are turned into bf16 and back.
+    again where numbers are turned into bf16 and back. A small product comes first: a hundred times as slow (AVX2
+    alone), a large one would take seconds.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
-    fp32, bf16 = (torch.ones(1024, 1024, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    return _times_as_fast(side=256) > 0.25 and _times_as_fast(side=1024) > 1.3
+
+
+def _times_as_fast(side: int) -> float:
+    """How many times as fast as in fp32 a product of two matrices of `side` is in bf16."""
+    fp32, bf16 = (torch.ones(side, side, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
     seconds = [(_seconds(fp32), _seconds(bf16)) for _ in range(4)]  # in turn, as others may be at work, too
-    return min(pair[0] for pair in seconds) > 1.3 * min(pair[1] for pair in seconds)
+    return min(pair[0] for pair in seconds) / min(pair[1] for pair in seconds)
 
 
 def _seconds(matrix: Tensor) -> float:
