@@ -399,6 +399,19 @@ def test_a_product_is_timed_in_either_precision(untimed, monkeypatch):
     assert seen == [(side, dtype) for side in (256, 1024) for dtype in (torch.float32, torch.bfloat16) * 4]
 
 
+@pytest.mark.parametrize(("took", "told"), [
+    (40.0, ["precision: bf16 makes products about 40 times as slow as fp32 on this processor; "
+            "auto takes what is quick here."]),
+    (2.0, []),
+])
+def test_bf16_that_was_asked_for_where_it_is_hopeless_is_told(monkeypatch, took, told):
+    heard = []
+    monkeypatch.setattr(loop, "_seconds", lambda matrix: took if matrix.dtype == torch.bfloat16 else 1.0)
+    assert make_accelerator("bf16", threads=1, say=heard.append).mixed_precision == "bf16"
+    assert make_accelerator("fp32", threads=1, say=heard.append).mixed_precision == "no"
+    assert heard == told
+
+
 def test_no_large_product_is_waited_for_where_bf16_is_hopeless(untimed, monkeypatch):
     """Without instructions for it, with AVX2 alone, one of 1024 took nearly two seconds."""
     seen = []

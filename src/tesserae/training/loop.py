@@ -60,6 +60,7 @@ class Task(Protocol):
 
 LENGTHS = ("steps", "max_seconds", "warmup", "perceptual_start", "disc_start", "sample_every", "eval_every",
            "checkpoint_every")
+HOPELESS = 0.25  # times as fast as fp32: processors that do bf16 without instructions for it stay far below
 
 
 @dataclass
@@ -89,7 +90,7 @@ def bf16_is_fast(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
-    return _times_as_fast(side=256) > 0.25 and _times_as_fast(side=1024) > 1.3
+    return _times_as_fast(side=256) > HOPELESS and _times_as_fast(side=1024) > 1.3
 
 
 def _times_as_fast(side: int) -> float:
@@ -122,8 +123,11 @@ def to_device_soon(part: Tensor, device: torch.device) -> Tensor:
     return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)
 
 
-def make_accelerator(precision: str, threads: int = 0) -> Accelerator:
-    """Accelerate's view of devices and processes; `precision` and `threads` as in params.yaml."""
+def make_accelerator(precision: str, threads: int = 0, say: Callable[[str], None] = print) -> Accelerator:
+    """Accelerate's view of devices and processes; `precision` and `threads` as in params.yaml.
+
+    `say` hears of bf16 that was asked for where it makes everything far slower.
+    """
     if threads:
         torch.set_num_threads(threads)
     keep_freed_memory()
@@ -132,6 +136,9 @@ def make_accelerator(precision: str, threads: int = 0) -> Accelerator:
     made = _accelerator(bf16=precision == "bf16")
     if precision == "auto" and _of_the_first(bf16_is_fast(made.device), made):
         return _accelerator(bf16=True)
+    if precision == "bf16" and made.device.type == "cpu" and (speed := _times_as_fast(side=256)) < HOPELESS:
+        of_one(say, made)(f"precision: bf16 makes products about {1 / speed:.0f} times as slow as fp32 on this "
+                          "processor; auto takes what is quick here.")
     return made
 
 
