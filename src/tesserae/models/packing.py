@@ -8,7 +8,6 @@ well, plain products are slow with any number of rows. Here weights are laid int
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tesserae.allocation import give_back_memory
+from tesserae.processor import has_bf16, times_as_fast
 
 FEWEST, MOST = 4, 128  # rows: with fewer nothing is copied, with more the sums take longer than the copies
 PIECE = 2**16  # numbers that are taken apart, or put together, at once
@@ -166,7 +166,7 @@ def _built(dtype: torch.dtype) -> bool:
     """Whether there are such products here."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bf16())
 
 
 def _gains(layer: nn.Module, rows: int, dtype: torch.dtype) -> bool:
@@ -179,20 +179,13 @@ def _gains(layer: nn.Module, rows: int, dtype: torch.dtype) -> bool:
 
 
 @functools.cache
+@torch.no_grad()
 def plain_is_slow() -> bool:
     """Whether plain fp32 products are slow on this processor whatever their size: 1.3 times as long as oneDNN's.
 
-    PyTorch's plain products are MKL's, which on other makers' processors leaves wide registers unused.
+    PyTorch's plain products are MKL's, which is made for its own maker's processors.
     """
     x, linear = torch.ones(256, 1024), nn.utils.skip_init(nn.Linear, 1024, 4096)  # which draws no random numbers
-    with torch.no_grad():
-        linear.weight.fill_(1), linear.bias.fill_(1)
-        own = PackedLinear(linear)
-        seconds = [(_seconds(lambda: linear(x)), _seconds(lambda: own(x))) for _ in range(4)]  # in turn
-    return min(plain for plain, _ in seconds) > 1.3 * min(fast for _, fast in seconds)
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+    linear.weight.fill_(1), linear.bias.fill_(1)
+    own = PackedLinear(linear)
+    return times_as_fast(lambda: linear(x), lambda: own(x)) > 1.3

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from tesserae.allocation import keep_freed_memory
 from tesserae.errors import DiskFullError, TesseraeError, writing
+from tesserae.processor import has_bf16, times_as_fast
 from tesserae.training.alarms import Alarm, check_exploded
 from tesserae.training.checkpoints import load_checkpoint, replace_folder, save_checkpoint, steps_in, to_device
 from tesserae.training.lock import held
@@ -60,7 +61,6 @@ class Task(Protocol):
 
 LENGTHS = ("steps", "max_seconds", "warmup", "perceptual_start", "disc_start", "sample_every", "eval_every",
            "checkpoint_every")
-HOPELESS = 0.25  # times as fast as fp32: processors that do bf16 without instructions for it stay far below
 
 
 @dataclass
@@ -82,29 +82,15 @@ def bf16_is_fast(device: torch.device) -> bool:
     """Whether this hardware multiplies bf16 matrices faster than fp32.
 
     GPUs with tensor cores for it do. A processor that names bf16 instructions may be far quicker with them (AMX) or
-    half as quick (AVX512-BF16 on some), so a product is timed in both. It has to be 1.3 times as quick: less is lost
-    again where numbers are turned into bf16 and back. A small product comes first: a hundred times as slow (AVX2
-    alone), a large one would take seconds.
+    half as quick (AVX512-BF16 on some), so a product is timed in both, where there are any. It has to be 1.3 times as
+    quick: less is lost again where numbers are turned into bf16 and back.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu":
+    if device.type != "cpu" or not has_bf16():
         return False
-    return _times_as_fast(side=256) > HOPELESS and _times_as_fast(side=1024) > 1.3
-
-
-def _times_as_fast(side: int) -> float:
-    """How many times as fast as in fp32 a product of two matrices of `side` is in bf16."""
-    fp32, bf16 = (torch.ones(side, side, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-    seconds = [(_seconds(fp32), _seconds(bf16)) for _ in range(4)]  # in turn, as others may be at work, too
-    return min(pair[0] for pair in seconds) / min(pair[1] for pair in seconds)
-
-
-def _seconds(matrix: Tensor) -> float:
-    """What its product with itself takes."""
-    began = time.perf_counter()
-    matrix @ matrix
-    return time.perf_counter() - began
+    fp32, bf16 = (torch.ones(1024, 1024, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    return times_as_fast(lambda: fp32 @ fp32, lambda: bf16 @ bf16) > 1.3
 
 
 def compiles(setting: str, device: torch.device) -> bool:
@@ -136,9 +122,9 @@ def make_accelerator(precision: str, threads: int = 0, say: Callable[[str], None
     made = _accelerator(bf16=precision == "bf16")
     if precision == "auto" and _of_the_first(bf16_is_fast(made.device), made):
         return _accelerator(bf16=True)
-    if precision == "bf16" and made.device.type == "cpu" and (speed := _times_as_fast(side=256)) < HOPELESS:
-        of_one(say, made)(f"precision: bf16 makes products about {1 / speed:.0f} times as slow as fp32 on this "
-                          "processor; auto takes what is quick here.")
+    if precision == "bf16" and made.device.type == "cpu" and not has_bf16():
+        of_one(say, made)("precision: bf16 takes tens of times as long as fp32 on this processor, which has no "
+                          "instructions for it; auto takes what is quick here.")
     return made
 
 
