@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from tesserae.data.scenes_ground import draw_ground
+from tesserae.data.scenes_maths import log, power
 from tesserae.data.scenes_noise import Noise
 from tesserae.data.scenes_relief import FAR, NEAR
 from tesserae.data.scenes_sky import draw_sky
@@ -63,7 +64,7 @@ def render_scene(seed: int, index: int, size: int | tuple[int, int]) -> Scene:
     draw_ground(world, noise, view, canvas)
     draw_trees(world, noise, view, canvas)
     draw_water(world, noise, view, canvas)
-    depth = np.clip(np.log(canvas.distance / NEAR) / np.log(FAR / NEAR), 0, 0.98)
+    depth = np.clip(log(canvas.distance / NEAR) / log(FAR / NEAR), 0, 0.98)
     depth[np.isinf(canvas.distance)] = 1
     return Scene(_developed(canvas.colour, world.light.hour == "night"), canvas.segment,
                  depth.astype(np.float32), label)
@@ -76,7 +77,7 @@ def _developed(colour: np.ndarray, dark: bool) -> np.ndarray:
     tint = np.array([0.7, 0.95, 1.4] if dark else [1, 1, 1], np.float32)[:, None, None]
     x = np.maximum(grey * tint + (colour - grey * tint) * keep, 0)
     x = x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14)
-    x = np.clip(x, 0, 1) ** (1 / 2.2) * 255
+    x = power(np.clip(x, 0, 1), 1 / 2.2) * 255
     return np.ascontiguousarray((x + 0.5).astype(np.uint8).transpose(1, 2, 0))
 
 

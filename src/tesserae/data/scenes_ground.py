@@ -7,6 +7,7 @@ import math
 import numpy as np
 from einops import rearrange, repeat
 
+from tesserae.data.scenes_maths import cos, exp, hypot, log2, power
 from tesserae.data.scenes_noise import Noise, fade, fbm, smoothstep
 from tesserae.data.scenes_relief import first_hits, relief
 from tesserae.data.scenes_sky import clear_sky
@@ -67,7 +68,7 @@ def haze_colour(world: World, view: View) -> np.ndarray:
 
 def hazed(world: World, colour: np.ndarray, z: np.ndarray, haze: np.ndarray) -> np.ndarray:
     """Aerial perspective: colour (3,...) at distance z (...) drowns in haze (3,...)."""
-    return blend(colour, haze, 1 - np.exp(-np.maximum(z - 0.5, 0) / world.haze))
+    return blend(colour, haze, 1 - exp(-np.maximum(z - 0.5, 0) / world.haze))
 
 
 def _lit(world: World, albedo: np.ndarray, dx: np.ndarray, dz: np.ndarray) -> np.ndarray:
@@ -132,7 +133,7 @@ def _desert(world: World, noise: Noise, x, y, z, dx, dz, pixels):
     rock = _rgb(world.rock) * (0.95 + 0.35 * bands + 0.5 * (patches - 0.5))
     turn = float(world.valley * 1.6 + 0.9)
     along = (math.cos(turn) * z + math.sin(turn) * x) * 34 + 4 * noise(x * 2, z * 2) + 2 * noise(x * 6, z * 6)
-    ripples = 0.13 * np.cos(along) * fade(pixels / 18) * smoothstep(0.7, 0.9, flat)
+    ripples = 0.13 * cos(along) * fade(pixels / 18) * smoothstep(0.7, 0.9, flat)
     grains = 0.9 + 0.2 * patches + 0.08 * noise(x * 90, z * 40) * fade(pixels / 90)
     segment = np.where(stone > 0.5, MOUNTAIN, SAND).astype(np.uint8)
     albedo = blend(_rgb(world.sand) * grains, rock, stone)
@@ -143,7 +144,7 @@ def _grass(world: World, noise: Noise, x, y, z, pixels, patches):
     """Meadow: patches, tufts, blades that stand upright in the picture, flowers."""
     tufts = fbm(noise, x * 9, z * 9, 4, 0.7, pixels / 9)
     across, up = x / z, (y - world.camera) / z  # in the picture, so that blades stand upright there
-    blades = fbm(noise, across * 85, up * 30, 3, 0.8, pixels * z / 85) * np.exp(-0.8 * z)
+    blades = fbm(noise, across * 85, up * 30, 3, 0.8, pixels * z / 85) * exp(-0.8 * z)
     tone = np.clip(0.45 + 0.75 * patches + 0.10 * tufts + 0.32 * blades, 0.12, 2)
     tone = tone * (1 - 0.45 * smoothstep(-0.2, 0.5, wooded(world, noise, x, z))) if world.tree_rows else tone
     albedo = _rgb(world.grass) * tone
@@ -156,18 +157,18 @@ def wooded(world: World, noise: Noise, x, z):
     wanted = noise(x * 0.8 + 30, z * 0.8 + 60) + {"forest": 0.5, "mountain": 0.1, "lake": 0.45}.get(world.biome, 0.0)
     if world.biome == "forest":
         aside = (x / z - world.clearing) / (0.10 + 0.05 * noise(z * 1.5, 0 * x + 7))
-        wanted = wanted + 0.3 * z - 2.5 * np.exp(-aside * aside) * smoothstep(-4.0, -2.0, -z)
+        wanted = wanted + 0.3 * z - 2.5 * exp(-aside * aside) * smoothstep(-4.0, -2.0, -z)
     return wanted * smoothstep(0.7 * world.tree_near, world.tree_near, z)
 
 
 def _flowers(world: World, noise: Noise, albedo, x, z, pixels):
     """Dots of two colours in drifts, one at most in a cell; cells grow with distance, so dots stay small."""
-    size = 0.011 * 2.0 ** np.floor(np.log2(np.maximum(z, 0.05)))
+    size = 0.011 * power(2.0, np.floor(log2(np.maximum(z, 0.05))))
     u, w = x / size, z / (4 * size)
     cx, cz = np.floor(u), np.floor(w)
     chance, which, ax, az = (noise.white(cx, cz, lot) for lot in range(4))
     drift = fbm(noise, x * 1.1 + 60, z * 1.1 + 10, 3)
-    away = np.hypot(u - cx - 0.5 - 0.26 * ax, w - cz - 0.5 - 0.26 * az)
+    away = hypot(u - cx - 0.5 - 0.26 * ax, w - cz - 0.5 - 0.26 * az)
     there = smoothstep(0.05, 0.25, 0.6 * chance + 0.9 * drift + 0.7 * world.flowers - 0.7)
     petals = there * np.clip((0.24 - away) * size * pixels + 0.4, 0, 1) * fade(size * pixels) * (z < 6)
     first = int(world.places[9, 0]) % 4

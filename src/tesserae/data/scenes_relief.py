@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from tesserae.data.scenes_maths import exp
 from tesserae.data.scenes_noise import Noise, fbm_gradient, ridged_gradient, smoothstep
 from tesserae.data.scenes_view import View
 from tesserae.data.scenes_world import World
@@ -144,6 +145,6 @@ def _range(world: World, noise: Noise, x, z, octaves: int, pixels):
     r, rx, rz = ridged_gradient(noise, x * f + ox, z * f + oz, octaves, pixels / f)
     envelope = smoothstep(world.range_near, world.range_far, z)
     gap = (x / z - world.valley) / 0.25
-    envelope = envelope * envelope * world.peaks * (1 - 0.5 * np.exp(-gap * gap))
+    envelope = envelope * envelope * world.peaks * (1 - 0.5 * exp(-gap * gap))
     bend = envelope * 2.2 * r * f
     return envelope * 1.1 * r * r, bend * rx, bend * rz

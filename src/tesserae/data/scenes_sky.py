@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tesserae.data.scenes_maths import arctan, exp, hypot, power
 from tesserae.data.scenes_noise import Noise, billow, fade, fbm, smoothstep
 from tesserae.data.scenes_view import CLOUD, DISC, SKY, Canvas, View, blend, column
 from tesserae.data.scenes_world import World
@@ -14,14 +15,14 @@ def clear_sky(world: World, across: np.ndarray, up: np.ndarray) -> np.ndarray:
     light = world.light
     high = np.maximum(up, 0)[:, None]
     angle = angle_to_light(world, across, up)
-    sidewards = np.abs(np.arctan(across) - light.azimuth)[None]
-    low = np.exp(-high / (0.13 if light.hour == "sunset" else 0.11))
-    mid = np.exp(-high / 0.42)
+    sidewards = np.abs(arctan(across) - light.azimuth)[None]
+    low = exp(-high / (0.13 if light.hour == "sunset" else 0.11))
+    mid = exp(-high / 0.42)
     warm = column(light.horizon)
     if light.hour == "sunset":  # away from the sun the horizon is dusk
         warm = blend(warm, column(light.middle) * 1.15, smoothstep(0.2, 1.6, sidewards)[None] * 0.75)
     colour = column(light.zenith) * (1 - mid) + column(light.middle) * (mid - low) + warm * low  # (3,H,W)
-    strength = 0.55 * np.exp(-angle / 0.09) + 0.35 * np.exp(-angle / 0.35)
+    strength = 0.55 * exp(-angle / 0.09) + 0.35 * exp(-angle / 0.35)
     return colour + column(light.glow) * strength
 
 
@@ -71,24 +72,24 @@ def _stars(world: World, noise: Noise, view: View, generator: np.random.Generato
     height, width = len(view.up), len(view.across)
     count = int(generator.integers(500, 1100))
     across, up = generator.uniform(-1.5, 1.5, count), generator.uniform(0.0, 1.0, count)
-    power = 0.04 / (0.035 + generator.random(count)) ** 1.25
+    shine = 0.04 / power(0.035 + generator.random(count), 1.25)
     tint = generator.uniform(-1, 1, count)
     column_of = (across - view.across[0]) / view.pixel
     row_of = (view.up[0] - up) / view.pixel
     plane = np.zeros((3, height, width), np.float32)
     size = max(0.42, 0.0011 / view.pixel / world.focal)  # in pixels
     reach = int(np.ceil(2 * size))
-    colours = np.stack([0.9 + 0.15 * tint, np.full(count, 0.95), 1.0 - 0.2 * tint]) * power * 0.35
+    colours = np.stack([0.9 + 0.15 * tint, np.full(count, 0.95), 1.0 - 0.2 * tint]) * shine * 0.35
     for dy in range(-reach, reach + 1):
         for dx in range(-reach, reach + 1):
             c, r = np.rint(column_of).astype(int) + dx, np.rint(row_of).astype(int) + dy
             inside = (c >= 0) & (c < width) & (r >= 0) & (r < height)
-            share = np.exp(-((c - column_of) ** 2 + (r - row_of) ** 2) / (2 * size * size))[inside]
+            share = exp(-((c - column_of) ** 2 + (r - row_of) ** 2) / (2 * size * size))[inside]
             np.add.at(plane, (slice(None), r[inside], c[inside]), colours[:, inside] * share)
     a, e = view.across[None], view.up[:, None]
     tilt = world.places[1, 0] % 1.2 - 0.6
     off = (e - 0.3 - tilt * a) / 0.14
-    milk = np.exp(-off * off) * np.clip(0.6 + 0.8 * fbm(noise, a * 7 + e, e * 9 + 50, 4), 0, 2)
+    milk = exp(-off * off) * np.clip(0.6 + 0.8 * fbm(noise, a * 7 + e, e * 9 + 50, 4), 0, 2)
     plane += column((0.020, 0.022, 0.034)) * milk
     return plane * smoothstep(0.0, 0.15, view.up)[:, None]
 
@@ -101,7 +102,7 @@ def _clouds(world: World, noise: Noise, view: View, angle: np.ndarray) -> tuple[
     scale = world.cloud_scale
     x = view.across[None] * reach * scale * 1.5 / np.sqrt(world.wind) + ox
     y = reach * scale * 0.95 + oy + 0 * x
-    pixels = 1 / (view.pixel * reach**1.5 * scale * 1.2)
+    pixels = 1 / (view.pixel * power(reach, 1.5) * scale * 1.2)
     level = 0.52 - 1.0 * world.clouds
 
     def body(x, y, octaves):
@@ -109,12 +110,12 @@ def _clouds(world: World, noise: Noise, view: View, angle: np.ndarray) -> tuple[
 
     rise = body(x, y, 5) - level
     right, above, _ = light.direction
-    length = np.hypot(right, above) + 1e-6
+    length = hypot(right, above) + 1e-6
     shadow = body(x + 0.16 * right / length, y - 0.16 * above / length, 3) - level  # towards the light
     cover = smoothstep(0.0, 0.38, rise) * smoothstep(0.01, 0.06, view.up)[:, None] * 0.98
-    lit = np.exp(-1.5 * np.clip(shadow, 0, 2)) * (1 - 0.25 * smoothstep(0.1, 0.9, rise))
+    lit = exp(-1.5 * np.clip(shadow, 0, 2)) * (1 - 0.25 * smoothstep(0.1, 0.9, rise))
     colour = blend(column(light.cloud_dark), column(light.cloud_lit), lit)
-    lining = np.exp(-2.5 * np.clip(rise, 0, 2) - angle / 0.22)
+    lining = exp(-2.5 * np.clip(rise, 0, 2) - angle / 0.22)
     colour = colour + column(light.glow) * lining
-    far = np.exp(-high / 0.07) * 0.65  # distant ones drown in the haze
+    far = exp(-high / 0.07) * 0.65  # distant ones drown in the haze
     return blend(colour, column(light.horizon), far), cover * fade(pixels * 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tesserae.data.scenes_ground import haze_colour, hazed, wooded
+from tesserae.data.scenes_maths import cos, hypot, power, sin
 from tesserae.data.scenes_noise import Noise, fbm, smoothstep
 from tesserae.data.scenes_relief import relief
 from tesserae.data.scenes_view import FOREST, Canvas, View, blend
@@ -41,7 +42,7 @@ def _planted(world: World, noise: Noise, view: View) -> list[dict[str, np.ndarra
     ground, dx, dz = relief(world, noise, x, z, 6)
     there = wooded(world, noise, x, z) + 0.5 * lot(3) > 0
     there &= ground < min(0.72 * world.snow_line, 1.2) * (0.85 + 0.3 * lot(3))
-    there &= np.hypot(dx, dz) < 0.9
+    there &= hypot(dx, dz) < 0.9
     if world.shore:
         there &= ground > 0.012
     trees = {
@@ -104,8 +105,8 @@ def _conifer(world: World, noise: Noise, s, t, seed, sharp):
     ragged = fbm(noise, s * 30 + seed, t * 34 + seed, 2, 0.7) if fine else 0.0
     phase = t * layers + np.abs(s) * 9 + seed + 0.35 * ragged
     whorl = phase - np.floor(phase)
-    wide = 0.155 + 0.035 * np.sin(seed * 7)
-    width = wide * np.clip(1.03 - t, 0, 1) ** 0.85 * (1.15 - 0.6 * whorl) + 0.016 * ragged
+    wide = 0.155 + 0.035 * sin(seed * 7)
+    width = wide * power(np.clip(1.03 - t, 0, 1), 0.85) * (1.15 - 0.6 * whorl) + 0.016 * ragged
     width = np.where(t < 0.06, 0.018, width) * (t >= -0.02)
     inside = np.clip((width - np.abs(s)) * sharp + 0.5, 0, 1) * (t < 1.0)
     right, above, ahead = world.light.direction
@@ -116,7 +117,7 @@ def _conifer(world: World, noise: Noise, s, t, seed, sharp):
 
 def _broadleaf(world: World, noise: Noise, s, t, seed, sharp):
     """(inside, light) of a round crown on a trunk."""
-    wide, tall = 0.27 + 0.04 * np.sin(seed * 5), 0.39 + 0.03 * np.cos(seed * 3)
+    wide, tall = 0.27 + 0.04 * sin(seed * 5), 0.39 + 0.03 * cos(seed * 3)
     nx, ny = s / wide, (t - 0.6) / tall
     lumps = noise(s * 8 + seed, t * 8 + seed)
     leaves = fbm(noise, s * 22 + seed, t * 22, 3, 0.75) if sharp.max() > 20 else 0.0

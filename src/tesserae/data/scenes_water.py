@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tesserae.data.scenes_ground import haze_colour, hazed
+from tesserae.data.scenes_maths import arctan, exp, sin
 from tesserae.data.scenes_noise import Noise, fade, fbm, smoothstep
 from tesserae.data.scenes_relief import relief
 from tesserae.data.scenes_sky import clear_sky
@@ -59,7 +60,7 @@ def _still(world: World, noise: Noise, view: View, canvas: Canvas, shore, place,
         mirror[:, beyond] = _sky_at(world, view.across[aside[beyond]], high)
     light = np.asarray(world.light.ambient, np.float32) + 0.25 * np.asarray(world.light.sun, np.float32)
     body = (np.array((0.012, 0.05, 0.06), np.float32) * light)[:, None]
-    fresnel = 0.06 + 0.90 * np.exp(2.6 * view.up[rows])
+    fresnel = 0.06 + 0.90 * exp(2.6 * view.up[rows])
     return blend(body, mirror, fresnel), swell
 
 
@@ -74,10 +75,10 @@ def _sea(world: World, noise: Noise, view: View, canvas: Canvas, shore, place, g
     mirror = _sky_at(world, view.across[columns], up.astype(np.float32))
     mirror = _shadowed(canvas, mirror, shore, rows, columns, lean)
     light = np.asarray(world.light.ambient, np.float32) + 0.3 * np.asarray(world.light.sun, np.float32)
-    shoal = np.exp(-np.maximum(-relief(world, noise, x, z, 2)[0], 0) / 0.035)
+    shoal = exp(-np.maximum(-relief(world, noise, x, z, 2)[0], 0) / 0.035)
     deep, pale = np.array((0.006, 0.06, 0.11), np.float32), np.array((0.06, 0.34, 0.34), np.float32)
     body = blend((deep * light)[:, None], (pale * light)[:, None], shoal * 0.85)
-    fresnel = 0.03 + 0.80 * np.exp(7 * view.up[rows]) * np.clip(1 - 0.5 * lean, 0.3, 1.3)
+    fresnel = 0.03 + 0.80 * exp(7 * view.up[rows]) * np.clip(1 - 0.5 * lean, 0.3, 1.3)
     return blend(body, mirror, np.clip(fresnel, 0, 1)) * (1 + 0.25 * lean), swell
 
 
@@ -106,9 +107,9 @@ def _glitter(world: World, noise: Noise, view: View, x, z, columns, down, pixels
     light = world.light
     if abs(light.azimuth) > 0.8:
         return np.zeros((3, 1), np.float32)
-    off = np.arctan(view.across[columns]) - light.azimuth
+    off = arctan(view.across[columns]) - light.azimuth
     width = 0.035 + 0.22 * down
-    path = np.exp(-(off * off) / (2 * width * width))
+    path = exp(-(off * off) / (2 * width * width))
     sparks = noise(x * 40, z * 90) * fade(pixels / 30) + noise(x * 14 + 4, z * 38) * fade(pixels / 12)
     bright = path * (0.12 + 1.5 * smoothstep(0.1, 0.9, sparks + 0.6 * swell))
     gain = 0.8 if light.hour != "night" else 1.2
@@ -119,8 +120,8 @@ def _foam(world: World, noise: Noise, colour: np.ndarray, x, z, pixels):
     """Breaking lines near the beach."""
     depth = -relief(world, noise, x, z, 3)[0]
     torn = fbm(noise, x * 7, z * 7, 5, 0.65, pixels / 7)
-    wave = np.sin(depth * 120 + 2.5 * noise(x * 1.5, z * 0.7) + 1.0)
-    lines = smoothstep(0.7, 1.0, wave + 0.3 * torn) * smoothstep(-0.5, 0.4, torn) * np.exp(-depth / 0.04)
+    wave = sin(depth * 120 + 2.5 * noise(x * 1.5, z * 0.7) + 1.0)
+    lines = smoothstep(0.7, 1.0, wave + 0.3 * torn) * smoothstep(-0.5, 0.4, torn) * exp(-depth / 0.04)
     edge = 1 - smoothstep(0.002, 0.009, depth + 0.004 * torn)
     foam = np.clip(np.maximum(lines * 0.8, 0.9 * edge), 0, 1)
     lit = np.asarray(world.light.ambient, np.float32) + 0.4 * np.asarray(world.light.sun, np.float32)
