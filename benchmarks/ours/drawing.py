@@ -12,7 +12,6 @@ from benchmarks.configs import transformer_config, transformer_params
 from benchmarks.data import prefix_and_codes
 from benchmarks.ours.settings import own_bf16
 from tesserae.interop.compvis import load_transformer
-from tesserae.models.packing import plain_is_slow
 from tesserae.models.transformer import LatentTransformer
 from tesserae.training.loop import make_accelerator
 
@@ -20,7 +19,6 @@ from tesserae.training.loop import make_accelerator
 def drawer(plan: Plan, given: dict[str, Any] | None) -> tuple[LatentTransformer, dict[str, Tensor], bool]:
     """The transformer, its logits on codes that both sides know, and whether it draws in bf16."""
     device = make_accelerator("fp32", plan.threads).device  # as the notebooks begin
-    plain_is_slow()  # which is found once a process, now, so that its products are not counted among the drawing's
     if given is None:
         model = LatentTransformer(transformer_config(plan.size)).eval()
     else:

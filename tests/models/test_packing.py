@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tesserae.models import packing
-from tesserae.models.packing import FEWEST, LARGE, MOST, PIECE, PackedLinear, packed, plain_is_slow
+from tesserae.models.packing import FEWEST, LARGE, MOST, PIECE, PackedLinear, foreign, packed
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.sampling.sampler import sample, upper_half
 from tesserae.sampling.steps import drawing
@@ -16,10 +16,11 @@ in_bf16 = pytest.mark.skipif(not packing._built(torch.bfloat16), reason="oneDNN 
 
 
 @pytest.fixture(autouse=True)
-def slow(monkeypatch):
-    """Whether plain products are slow here: no, whatever processor this is."""
-    found = [False]
-    monkeypatch.setattr(packing, "plain_is_slow", lambda: found[0])
+def here(monkeypatch):
+    """What processor this is: one that MKL knows, whatever it really is."""
+    found = {"foreign": False, "wide": True}
+    for name in found:
+        monkeypatch.setattr(packing, name, lambda name=name: found[name])
     return found
 
 
@@ -135,14 +136,21 @@ def test_nothing_is_packed_where_it_does_not_pay(model, rows):
 
 
 @pytest.mark.parametrize("rows", [1, MOST + 1])
-def test_where_plain_products_are_slow_every_layer_is_packed(model, slow, rows):
-    slow[0] = True
+def test_where_plain_products_are_slow_every_layer_is_packed(model, here, rows):
+    here["foreign"] = True
     with packed(model, rows):
         assert packed_layers(model) == [model[0], model[2]]
         with packed(model, rows):
             assert packed_layers(model) == [model[0], model[2]]
     with packed(model, 0):
         assert not packed_layers(model)
+
+
+@pytest.mark.parametrize("rows", [FEWEST - 1, FEWEST, MOST, MOST + 1])
+def test_where_those_of_few_rows_are_slow_small_layers_are_packed_for_as_many_as_large_ones(model, here, rows):
+    here |= {"foreign": True, "wide": False}
+    with packed(model, rows):
+        assert packed_layers(model) == ([model[0], model[2]] if FEWEST <= rows <= MOST else [])
 
 
 def test_nothing_is_packed_for_other_precisions(model):
@@ -173,23 +181,29 @@ def test_under_autocast_every_layer_is_packed_in_bf16_and_all_else_in_full_preci
     assert all(torch.equal(layer.unpacked(), weight) for layer, weight in zip(packed_layers(model), before))
 
 
-def test_whether_plain_products_are_slow_is_found_once_and_draws_no_random_numbers():
-    before = torch.get_rng_state()
-    found = plain_is_slow()
-    assert plain_is_slow() is found
-    assert plain_is_slow.cache_info().currsize == 1
-    assert torch.equal(torch.get_rng_state(), before)
+@pytest.mark.parametrize(("maker", "mkl", "expected"), [
+    ("AuthenticAMD", True, True), ("HygonGenuine", True, True), ("GenuineIntel", True, False), ("", True, False),
+    ("AuthenticAMD", False, False),
+])
+def test_a_processor_is_foreign_to_mkl_by_its_maker(monkeypatch, maker, mkl, expected):
+    monkeypatch.setattr(packing, "_maker", lambda: maker)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    assert foreign.__wrapped__() is expected
 
 
-@pytest.mark.parametrize(("speed", "expected"), [(1.4, True), (1.2, False), (0.5, False)])
-def test_slow_is_a_third_more(monkeypatch, speed, expected):
-    def timed(plain, own):
-        assert not plain().requires_grad
-        torch.testing.assert_close(plain(), own())
-        return speed
-
-    monkeypatch.setattr(packing, "times_as_fast", timed)
-    assert plain_is_slow.__wrapped__() is expected
+@pytest.mark.parametrize(("cpuinfo", "windows", "expected"), [
+    ("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: a vendor_id : GenuineIntel\n", "", "AuthenticAMD"),
+    ("processor\t: 0\nBogoMIPS\t: 48.00\n", "", ""),  # ARM
+    (None, "Intel64 Family 6 Model 140 Stepping 1, GenuineIntel", "GenuineIntel"),
+    (None, "AMD64 Family 25 Model 80 Stepping 0, AuthenticAMD", "AuthenticAMD"),
+    (None, "i386", ""),
+])
+def test_the_maker_is_what_the_system_says(monkeypatch, tmp_path, cpuinfo, windows, expected):
+    (tmp_path / "cpuinfo").write_text(cpuinfo or "")
+    place = tmp_path / ("cpuinfo" if cpuinfo else "nowhere")
+    monkeypatch.setattr(packing, "Path", lambda _: place)
+    monkeypatch.setattr(packing.platform, "processor", lambda: windows)
+    assert packing._maker() == expected
 
 
 def test_weights_come_back_after_a_stop_and_of_an_inner_use(model):

@@ -200,7 +200,8 @@ def test_it_learns_in_every_way(defaults, changes):
 @pytest.mark.parametrize("optimiser", ["muon", "adamw"])
 def test_samples_on_the_way_change_nothing_that_is_learned(defaults, monkeypatch, optimiser):
     """While codes are drawn the weights may lie elsewhere; the optimiser must find them again."""
-    monkeypatch.setattr(packing, "plain_is_slow", lambda: True)
+    for every_layer_is_packed in ("foreign", "wide"):
+        monkeypatch.setattr(packing, every_layer_is_packed, lambda: True)
     learned = []
     for shows in (False, True):
         task = make_task(make_block(defaults, optimiser=optimiser), toy_maps())

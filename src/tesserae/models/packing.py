@@ -1,21 +1,24 @@
 """Layers for drawing on a CPU: their weights lie as oneDNN's products read them, in fp32 or, under autocast, in bf16.
 
 A step of drawing multiplies every weight with a row a sample. From FEWEST rows on a plain product copies a large
-weight into blocks, each time, which takes longer than to read it; in bf16, and on processors that MKL does not know
-well, plain products are slow with any number of rows. Here weights are laid into blocks once, for many steps.
+weight into blocks, each time, which takes longer than to read it; in bf16, and on some processors that MKL does not
+know well, plain products are slow with any number of rows. Here weights are laid into blocks once, for many steps.
 """
 
 from __future__ import annotations
 
 import functools
+import platform
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from tesserae.allocation import give_back_memory
-from tesserae.processor import has_bf16, times_as_fast
+from tesserae.processor import has_bf16
 
 FEWEST, MOST = 4, 128  # rows: with fewer nothing is copied, with more the sums take longer than the copies
 PIECE = 2**16  # numbers that are taken apart, or put together, at once
@@ -174,18 +177,30 @@ def _gains(layer: nn.Module, rows: int, dtype: torch.dtype) -> bool:
         return False
     if layer.weight.device.type != "cpu" or layer.weight.dtype != torch.float32:
         return False
-    always = dtype == torch.bfloat16 or plain_is_slow()
-    return always or (FEWEST <= rows <= MOST and layer.weight.numel() >= LARGE)
+    if dtype == torch.bfloat16 or (foreign() and wide()):
+        return True
+    return FEWEST <= rows <= MOST and (layer.weight.numel() >= LARGE or foreign())
 
 
 @functools.cache
-@torch.no_grad()
-def plain_is_slow() -> bool:
-    """Whether plain fp32 products are slow on this processor whatever their size: 1.3 times as long as oneDNN's.
+def foreign() -> bool:
+    """Whether plain products are those of a library, MKL, that another maker's processors are not known to.
 
-    PyTorch's plain products are MKL's, which is made for its own maker's processors.
+    With AVX-512 they are slow there whatever their size, with AVX2 alone for a few rows. A product is not timed for
+    it: next to others' work the result would change from run to run, and codes by rounding with it.
     """
-    x, linear = torch.ones(256, 1024), nn.utils.skip_init(nn.Linear, 1024, 4096)  # which draws no random numbers
-    linear.weight.fill_(1), linear.bias.fill_(1)
-    own = PackedLinear(linear)
-    return times_as_fast(lambda: linear(x), lambda: own(x)) > 1.3
+    return torch.backends.mkl.is_available() and _maker() not in ("", "GenuineIntel")
+
+
+def wide() -> bool:
+    """Whether the processor has AVX-512."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+def _maker() -> str:
+    """Of the processor, as it calls itself; empty where it does not say."""
+    with suppress(OSError):
+        found = re.search(r"^vendor_id\s*:\s*(\S+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        return found[1] if found else ""
+    found = re.search(r"\w*(?:Genuine|Authentic|Centaur)\w*", platform.processor())  # as Windows has it
+    return found[0] if found else ""
