@@ -76,13 +76,8 @@ def test_the_prepared_set_depends_on_every_module_that_makes_it():
 def test_what_is_drawn_depends_on_how_the_network_steps():
     for stage in ("sample", "highres"):
         needed = {f"src/tesserae/{part}" for part in ("models/cache.py", "models/packing.py", "models/transformer.py",
-                                                     "processor.py", "sampling")}
+                                                     "sampling")}
         assert needed <= set(STAGES[stage]["deps"])
-
-
-def test_what_is_trained_depends_on_what_chooses_the_precision():
-    for stage in ("vqgan", "transformer"):
-        assert {"src/tesserae/training/loop.py", "src/tesserae/processor.py"} <= set(STAGES[stage]["deps"])
 
 
 def test_editing_the_transformer_does_not_train_the_vqgan_again():
