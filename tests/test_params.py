@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from tesserae.codebook_params import NEUTRAL, USED
 from tesserae.errors import TesseraeError
 from tesserae.params import Params, ParamsError, check_params, load_params
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 VALUES = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+VQGAN, TRANSFORMER, HIGHRES = ("vqgan", "image"), ("transformer", "layout"), ("highres", "layout")
 
 
 def paths_in(values: object, path: tuple = ()) -> list[tuple]:
@@ -67,8 +70,29 @@ def test_paper_preset_has_the_papers_numbers():
     assert params.prepare.image_size // vqgan.downsampling == 16
     assert (vqgan.channels, vqgan.channel_mult, vqgan.res_blocks) == (128, [1, 1, 2, 2, 4], 2)
     assert (vqgan.codebook_size, vqgan.codebook_dim, vqgan.commitment_weight) == (1024, 256, 0.25)
+    assert vqgan.attention_levels == [4]  # 16x16, as the released network of f = 16 has it
     assert vqgan.lr == vqgan.disc_lr == pytest.approx(4.5e-6 * vqgan.batch_size)
+    assert (vqgan.discriminator, vqgan.disc_channels, vqgan.disc_layers) == ("patch", 64, 3)
     assert (transformer.n_layer, transformer.n_head, transformer.n_embd) == (24, 16, 1024)
+
+
+@pytest.mark.parametrize("quantizer", USED)
+def test_another_quantizer_is_one_changed_word(quantizer):
+    """`auto` is what its authors use, and nothing where it has no effect."""
+    block = check_params(replaced(VALUES, (*VQGAN, "quantizer"), quantizer)).vqgan["image"]
+    for key, value in (NEUTRAL | USED[quantizer]).items():
+        assert getattr(block, key) == value
+    assert block.entries == (240 if quantizer == "fsq" else 256)
+
+
+def test_values_that_auto_became_are_allowed_themselves():
+    for quantizer in USED:
+        values = check_params(replaced(VALUES, (*VQGAN, "quantizer"), quantizer)).model_dump()
+        assert check_params(values).model_dump() == values
+
+
+def test_auto_is_for_what_depends_on_the_quantizer():
+    assert "codebook_size = 'auto'" in sentence_for(replaced(VALUES, (*VQGAN, "codebook_size"), "auto"))
 
 
 def test_every_knob_has_its_place_in_the_file():
@@ -93,6 +117,9 @@ def test_every_knob_has_its_place_in_the_file():
         (("transformer", "class", "vqgan"), "none", ["class.vqgan = 'none'", "['image', 'segmentation']"]),
         (("transformer", "class", "n_head"), 7, ["n_embd = 256", "n_head = 7"]),
         (("sample",), {"nothing": VALUES["sample"]["class"]}, ["sample.nothing has no transformer.nothing"]),
+        (("evaluation", "reference"), 1, ["evaluation.reference = 1", "at least 2 and at most 100,000"]),
+        (("evaluation", "inception_weights"), None, ["evaluation.inception_weights = None", "a word"]),
+        (("evaluation", "bank"), 0, ["evaluation.bank = 0", "at least 2"]),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_named_with_its_remedy(path, value, words):
@@ -102,7 +129,6 @@ def test_a_bad_value_is_named_with_its_remedy(path, value, words):
         assert word in text
 
 
-VQGAN, TRANSFORMER, HIGHRES = ("vqgan", "image"), ("transformer", "layout"), ("highres", "layout")
 
 
 @pytest.mark.parametrize(
@@ -115,11 +141,20 @@ VQGAN, TRANSFORMER, HIGHRES = ("vqgan", "image"), ("transformer", "layout"), ("h
                                                            "take cross_entropy"]),
         ({("vqgan", "segmentation", "perceptual_weight"): 1.0}, ["view = 'segmentation' has no colours",
                                                                  "set perceptual_weight: 0"]),
+        ({(*VQGAN, "discriminator"): "features", (*VQGAN, "disc_layers"): 5},
+         ["disc_layers = 5 must be at most 4 with discriminator = 'features'"]),
+        ({(*VQGAN, "discriminator"): "pixels"}, ["discriminator = 'pixels'", "one of patch, features"]),
         ({(*VQGAN, "view"): "edges"}, ["view = 'edges' has no colours", "gan_loss: none"]),
         ({(*VQGAN, "view"): "thermal"}, ["vqgan.image.view = 'thermal'", "one of image, segmentation, depth"]),
         # crops
         ({(*VQGAN, "crop"): 60}, ["crop = 60 must be a multiple of the downsampling f = 8"]),
         ({(*VQGAN, "crop"): 256}, ["vqgan.image.crop = 256 must be at most prepare.image_size = 96"]),
+        ({(*VQGAN, "crop"): 8}, ["vqgan.image.crop = 8 leaves vqgan.image one code a side", "take at least 16"]),
+        ({(*VQGAN, "crop"): 16, (*VQGAN, "discriminator"): "patch", (*VQGAN, "disc_layers"): 3},
+         ["crop = 16 is too small for vqgan.image.disc_layers = 3", "at most 2"]),
+        ({(*VQGAN, "crop"): 64, (*VQGAN, "discriminator"): "patch", (*VQGAN, "disc_layers"): 6},
+         ["crop = 64 is too small for vqgan.image.disc_layers = 6", "at most 4"]),
+        ({(*VQGAN, "patch"): 2, (*VQGAN, "crop"): 8}, ["crop = 8 is too small for LPIPS", "need 16 pixels"]),
         # conditions and windows
         ({(*TRANSFORMER, "condition"): ["class", "depth"]}, ["transformer.layout.condition names 'depth'",
                                                              "none of class, coordinates, image, segmentation"]),
@@ -131,6 +166,27 @@ VQGAN, TRANSFORMER, HIGHRES = ("vqgan", "image"), ("transformer", "layout"), ("h
         ({("vqgan", "segmentation", "patch"): 8}, ["the downsampling 16 of vqgan.segmentation must divide the 8 of "
                                                    "vqgan.image"]),
         ({("codebook", "depth"): VALUES["codebook"]["image"]}, ["codebook.depth has no vqgan.depth to go with it"]),
+        ({(*TRANSFORMER, "window"): 0}, ["transformer.layout.condition names coordinates",
+                                         "take a window below 12"]),
+        ({(*TRANSFORMER, "window"): 12}, ["transformer.layout.condition names coordinates", "its window = 12 is the "
+                                          "whole map"]),
+        # quantizers
+        ({(*VQGAN, "quantizer"): "fsq", (*VQGAN, "revive_after"): 50},
+         ["vqgan.image: quantizer = 'fsq' has no use for revive_after: 50; set it to auto"]),
+        ({(*VQGAN, "quantizer"): "lfq", (*VQGAN, "codebook_init"): "data", (*VQGAN, "codebook_weight"): 1.0},
+         ["quantizer = 'lfq' has no use for codebook_init: data, codebook_weight: 1.0; set each of them to auto"]),
+        ({(*VQGAN, "quantizer"): "simvq", (*VQGAN, "codebook_init"): "uniform"},
+         ["no use for codebook_init: uniform"]),
+        ({(*VQGAN, "quantizer"): "ema", (*VQGAN, "codebook_weight"): 1.0}, ["no use for codebook_weight: 1.0"]),
+        ({(*VQGAN, "quantizer"): "gumbel", (*VQGAN, "commitment_weight"): 0.25}, ["no use for commitment_weight"]),
+        ({(*VQGAN, "entropy_weight"): 0.1}, ["quantizer = 'nearest' has no use for entropy_weight: 0.1"]),
+        ({(*VQGAN, "quantizer"): "gumbel", (*VQGAN, "gradient"): "rotation"}, ["no use for gradient: rotation"]),
+        ({(*VQGAN, "quantizer"): "gumbel", (*VQGAN, "temperature_end"): 0.0}, ["temperature_end must be more than"]),
+        ({(*VQGAN, "codebook_init"): "none"}, ["codebook_init = 'none' leaves quantizer = 'nearest' without codes"]),
+        ({(*VQGAN, "codebook_lr"): 0.0}, ["codebook_lr must be more than 0 for quantizer = 'nearest'"]),
+        ({(*VQGAN, "quantizer"): "fsq", (*VQGAN, "codebook_size"): 101}, ["codebook_size = 101", "fsq", "use "]),
+        ({(*VQGAN, "quantizer"): "lfq", (*VQGAN, "codebook_size"): 300}, ["codebook_size = 300", "lfq", "use 256"]),
+        ({(*VQGAN, "attention_levels"): [2]}, ["attention_levels = [2] names a level that channel_mult lacks"]),
         # large pictures
         ({(*TRANSFORMER, "order"): "z_curve"}, ["highres.layout needs transformer.layout.order = 'row'"]),
         ({(*HIGHRES, "sizes"): [[512, 516]]}, ["highres.layout.sizes holds [512, 516]", "multiple of 8"]),
@@ -155,7 +211,7 @@ def test_what_does_not_go_together_is_named(changes, words):
 
 def test_one_window_is_the_whole_map_where_it_is_0():
     """Then a large picture's sides are at least a prepared picture's."""
-    values = replaced(VALUES, (*TRANSFORMER, "window"), 0)
+    values = replaced(replaced(VALUES, (*TRANSFORMER, "window"), 0), (*TRANSFORMER, "condition"), ["segmentation"])
     assert "[64, 256]; each side must be a multiple of 8 and at least 96 pixels" in sentence_for(
         replaced(values, (*HIGHRES, "sizes"), [[64, 256]]))
     check_params(replaced(values, (*HIGHRES, "sizes"), [[96, 256]]))

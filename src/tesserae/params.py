@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
+from tesserae.codebook_params import downsampling, entries, resolved, unused
 from tesserae.errors import TesseraeError
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -23,6 +24,7 @@ Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2,
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)]  # of stages, so of files
 
 
+VGG_LEAST = 16  # pixels a side of which VGG16's last layers keep one
 PLAIN_CONDITIONS = ("class", "coordinates")  # all others are VQGANs, whose codes are prepended
 
 
@@ -65,12 +67,14 @@ class VQGANParams(_Block):
     patch: Literal[1, 2, 4, 8]
     refine: Annotated[int, Field(ge=0, le=256)]
     attention: bool
+    attention_levels: Annotated[list[Annotated[int, Field(ge=0, le=7)]], Field(max_length=8)]
     z_channels: Annotated[int, Field(ge=1, le=4096)]
     dropout: Dropout
-    quantizer: Literal["nearest", "ema", "simvq", "fsq", "lfq"]
+    quantizer: Literal["nearest", "ema", "simvq", "fsq", "lfq", "gumbel"]
     codebook_size: Annotated[int, Field(ge=2, le=1_048_576)]
     codebook_dim: Annotated[int, Field(ge=1, le=4096)]
-    codebook_init: Literal["data", "uniform"]
+    gradient: Literal["straight_through", "rotation"]
+    codebook_init: Literal["data", "uniform", "none"]
     revive_after: Count
     # objective
     pixel_loss: Literal["l1", "l2", "cross_entropy"]
@@ -80,8 +84,13 @@ class VQGANParams(_Block):
     perceptual_start: Count
     codebook_weight: Weight
     commitment_weight: Weight
+    entropy_weight: Weight
+    kl_weight: Weight
+    temperature_start: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+    temperature_end: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
     gan_loss: Literal["hinge", "vanilla", "none"]
     gan_weight: Weight
+    discriminator: Literal["patch", "features"]
     disc_start: Count
     disc_channels: Annotated[int, Field(ge=1, le=1024)]
     disc_layers: Annotated[int, Field(ge=1, le=6)]
@@ -91,7 +100,7 @@ class VQGANParams(_Block):
     optimiser: Literal["adam", "muon"]
     lr: Rate
     muon_lr: Rate
-    codebook_lr: Rate
+    codebook_lr: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
     betas: Betas
     disc_lr: Rate
     disc_betas: Betas
@@ -111,7 +120,42 @@ class VQGANParams(_Block):
     @property
     def downsampling(self) -> int:
         """f: pixels a side that one code stands for."""
-        return self.patch * 2 ** (len(self.channel_mult) - 1)
+        return downsampling(self.patch, self.channel_mult)
+
+    @property
+    def entries(self) -> int:
+        """How many codes the codebook has."""
+        return entries(self.quantizer, self.codebook_size)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _automatic(cls, values: object) -> object:
+        """`auto` becomes what the quantizer's authors use, or the neutral value where the key has no effect."""
+        return resolved(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _quantizer_uses(self) -> VQGANParams:
+        fault = unused(self.quantizer, self.model_dump())
+        if fault:
+            raise ValueError(fault)
+        try:
+            entries(self.quantizer, self.codebook_size)
+        except TesseraeError as error:
+            raise ValueError(str(error).rstrip(".")) from None
+        return self
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> VQGANParams:
+        last = len(self.channel_mult) - 1
+        if any(level > last for level in self.attention_levels):
+            raise ValueError(f"attention_levels = {self.attention_levels} names a level that channel_mult lacks; "
+                             f"levels are 0 to {last}, from full resolution on")
+        return self
+
+    @property
+    def judges_features(self) -> bool:
+        """Whether there is a discriminator of LPIPS's features."""
+        return self.gan_loss != "none" and self.discriminator == "features"
 
     @model_validator(mode="after")
     def _loss_fits_view(self) -> VQGANParams:
@@ -123,6 +167,9 @@ class VQGANParams(_Block):
         if self.view in ("segmentation", "depth", "edges") and (self.perceptual_weight or self.gan_loss != "none"):
             raise ValueError(f"view = {self.view!r} has no colours for LPIPS and the discriminator to judge; set "
                              "perceptual_weight: 0 and gan_loss: none")
+        if self.judges_features and self.disc_layers > 4:
+            raise ValueError(f"disc_layers = {self.disc_layers} must be at most 4 with discriminator = 'features', "
+                             "which judges that many layers of VGG")
         if self.crop % self.downsampling:
             raise ValueError(f"crop = {self.crop} must be a multiple of the downsampling f = {self.downsampling}")
         return self
@@ -191,7 +238,7 @@ class TransformerParams(_Block):
 class SampleParams(_Block):
     """What is drawn from a trained transformer."""
 
-    temperature: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
     top_k: Count
     top_p: Annotated[float, Field(gt=0, le=1)]
     stride: Annotated[int, Field(ge=1, le=256)]
@@ -214,13 +261,21 @@ class HighresParams(_Block):
     sizes: Annotated[list[Size], Field(min_length=1, max_length=16)]
     per_size: Annotated[int, Field(ge=1, le=64)]
     layout: Annotated[str, Field(min_length=1)]
-    temperature: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
     top_k: Count
     top_p: Annotated[float, Field(gt=0, le=1)]
     stride: Annotated[int, Field(ge=1, le=256)]
     compare_stride: Annotated[int, Field(ge=2, le=256)]
     tile: Annotated[int, Field(ge=8, le=4096)]  # tiles overlap by a few codes
     seed: Count
+
+
+class EvaluationParams(_Block):
+    """What sets of pictures are compared by, and with how many."""
+
+    inception_weights: str
+    reference: Annotated[int, Field(ge=2, le=100_000)]
+    bank: Annotated[int, Field(ge=2, le=100_000)]
 
 
 class Params(_Block):
@@ -238,6 +293,7 @@ class Params(_Block):
     transformer: dict[Name, TransformerParams]
     sample: dict[Name, SampleParams]
     highres: dict[Name, HighresParams]
+    evaluation: EvaluationParams
 
     @model_validator(mode="after")
     def _names_agree(self) -> Params:
@@ -250,6 +306,7 @@ class Params(_Block):
                 )
             if vqgan.crop > size:
                 raise ValueError(f"vqgan.{name}.crop = {vqgan.crop} must be at most prepare.image_size = {size}")
+            self._check_side(name, vqgan)
         for name in self.codebook:
             if name not in self.vqgan:
                 raise ValueError(f"codebook.{name} has no vqgan.{name} to go with it")
@@ -265,6 +322,21 @@ class Params(_Block):
             self._check_highres(name, highres)
         return self
 
+    def _check_side(self, name: str, block: VQGANParams) -> None:
+        """Refuse networks that squares as large as those trained on leave no pixel for."""
+        side, f = block.crop or self.prepare.image_size, block.downsampling
+        what = f"vqgan.{name}.crop = {side}" if block.crop else f"prepare.image_size = {side}"
+        if side < 2 * f:
+            raise ValueError(f"{what} leaves vqgan.{name} one code a side at its downsampling f = {f}; take at least "
+                             f"{2 * f}")
+        if (block.perceptual_weight or block.judges_features) and side < VGG_LEAST:
+            raise ValueError(f"{what} is too small for LPIPS and a discriminator of features, which need {VGG_LEAST} "
+                             f"pixels; take more, or perceptual_weight: 0 and discriminator: patch")
+        if block.gan_loss != "none" and block.discriminator == "patch" and side // 2**block.disc_layers < 3:
+            fits = max((layers for layers in range(1, 7) if side // 2**layers >= 3), default=0)
+            remedy = f"take disc_layers of at most {fits}" if fits else "take gan_loss: none"
+            raise ValueError(f"{what} is too small for vqgan.{name}.disc_layers = {block.disc_layers}; {remedy}")
+
     def _check_transformer(self, name: str, block: TransformerParams) -> None:
         if block.vqgan not in self.vqgan:
             raise ValueError(f"transformer.{name}.vqgan = {block.vqgan!r} must be one of {sorted(self.vqgan)}")
@@ -277,9 +349,14 @@ class Params(_Block):
             if f % own:
                 raise ValueError(f"transformer.{name}: the downsampling {own} of vqgan.{condition} must divide the "
                                  f"{f} of vqgan.{block.vqgan}, so that windows of both can be cut together")
-        if block.window > self.prepare.image_size // f:
+        side = self.prepare.image_size // f
+        if "coordinates" in block.condition and block.window in (0, side):
+            raise ValueError(f"transformer.{name}.condition names coordinates, but its window = {block.window} is "
+                             f"the whole map of {side} codes a side, so they would be the same for every picture; "
+                             f"take a window below {side}, or leave coordinates out")
+        if block.window > side:
             raise ValueError(f"transformer.{name}.window = {block.window} must be at most the "
-                             f"{self.prepare.image_size // f} codes a side of a whole picture")
+                             f"{side} codes a side of a whole picture")
 
     def _check_stride(self, key: str, stride: int, window: int) -> None:
         if stride > window:

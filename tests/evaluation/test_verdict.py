@@ -57,3 +57,15 @@ def test_codes_that_fit_the_training_pictures_alone():
     held_out = torch.zeros(100)
     held_out[:30] = 100
     assert "training pictures alone" in _said(torch.full((100,), 50), held_out, positions=3000)[-1]
+
+
+def test_advice_is_of_what_the_quantizer_has_a_use_for():
+    counts = torch.zeros(100)
+    counts[:8] = 30
+    for quantizer, named, left_out in (
+        ("fsq", "codebook_size", "revive_after"), ("lfq", "entropy_weight", "kl_weight"),
+        ("gumbel", "kl_weight", "codebook_init"), ("ema", "revive_after", "kl_weight"),
+    ):
+        said = " ".join(verdict(usage_statistics(counts), usage_statistics(counts), 100, 10**6, quantizer=quantizer))
+        assert named in said
+        assert left_out not in said

@@ -189,3 +189,56 @@ def test_folders_that_hold_no_vqgan(tmp_path):
     weights.unlink()
     with pytest.raises(TesseraeError, match="missing"):
         VQGAN.from_pretrained(tmp_path)
+
+
+QUANTIZERS = ["nearest", "ema", "simvq", "fsq", "lfq", "gumbel"]
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_encoding_changes_nothing_and_is_the_same_in_any_mode(quantizer):
+    model = tiny(quantizer=quantizer, dropout=0.5)
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
+    codes, made = model.encode(images), model.decode(model.encode(images))
+    model.train()
+    model.decoder.eval()  # modes may differ; each comes back
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    generator = torch.get_rng_state()
+    assert torch.equal(model.encode(images), codes)
+    assert torch.equal(model.decode(codes), made)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_network_of_another_precision_works_as_it_is(quantizer, dtype):
+    model = tiny(quantizer=quantizer)
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
+    expected = model.decode(model.encode(images))
+    model.to(dtype)
+    codes = model.encode(images)  # float32 pictures
+    assert torch.equal(codes, model.encode(images.to(dtype)))
+    assert model.decode(codes).dtype == torch.float32
+    x_hat, quantized = model(images)
+    assert x_hat.dtype == dtype
+    assert torch.isfinite(x_hat).all()
+    assert torch.equal(quantized.indices, codes)
+    if dtype == torch.float64:
+        torch.testing.assert_close(model.decode(codes), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_fsq_models_of_older_versions_keep_their_levels(tmp_path):
+    model = tiny(quantizer="fsq", codebook_size=256, levels=(8, 8, 4))
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    del values["levels"]
+    path.write_text(json.dumps(values))
+    old = VQGAN.from_pretrained(tmp_path)
+    assert (old.config.levels, old.config.codebook_size) == ((8, 8, 4), 256)
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
+    assert torch.equal(old.encode(images), model.encode(images))
+    new = tiny(quantizer="fsq", codebook_size=256).config
+    assert (new.levels, new.codebook_size, new.downsampling) == ((8, 6, 5), 240, model.config.downsampling)

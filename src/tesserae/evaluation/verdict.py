@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tesserae.codebook_params import remedies
 from tesserae.evaluation.codebook import TWINS
 
 USAGE_HEALTHY, USAGE_COLLAPSED = 0.95, 0.5  # share of the codes that are ever chosen
@@ -11,12 +12,13 @@ ENOUGH = 10  # held-out positions a code, below which an unused code says little
 
 
 def verdict(train: dict[str, float], held_out: dict[str, float], codebook_size: int,
-            held_out_positions: int, doubles: int = 0) -> list[str]:
+            held_out_positions: int, doubles: int = 0, quantizer: str = "nearest") -> list[str]:
     """What the numbers mean, in sentences that name their thresholds.
 
-    train, held_out: `usage_statistics`; held_out_positions: positions they were counted on; doubles: `twins`.
+    train, held_out: `usage_statistics`; held_out_positions: positions they were counted on; doubles: `twins`;
+    quantizer: as in params.yaml, whose parameters the advice names.
     """
-    said = [_on_usage(train, codebook_size), _on_evenness(train, codebook_size)]
+    said = [_on_usage(train, codebook_size, quantizer), _on_evenness(train, codebook_size)]
     if train["top_share"] > DOMINANT:
         said.append(f"One code takes {train['top_share']:.0%} of all positions (more than {DOMINANT:.0%}): "
                     "often a background or plain sky, which needs no variety.")
@@ -27,12 +29,13 @@ def verdict(train: dict[str, float], held_out: dict[str, float], codebook_size: 
     return said
 
 
-def _on_usage(train: dict[str, float], size: int) -> str:
+def _on_usage(train: dict[str, float], size: int, quantizer: str) -> str:
     usage, dead = train["usage"], train["dead"]
     told = f"{usage:.1%} of the {size} codes are used on the training pictures, {dead} are dead"
     if usage >= USAGE_HEALTHY:
         return f"{told}: healthy (from {USAGE_HEALTHY:.0%} on)."
-    remedy = "Revive dead codes sooner (revive_after), start codes from data (codebook_init), or take fewer"
+    *first, last = remedies(quantizer)
+    remedy = f"Try {', '.join(first)} or {last}" if first else f"Try {last}"
     if usage >= USAGE_COLLAPSED:
         return f"{told}: some of the codebook lies idle (below {USAGE_HEALTHY:.0%}). {remedy}."
     return f"{told}: the codebook has collapsed (below {USAGE_COLLAPSED:.0%}). {remedy}."

@@ -38,6 +38,7 @@ def read_config(config_class: type, kind: str, folder: str | Path) -> Any:
         raise TesseraeError(f"{path} is damaged: run the stage that writes it again.") from None
     if not isinstance(values, dict) or values.pop("kind", None) != kind:
         raise TesseraeError(f"{path} is not that of a {kind}: name another folder.")
+    values = getattr(config_class, "upgraded", dict)(values)
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
         return config_class(**values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tesserae.codebook_params import downsampling, entries, fsq_levels
 from tesserae.errors import TesseraeError
 from tesserae.models.layers import Downsample, Level, Middle, Upsample, norm
 from tesserae.models.quantizers import Quantized, make_quantizer
@@ -21,8 +24,10 @@ class VQGANConfig:
 
     `patch` folds patch x patch pixels into channels before the first level (1: none), which spares the
     convolutions at full resolution. `refine` adds a last layer of so many channels at full resolution, which
-    mends the weave that unfolded patches leave (0: none). `attention_levels` adds attention after each block of
-    those levels. view, column, colours: what of a picture the network sees, for `data.views.view_of`.
+    removes the checkerboard that unfolded patches leave (0: none). `attention` is that of the middle, at the lowest
+    resolution; `attention_levels` adds attention after each residual block of those levels, counted from the highest
+    resolution. `gradient`: see `quantizers.with_gradient`. view, column, colours: what of a picture the network sees,
+    for `data.views.view_of`. For FSQ, `codebook_size` becomes the product of `levels`, which follow from it.
     """
 
     view: str = "image"
@@ -42,11 +47,32 @@ class VQGANConfig:
     quantizer: str = "nearest"
     codebook_size: int = 1024
     codebook_dim: int = 256
+    gradient: str = "straight_through"
+    levels: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.quantizer == "fsq" and not self.levels:
+            object.__setattr__(self, "levels", fsq_levels(self.codebook_size))
+            object.__setattr__(self, "codebook_size", entries("fsq", self.codebook_size))
 
     @property
     def downsampling(self) -> int:
-        """f = 2^m: pixels a side that one code stands for."""
-        return self.patch * 2 ** (len(self.channel_mult) - 1)
+        """f: pixels a side that one code stands for."""
+        return downsampling(self.patch, self.channel_mult)
+
+    @classmethod
+    def upgraded(cls, values: Mapping) -> dict:
+        """What an older version saved, as this one means it: FSQ had levels by another table then."""
+        values = dict(values)
+        if values.get("quantizer") == "fsq" and "levels" not in values:
+            values["levels"] = _OLD_FSQ_LEVELS.get(values.get("codebook_size"), ())
+        return values
+
+
+# K of models that recorded no levels -> their levels.
+_OLD_FSQ_LEVELS = {8: (2, 2, 2), 16: (4, 4), 32: (8, 4), 64: (8, 8), 128: (8, 4, 4), 256: (8, 8, 4), 512: (8, 8, 8),
+                   1024: (8, 8, 4, 4), 2048: (8, 8, 8, 4), 4096: (8, 8, 8, 8), 8192: (8, 8, 8, 4, 4),
+                   16384: (8, 8, 8, 8, 4), 32768: (8, 8, 8, 8, 8), 65536: (8, 8, 8, 8, 4, 4)}
 
 
 class Encoder(nn.Module):
@@ -117,7 +143,8 @@ class VQGAN(nn.Module):
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.pre_quant = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
-        self.quantizer = make_quantizer(config.quantizer, config.codebook_size, config.codebook_dim)
+        self.quantizer = make_quantizer(config.quantizer, config.codebook_size, config.codebook_dim, config.gradient,
+                                        config.levels)
         self.post_quant = nn.Conv2d(config.codebook_dim, config.z_channels, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Quantized]:
@@ -131,33 +158,43 @@ class VQGAN(nn.Module):
         if height % f or width % f:
             raise TesseraeError(f"pictures of {width}x{height} pixels do not divide into codes of {f}x{f} pixels: "
                                 f"crop or resize them to multiples of {f}.")
-        return self.pre_quant(self.encoder(images))
+        return self.pre_quant(self.encoder(images.to(self.dtype)))
 
     def decode_latents(self, z_q: Tensor) -> Tensor:
         """z_q (B,n_z,h,w) -> images (B,3,f h,f w), unclamped."""
-        return self.decoder(self.post_quant(z_q))
+        return self.decoder(self.post_quant(z_q.to(self.dtype)))
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """images (B,3,H,W) in [-1,1] -> indices (B,h,w) int64."""
-        return self.quantizer(self.latents(images)).indices
+        """images (B,3,H,W) in [-1,1] -> indices (B,h,w) int64.
+
+        Nothing random is in it and nothing of the model changes, also while the model is in training mode.
+        """
+        with evaluating(self):
+            return self.quantizer(self.latents(images)).indices
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
         """indices (B,h,w) int64 -> images (B,3,H,W) float32 in [-1,1].
 
-        Of a VQGAN of classes: logits (B,classes,H,W), unbounded.
+        Of a VQGAN of classes: logits (B,classes,H,W), unbounded. As `encode`, the same in any mode.
         """
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.config.codebook_size:
             raise TesseraeError(f"indices run from {int(indices.min())} to {int(indices.max())}: "
                                 f"this codebook has 0 to {self.config.codebook_size - 1}.")
-        made = self.decode_latents(self.quantizer.lookup(indices)).float()
+        with evaluating(self):
+            made = self.decode_latents(self.quantizer.lookup(indices)).float()
         return made if self.config.colours else made.clamp(-1, 1)
 
     @property
     def codebook(self) -> Tensor:
         """(K,n_z)."""
         return self.quantizer.codebook
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights, which images and z_q are brought to."""
+        return self.pre_quant.weight.dtype
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into `folder`."""
@@ -169,3 +206,15 @@ class VQGAN(nn.Module):
         model = cls(read_config(VQGANConfig, cls.__name__, folder))
         load_weights(model, folder)
         return model.eval()
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; then every module has the mode again that it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tesserae.models.quantizers import codebook_parameters
 from tesserae.models.vqgan import VQGAN
 from tesserae.params import VQGANParams
 from tesserae.training.muon import Muon
@@ -63,7 +64,7 @@ def make_optimiser(model: VQGAN, block: VQGANParams) -> torch.optim.Optimizer | 
     """The optimiser of E, G and Z that a block of params.yaml asks for. Its groups remember their full rate."""
     betas = tuple(block.betas)
     hidden = hidden_convolutions(model) if block.optimiser == "muon" else []
-    codebook = list(model.quantizer.parameters())
+    codebook = codebook_parameters(model.quantizer)
     chosen = {id(weight) for weight in (*hidden, *codebook)}
     groups = [{"params": [weight for weight in model.parameters() if id(weight) not in chosen], "lr": block.lr}]
     if codebook:
