@@ -119,3 +119,15 @@ def test_a_config_keeps_them(conditions):
     config = TransformerConfig(conditions=tuple(record(condition) for condition in conditions))
     assert conditions_of(config.conditions) == conditions
     assert conditions_of(json.loads(json.dumps(asdict(config)))["conditions"]) == conditions
+
+
+@pytest.mark.parametrize(("label", "said"), [(3, "given 0 to 3"), (9, "given 0 to 9"), (-1, "given -1 to 0")])
+def test_a_label_outside_the_classes_is_refused(label, said):
+    """Counted on from the first vocabulary it would be the row of a window."""
+    with pytest.raises(TesseraeError, match=f"'class' was {said}; this transformer knows 0 to 2"):
+        make_prefix([Label(3), Coordinates(8)], told([0, 1], [0, 1], labels=[0, label]))
+
+
+def test_codes_outside_their_vqgans_codebook_are_refused():
+    with pytest.raises(TesseraeError, match="'map' was given 0 to 63; this transformer knows 0 to 62"):
+        make_prefix([Codes("map", 63, (8, 8)), Label(2)], told([0], [0], window=(8, 8), labels=[1], map=places(8, 8)))

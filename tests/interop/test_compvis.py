@@ -212,11 +212,22 @@ def test_transformer_checkpoint_also_gives_its_first_stage():
 
 @pytest.mark.parametrize(("changes", "word"), [
     ({"sizes": {"n_unmasked": 4}}, "n_unmasked"),
-    ({"permuter_config": {"target": "taming.modules.transformer.permuter.ZCurve"}}, "ZCurve"),
+    ({"permuter_config": {"target": "taming.modules.transformer.permuter.Random"}}, "Random is an order that"),
 ])
 def test_transformers_that_ours_cannot_hold_are_refused(changes, word):
     with pytest.raises(TesseraeError, match=word):
         load_transformer(transformer_config(LABEL, **changes), reference_transformer(gpt2()))
+
+
+@pytest.mark.parametrize(("permuter", "order"), [
+    ("Identity", "row"), ("Subsample", "subsample"), ("ZCurve", "z_curve"), ("SpiralOut", "spiral_out"),
+    ("SpiralIn", "spiral_in"), ("AlternateParsing", "alternate"),
+])
+def test_permuters_are_orders(permuter, order):
+    """The same weights: the order is a matter of how maps become sequences (tests/sampling/test_orderings.py)."""
+    target = f"taming.modules.transformer.permuter.{permuter}"
+    given = transformer_config(LABEL, permuter_config={"target": target, "params": {"H": 4, "W": 4}})
+    assert load_transformer(given, reference_transformer(gpt2())).config.order == order
 
 
 def lightning_file(folder: Path, state: dict, **beside) -> Path:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,16 @@ def test_as_transformers(temperature, top_k, top_p):
     torch.testing.assert_close(ours, warped.softmax(-1), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (3, 1.0), (0, 0.4), (5, 0.9)])
+def test_temperature_0_is_argmax(top_k, top_p):
+    logits = torch.randn(64, 30)
+    logits[0] = 1.0  # all alike: the first, as argmax has it
+    probabilities, codes = rank(logits, 0, top_k, top_p)
+    for uniform in (0.0, 0.5, 1 - 2**-24):
+        assert torch.equal(draw(probabilities, codes, torch.full((64,), uniform)), logits.argmax(-1))
+    assert torch.equal(filtered(logits, 0, top_k, top_p), F.one_hot(logits.argmax(-1), 30).float())
+
+
 def test_ranking_falls_and_sums_to_one():
     logits = torch.randn(16, 50)
     probabilities, codes = rank(logits, 0.9, 20, 0.9)
@@ -90,7 +101,7 @@ def test_rounding_never_draws_what_was_filtered_out():
 
 
 @pytest.mark.parametrize(("values", "said"), [
-    ((0.0, 0, 1.0), "temperature = 0.0"), ((-1.0, 0, 1.0), "temperature"),
+    ((-0.1, 0, 1.0), "temperature = -0.1"), ((-1.0, 0, 1.0), "temperature"),
     ((float("nan"), 0, 1.0), "temperature"), ((1.0, -1, 1.0), "top_k = -1"),
     ((1.0, 0, 0.0), r"top_p = 0\.0"), ((1.0, 0, 1.1), "top_p")])
 def test_values_out_of_range_are_named(values, said):

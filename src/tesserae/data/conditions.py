@@ -114,14 +114,22 @@ def record(condition: Condition) -> dict:
 
 
 def make_prefix(conditions: Sequence[Condition], told: Told) -> Tensor:
-    """The tokens of all conditions, (B,P) int64. Raises TesseraeError where one was not told what it needs."""
+    """The tokens of all conditions, (B,P) int64.
+
+    Raises TesseraeError where one was not told what it needs, or was told what its vocabulary lacks: counted on from
+    the vocabularies before it, such a token would be another condition's.
+    """
     parts, before = [], 0
     for condition in conditions:
         if isinstance(condition, Label) and told.labels is None:
             raise TesseraeError("this transformer needs the class of every picture: say which.")
         if isinstance(condition, Codes) and condition.name not in told.maps:
             raise TesseraeError(f"this transformer needs the codes of vqgan.{condition.name}: give its maps.")
-        parts.append(condition.tokens(told) + before)
+        tokens = condition.tokens(told)
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < condition.vocab:
+            raise TesseraeError(f"the condition {condition.name!r} was given {int(tokens.min())} to "
+                                f"{int(tokens.max())}; this transformer knows 0 to {condition.vocab - 1} of it.")
+        parts.append(tokens + before)
         before += condition.vocab
     return torch.cat(parts, dim=1)
 

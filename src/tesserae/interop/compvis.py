@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from torch import Tensor, nn
 
+from tesserae.codebook_params import downsampling
 from tesserae.errors import TesseraeError
 from tesserae.interop.lightning import load_state
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
@@ -40,6 +41,9 @@ _TRANSFORMER_NAMES = (
     (r"\.norm_(\d)\.", r".ln\1."), (r"\.attention\.", ".attn."), (r"\.up\.", ".mlp.0."),
     (r"\.down\.", ".mlp.2."), (r"^norm\.", "ln_f."),
 )
+# The reference's permuters -> our orders.
+_ORDERS = {"Identity": "row", "Subsample": "subsample", "ZCurve": "z_curve", "SpiralOut": "spiral_out",
+           "SpiralIn": "spiral_in", "AlternateParsing": "alternate"}
 _NOT_WEIGHTS = re.compile(r"^loss\.|^colorize$|^blocks\.\d+\.attn\.mask$")
 
 
@@ -66,23 +70,24 @@ def load_transformer(config: str | Path | Mapping, checkpoint: str | Path | Mapp
 
     The reference embeds condition and codes by one table, ours by two: the condition's is a copy of those
     rows that it uses. Unconditional models take the prefix 0. Raises TesseraeError as `load_vqgan` does, and
-    where the model attends to its prefix without a mask (n_unmasked) or does not order its codes by rows.
+    where the model attends to its prefix without a mask (n_unmasked) or orders its codes at random.
     """
     params, state = _params(config), _below("transformer.", load_state(checkpoint))
     sizes = _get(params, "transformer_config.params")
     if sizes.get("n_unmasked"):
         raise TesseraeError(f"the config's n_unmasked = {sizes['n_unmasked']} asks for a prefix without a "
                             "causal mask: only transformers with n_unmasked 0 can be loaded.")
-    order = (params.get("permuter_config") or {}).get("target", "Identity")
-    if not order.endswith("Identity"):
-        raise TesseraeError(f"the config's permuter {order} orders the codes otherwise than by rows: only "
-                            "transformers with the row-major order can be loaded.")
+    permuter = str((params.get("permuter_config") or {}).get("target", "Identity"))
+    order = _ORDERS.get(permuter.rsplit(".", 1)[-1])
+    if order is None:
+        raise TesseraeError(f"the config's permuter {permuter} is an order that is not known here: only "
+                            f"{', '.join(_ORDERS)} can be loaded.")
     vocab, block = _get(sizes, "vocab_size"), _get(sizes, "block_size")
     length, first, rows = _prefix(params, vocab, block)
     model = LatentTransformer(TransformerConfig(
         codebook_size=vocab, prefix_vocab=rows, prefix_length=length, max_tokens=block - length + 1,
         n_layer=sizes.get("n_layer", 12), n_head=sizes.get("n_head", 8), n_embd=sizes.get("n_embd", 256),
-        dropout=float(sizes.get("resid_pdrop", 0.0)),
+        dropout=float(sizes.get("resid_pdrop", 0.0)), order=order,
     ))
     wanted = {key: _transformer_names(key) for key in model.state_dict()}
     if "tok_emb.weight" in state:
@@ -125,8 +130,8 @@ def _prefix(params: Mapping, vocab: int, block: int) -> tuple[int, int, int]:
     if "ddconfig" in inner:
         side = params.get("downsample_cond_size", -1)
         side = side if side > 0 else _get(inner, "ddconfig.resolution")
-        return (side // 2 ** (len(_get(inner, "ddconfig.ch_mult")) - 1)) ** 2, 0, _get(inner, "n_embed")
-    codes = (_get(first, "ddconfig.resolution") // 2 ** (len(_get(first, "ddconfig.ch_mult")) - 1)) ** 2
+        return (side // downsampling(1, _get(inner, "ddconfig.ch_mult"))) ** 2, 0, _get(inner, "n_embed")
+    codes = (_get(first, "ddconfig.resolution") // downsampling(1, _get(first, "ddconfig.ch_mult"))) ** 2
     if codes >= block:
         raise TesseraeError(f"the config's condition {kind} is not known, and its block_size = "
                             f"{block} leaves no room for one beside {codes} codes: it cannot be loaded.")

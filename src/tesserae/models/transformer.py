@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ class TransformerConfig:
     instance the number of classes). prefix_length: P >= 1. max_tokens: the largest h*w. prefix_attention:
     "causal", or "full" for a prefix that attends to all of itself. Kept for those who make prefixes and draw:
     conditions, as `data.conditions.record` gives them; window: (h,w) of a map, () where unknown; order, in which
-    the codes come.
+    the codes come. version: of the meaning of all these, for models on disk.
     """
 
     codebook_size: int = 1024
@@ -51,6 +51,15 @@ class TransformerConfig:
     conditions: tuple[dict, ...] = ()
     window: tuple[int, ...] = ()
     order: str = "row"
+    version: int = 2
+
+    @classmethod
+    def upgraded(cls, values: Mapping) -> dict:
+        """What an older version saved, as this one means it: three orders had other rules then."""
+        values = dict(values)
+        if "version" not in values and values.get("order") in ("subsample", "spiral_in", "spiral_out"):
+            values["order"] = f"old_{values['order']}"
+        return values
 
     @property
     def block_size(self) -> int:

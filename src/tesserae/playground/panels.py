@@ -143,7 +143,7 @@ def filters(models: Models, count: int = 4) -> dict[str, widgets.Widget]:
     """Sliders for everything that `values` reads."""
     start, size = models.filters, models.vqgan.config.codebook_size
     return {
-        "temperature": widgets.FloatSlider(value=min(2, start.temperature), min=0.1, max=2, step=0.05,
+        "temperature": widgets.FloatSlider(value=min(2, start.temperature), min=0, max=2, step=0.05,
                                            description="temperature", continuous_update=False),
         "top_k": whole("top-k (0: all)", 0, size, min(start.top_k, size)),
         "top_p": widgets.FloatSlider(value=start.top_p, min=0.05, max=1, step=0.01, description="top-p",

@@ -16,11 +16,15 @@ def rank(logits: Tensor, temperature: float = 1.0, top_k: int = 0,
          top_p: float = 1.0) -> tuple[Tensor, Tensor]:
     """Codes in order of falling probability, filtered: probabilities (B,k) that sum to 1, codes (B,k) int64.
 
-    logits (B,K). temperature > 0 divides them; top_k keeps the k likeliest (0: all); top_p in (0,1] keeps the
+    logits (B,K). temperature divides them, and 0 leaves the likeliest code alone (argmax); top_k keeps the k
+    likeliest (0: all); top_p in (0,1] keeps the
     fewest whose probabilities (after temperature and top_k) reach top_p. The others have probability 0.
     Raises TesseraeError for values outside these ranges.
     """
     _check(temperature, top_k, top_p)
+    if temperature == 0:
+        best = logits.argmax(-1, keepdim=True)
+        return torch.ones_like(best, dtype=torch.float32), best
     k = min(top_k or logits.shape[-1], logits.shape[-1])
     if k < logits.shape[-1]:
         ranked, codes = logits.float().topk(k, dim=-1)
@@ -53,7 +57,7 @@ def filtered(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: fl
 
 def _check(temperature: float, top_k: int, top_p: float) -> None:
     for name, value, fine, allowed in (
-        ("temperature", temperature, 0 < temperature < float("inf"), "more than 0"),
+        ("temperature", temperature, 0 <= temperature < float("inf"), "at least 0 (0: the likeliest)"),
         ("top_k", top_k, top_k >= 0, "at least 0 (0: all codes)"),
         ("top_p", top_p, 0 < top_p <= 1, "more than 0 and at most 1 (1: all codes)"),
     ):

@@ -1,12 +1,15 @@
-"""Orders in which the codes of a map are drawn; each is a permutation with its inverse (arXiv 2012.09841, 4.4).
+"""Orders in which the codes of a map are sampled; each is a permutation with its inverse (arXiv 2012.09841, 4.4).
 
-An order is a list of places: the t-th code drawn is that at `order[t]`, counted row by row.
+An order is a list of positions: the t-th code sampled is that at `order[t]`, counted row by row. On square maps
+of a side that is a power of two each is the reference implementation's permuter, index by index; its rules are
+carried on to maps of any shape.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -18,25 +21,27 @@ ORDERS = ("row", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate")
 
 @lru_cache(maxsize=64)
 def ordering(name: str, height: int, width: int) -> Tensor:
-    """The places of a map of height x width in that order: (T,) int64.
+    """The positions of a map of height x width in that order: (T,) int64.
 
-    row: as one reads. spiral_in: from the border inwards, clockwise; spiral_out: the same backwards. z_curve:
-    Morton's, quarters of quarters. subsample: every other row and column first, then those between, again and
-    again: coarse before fine. alternate: rows to the right and to the left in turn.
+    row: as one reads. spiral_in: from the lower right corner up, and on counterclockwise to the middle; spiral_out:
+    the same backwards. z_curve: Morton's, quarters of quarters. subsample: the four maps of every other row and
+    column one after the other, each taken apart likewise. alternate: rows to the right and to the left in turn.
+    Names that begin with old_ are for models that were trained by older rules, see `TransformerConfig.upgraded`.
     Raises TesseraeError for a name that is none of these.
     """
-    if name not in ORDERS:
+    orders = {"row": _row, "spiral_in": _spiral, "spiral_out": lambda h, w: _spiral(h, w)[::-1], "z_curve": _morton,
+              "subsample": _subsample, "alternate": _alternate, "old_subsample": _old_subsample,
+              "old_spiral_in": _old_spiral, "old_spiral_out": lambda h, w: _old_spiral(h, w)[::-1]}
+    if name not in orders:
         raise TesseraeError(f"order = {name!r} is not known: use one of {', '.join(ORDERS)}.")
-    places = {"row": _row, "spiral_in": _spiral, "spiral_out": lambda h, w: _spiral(h, w)[::-1], "z_curve": _morton,
-              "subsample": _subsample, "alternate": _alternate}[name](height, width)
-    return torch.tensor(places, dtype=torch.int64)
+    return torch.tensor(orders[name](height, width), dtype=torch.int64)
 
 
 def inverse(order: Tensor) -> Tensor:
-    """When each place has its turn: (T,) int64 with inverse[order[t]] = t."""
-    turns = torch.empty_like(order)
-    turns[order] = torch.arange(len(order), device=order.device)
-    return turns
+    """When each position is sampled: (T,) int64 with inverse[order[t]] = t."""
+    times = torch.empty_like(order)
+    times[order] = torch.arange(len(order), device=order.device)
+    return times
 
 
 def in_order(maps: Tensor, name: str) -> Tensor:
@@ -47,8 +52,8 @@ def in_order(maps: Tensor, name: str) -> Tensor:
 
 def as_maps(sequences: Tensor, name: str, shape: tuple[int, int]) -> Tensor:
     """Sequences (...,T) in that order as maps (...,h,w); undoes `in_order`."""
-    turns = inverse(ordering(name, *shape)).to(sequences.device)
-    return rearrange(sequences[..., turns], "... (h w) -> ... h w", h=shape[0])
+    times = inverse(ordering(name, *shape)).to(sequences.device)
+    return rearrange(sequences[..., times], "... (h w) -> ... h w", h=shape[0])
 
 
 def _row(height: int, width: int) -> list[int]:
@@ -57,31 +62,53 @@ def _row(height: int, width: int) -> list[int]:
 
 def _alternate(height: int, width: int) -> list[int]:
     rows = (range(row * width, (row + 1) * width) for row in range(height))
-    return [place for row, places in enumerate(rows) for place in (places if row % 2 == 0 else reversed(places))]
+    return [position for row, positions in enumerate(rows)
+            for position in (positions if row % 2 == 0 else reversed(positions))]
 
 
 def _spiral(height: int, width: int) -> list[int]:
-    grid = [[row * width + column for column in range(width)] for row in range(height)]
-    places: list[int] = []
-    while grid:
-        places += grid.pop(0)
-        grid = [list(side) for side in zip(*grid)][::-1]  # what is left, turned to the left
-    return places
+    grid = np.arange(height * width).reshape(height, width)
+    positions: list[int] = []
+    while grid.size:
+        positions += grid[::-1, -1].tolist()  # the right column, from below
+        grid = np.rot90(grid[:, :-1], -1)  # what is left, turned so that its top row becomes the right column
+    return positions
 
 
 def _morton(height: int, width: int) -> list[int]:
-    def key(place: int) -> int:
-        row, column = divmod(place, width)
-        return sum((row >> bit & 1) << 2 * bit + 1 | (column >> bit & 1) << 2 * bit for bit in range(32))
+    return _by_bits(height, width, fine_first=False)
+
+
+def _subsample(height: int, width: int) -> list[int]:
+    return _by_bits(height, width, fine_first=True)
+
+
+def _by_bits(height: int, width: int, fine_first: bool) -> list[int]:
+    """Positions by the bits of row and column in turn: from the lowest, where `fine_first`, or from the highest."""
+    bits = range(32) if fine_first else range(31, -1, -1)
+
+    def key(position: int) -> list[int]:
+        row, column = divmod(position, width)
+        return [side >> bit & 1 for bit in bits for side in (row, column)]
 
     return sorted(range(height * width), key=key)
 
 
-def _subsample(height: int, width: int) -> list[int]:
-    """By the coarsest grid of steps 2^n that a place lies on, then, of one grid, as one reads."""
-    def fineness(place: int) -> int:
-        row, column = divmod(place, width)
+def _old_spiral(height: int, width: int) -> list[int]:
+    """From the upper left corner clockwise."""
+    grid = np.arange(height * width).reshape(height, width)
+    positions: list[int] = []
+    while grid.size:
+        positions += grid[0].tolist()
+        grid = np.rot90(grid[1:])
+    return positions
+
+
+def _old_subsample(height: int, width: int) -> list[int]:
+    """By the coarsest grid of steps 2^n that a position lies on, then, of one grid, as one reads."""
+    def fineness(position: int) -> int:
+        row, column = divmod(position, width)
         step = 1 << max(height, width).bit_length()
         return next(level for level in range(64) if not row % (step >> level) and not column % (step >> level))
 
-    return sorted(range(height * width), key=lambda place: (fineness(place), place))
+    return sorted(range(height * width), key=lambda position: (fineness(position), position))
