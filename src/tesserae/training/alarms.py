@@ -11,12 +11,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tesserae.codebook_params import USED, remedies
 from tesserae.errors import TesseraeError
+from tesserae.params import VQGANParams
 
 EXPLODED = 10.0  # times the loss of the first row: no spike, but a network that has lost all it knew
 DEAD_USAGE, DEAD_PERPLEXITY = 0.1, 0.05  # as shares of K: below these a codebook has collapsed
 WON = 0.02  # loss of a discriminator that makes no mistake any more
-BLIND = 0.01  # difference of its mean logits below which it tells nothing apart
+BLIND = 0.95  # of the loss of one that says 0 of everything: at this or more it has learned nothing that counts
+GUESSED = 0.6  # share of logits of the right sign below which it guesses; half of them are right by chance
 IN_A_ROW = 3  # so many rows must agree
 
 Row = Mapping[str, float]
@@ -54,15 +57,42 @@ def check_exploded(step: int, terms: Row, history: Sequence[Row], losses: Sequen
             )
 
 
-def vqgan_alarms(history: Sequence[Row], codebook_size: int, revived: bool) -> list[Alarm]:
+def codebook_remedy(block: VQGANParams) -> str:
+    """What may help a codebook of this block that has collapsed: only what its quantizer has a use for."""
+    used, off = USED[block.quantizer], []
+    if "revive_after" in used:
+        off += [] if block.revive_after else ["revive_after: 50"]
+        off += [] if block.codebook_init == "data" else ["codebook_init: data"]
+    if off:
+        return " and ".join(off)
+    rate = "a lower codebook_lr" if "codebook_lr" in used else "a lower lr"
+    return " or ".join([rate, *remedies(block.quantizer)])
+
+
+def no_better_than_chance(row: Row, gan_loss: str) -> bool:
+    """Whether a discriminator tells pictures from reconstructions no better than one that says 0 of everything.
+
+    That one's loss is 1 (hinge) or log 2 (vanilla), and half of its logits are right. Where the row has
+    `disc_accuracy`, both must say so: one that is right about most but far off on the rest still teaches G something.
+    """
+    at_chance = 1.0 if gan_loss == "hinge" else math.log(2)
+    accuracy = row.get("disc_accuracy", math.nan)
+    return row["disc"] >= BLIND * at_chance and not accuracy >= GUESSED  # NaN is no accuracy
+
+
+def vqgan_alarms(history: Sequence[Row], codebook_size: int, remedy: str, gan_loss: str = "hinge",
+                 discriminator: str = "patch") -> list[Alarm]:
     """Collapses of the codebook and of the discriminator, in the order in which they began.
 
     history: rows with `usage` in [0,1], `perplexity` in codes, and once the discriminator has joined `disc`, its
-    loss, `logits_real` and `logits_fake`; what is NaN counts as missing. revived: whether unused codes are moved.
+    loss, `disc_accuracy`, `logits_real` and `logits_fake`; what is NaN counts as missing. remedy: `codebook_remedy`.
+    gan_loss, discriminator: as in params.yaml.
     """
     rows, judged = ([row for row in history if math.isfinite(row.get(name, math.nan))]
                     for name in ("perplexity", "disc"))
-    remedy = "a lower codebook_lr or a larger batch" if revived else "revive_after: 50 and codebook_init: data"
+    better = "twice the disc_lr, or more disc_channels"
+    if discriminator == "patch":
+        better = f"discriminator: features, which learns within tens of steps, {better}"
     found = [
         *_begun(rows, lambda row: row["usage"] < DEAD_USAGE or row["perplexity"] < DEAD_PERPLEXITY * codebook_size,
                 lambda row: f"the codebook has collapsed: {row['usage']:.0%} of its {codebook_size} codes are in "
@@ -70,11 +100,16 @@ def vqgan_alarms(history: Sequence[Row], codebook_size: int, revived: bool) -> l
         *_begun(judged, lambda row: row["disc"] < WON,
                 lambda row: f"the discriminator has won: its loss is {row['disc']:.2g}, and the decoder learns "
                             "nothing more from it; try half of disc_lr, or a later disc_start."),
-        *_begun(judged, lambda row: abs(row["logits_real"] - row["logits_fake"]) < BLIND,
-                lambda row: "the discriminator has collapsed: it gives pictures and reconstructions the same "
-                            f"{row['logits_real']:.2g}; try twice the disc_lr, or more disc_channels."),
+        *_begun(judged, lambda row: no_better_than_chance(row, gan_loss),
+                lambda row: f"the discriminator is no better than chance: its loss is {row['disc']:.2g}, "
+                            f"{_accuracy(row)}and the decoder learns nothing from it; try {better}."),
     ]
     return sorted(found, key=lambda alarm: alarm.step)
+
+
+def _accuracy(row: Row) -> str:
+    accuracy = row.get("disc_accuracy", math.nan)
+    return f"it is right about {accuracy:.0%}, " if math.isfinite(accuracy) else ""
 
 
 def _begun(rows: Sequence[Row], wrong: Callable[[Row], bool], say: Callable[[Row], str]) -> list[Alarm]:
