@@ -55,3 +55,22 @@ def full_disk(monkeypatch):
                 monkeypatch.setattr(module, "save_file", save)
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory):
+    """A file of random weights in the layout of torch-fidelity's Inception, of which activations keep their size."""
+    import torch
+    from torch_fidelity import FeatureExtractorInceptionV3, feature_extractor_inceptionv3
+
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        patch.setattr(feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+        for weight in network.parameters():
+            if weight.ndim == 4:
+                torch.nn.init.kaiming_normal_(weight)
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save(network.state_dict(), path)
+    return path

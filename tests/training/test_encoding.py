@@ -54,6 +54,7 @@ def project(tmp_path_factory, vqgan, pytestconfig):
     vqgan.save_pretrained(root / "models/vqgan-image")
     raw = YAML(typ="safe").load((pytestconfig.rootpath / "tests/plain.yaml").read_text())
     raw["codebook"]["image"]["batch_size"], raw["threads"], raw["prepare"]["image_size"] = BATCH, 1, SIZE
+    raw["vqgan"]["image"]["disc_layers"] = 2
     YAML().dump(raw, root / "params.yaml")
     (root / "dvc.yaml").write_text("stages: {}\n")
     return root

@@ -82,7 +82,11 @@ def test_code_counts_and_words_do_not(tmp_path, monkeypatch, old, new, same):
 
 @pytest.mark.parametrize(("stage", "module"), [("vqgan", vqgan), ("transformer", transformer)])
 def test_dvc_and_checkpoints_look_at_the_same_code(stage, module):
-    """Else DVC would run a stage again and find its old model finished."""
+    """Else DVC would run a stage again and find its old model finished.
+
+    Only what measures a finished model may be DVC's alone: then the model is measured again, and not trained.
+    """
     deps = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"][stage]["do"]["deps"]
     code = sorted(dep.removeprefix("src/tesserae/") for dep in deps if dep.startswith("src/"))
-    assert sorted(module.COMPUTING) == code
+    assert set(module.COMPUTING) <= set(code)
+    assert all(other.startswith("evaluation/") for other in set(code) - set(module.COMPUTING))

@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import signal
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from tesserae.training.checkpoints import steps_in
 from tesserae.training.loop import (
     LENGTHS,
     bf16_is_fast,
+    compiles,
     deliver,
     lengthened,
     make_accelerator,
@@ -51,7 +53,7 @@ class Toy:
         self.hook, self.heights = hook, heights or {}
         self.rates, self.sampled = [], []
 
-    def set_rate(self, share):
+    def set_rate(self, share, done):
         self.rates.append(share)
         self.optimiser.param_groups[0]["lr"] = 0.1 * share
 
@@ -425,3 +427,28 @@ def test_effort_lengthens_all_that_is_counted_in_steps(pytestconfig, effort):
                 assert getattr(found, name) == max(min(1, before), round(before * effort))
         assert found.log_every == block.log_every
     assert len(said) == (0 if effort == 1 else 2)
+
+
+def test_networks_are_compiled_where_a_compiler_works(monkeypatch):
+    """auto: on a GPU. It is tried before anything is trained, and what comes of it is one sentence."""
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    said = []
+    assert compiles("auto", gpu, said.append)
+    assert compiles("on", cpu, said.append)
+    complains = f"{sys.executable} -c 'import sys; sys.exit(\"error: no headers\")'"
+    for compiler in ("no-such-compiler", "false", complains):
+        monkeypatch.setenv("CXX", compiler)
+        assert not said
+        assert not compiles("auto", gpu, said.append)
+        sentence = said.pop()
+        assert sentence.startswith("Networks stay uncompiled")
+        assert compiler.split()[0] in sentence
+        assert "\n" not in sentence
+        with pytest.raises(TesseraeError, match=r"^compile: on needs a C\+\+ compiler, and [^\n]*$"):
+            compiles("on", cpu, said.append)
+        assert not compiles("off", gpu, said.append)
+        assert not compiles("auto", cpu, said.append)
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "")
+    assert not compiles("auto", gpu, said.append)
+    assert len(said) == 1

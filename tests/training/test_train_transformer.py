@@ -16,6 +16,7 @@ from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.params import check_params
 from tesserae.stage import Stage
+from tesserae.training import loop
 from tesserae.training.loop import Progress, make_accelerator
 from tesserae.training.transformer import (
     TransformerTask,
@@ -357,3 +358,13 @@ def _forget(stage):
 
     for part in ("checkpoints", "models/transformer-class", "reports"):
         shutil.rmtree(stage.root / part)
+
+
+def test_what_a_machine_is_quick_at_is_no_part_of_whose_a_checkpoint_is(house, monkeypatch):
+    """A run goes on where another precision is the quick one, and says so."""
+    for fast, steps in ((True, 12), (False, 14)):
+        monkeypatch.setattr(loop, "bf16_is_fast", lambda device, fast=fast: fast)
+        said = []
+        train_transformer(house(precision="auto", steps=steps), said.append)
+    assert "going on from step 12" in said
+    assert any("from here in fp32, the steps before in bf16" in line for line in said)

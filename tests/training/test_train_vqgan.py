@@ -17,6 +17,7 @@ from tesserae import VQGAN, tracking
 from tesserae.errors import TesseraeError
 from tesserae.models.perceptual import LPIPS
 from tesserae.stage import Stage
+from tesserae.training import loop
 from tesserae.training import vqgan as trainer
 from tesserae.training.vqgan import VQGANTask, train_vqgan
 
@@ -105,7 +106,10 @@ def killed_at(monkeypatch, number):
 
 @pytest.mark.parametrize(("precision", "step", "changes"), [
     ("fp32", 3, {}), ("bf16", 7, {}), ("fp32", 11, {"gan_loss": "vanilla", "optimiser": "adam"}),
-    ("fp32", 8, {"quantizer": "ema"}), ("fp32", 8, {"quantizer": "fsq", "gan_loss": "none"}),
+    ("fp32", 7, {"discriminator": "features", "disc_start": 6}), ("bf16", 11, {"discriminator": "features"}),
+    ("fp32", 8, {"quantizer": "ema", "gradient": "rotation"}),
+    ("fp32", 8, {"quantizer": "fsq", "revive_after": "auto", "gan_loss": "none"}),
+    ("fp32", 7, {"quantizer": "gumbel", "revive_after": "auto", "gan_loss": "none"}),
 ])
 def test_a_killed_training_ends_with_the_same_bits(project, precision, step, changes, monkeypatch):
     whole = project("whole", precision, **changes)
@@ -128,6 +132,36 @@ def test_lpips_joins_at_its_step(project):
     late, never = (pd.read_csv(stage.reports / "history.csv").dropna(subset="rec") for stage in (late, never))
     assert late["perceptual"].notna().tolist() == (late["step"] > 6).tolist() == [False, False, True, True]
     assert late["rec"][:1].tolist() == never["rec"][:1].tolist()
+
+
+def test_a_discriminator_of_features_joins_and_learns(project):
+    """Where LPIPS has not joined, features are computed for it alone."""
+    stage = project(discriminator="features", perceptual_weight=0.0, disc_start=3, disc_lr=0.01)
+    train_vqgan(stage, lambda _: None)
+    by_step = pd.read_csv(stage.reports / "history.csv").dropna(subset="rec").set_index("step")
+    assert by_step["disc"].notna().tolist() == [False, True, True, True]
+    assert by_step["lambda"].notna().tolist() == by_step["gan"].notna().tolist() == [False, True, True, True]
+    assert by_step["disc"].iloc[-1] < by_step["disc"].iloc[1] < 1.2
+    assert by_step["disc_accuracy"].between(0, 1)[1:].all()
+    assert "perceptual" not in by_step
+
+
+@pytest.mark.parametrize("kind", ["features", "patch"])
+def test_a_discriminator_that_does_not_learn_is_said_and_counted(project, kind):
+    """With a rate of nothing it stays as it began; patch is advised to become features, and features is not."""
+    stage, said = project(discriminator=kind, disc_start=2, disc_lr=1e-12, log_every=2), []
+    train_vqgan(stage, said.append)
+    alarms = [line for line in said if "no better than chance" in line]
+    assert len(alarms) == 2  # when it begins, and at the end
+    assert all(("try discriminator: features" in line) == (kind == "patch") for line in alarms)
+    assert json.loads((stage.reports / "metrics.json").read_text())["alarms"] == 1
+
+
+def test_the_frozen_network_is_in_no_checkpoint(project):
+    stage = project(discriminator="features")
+    train_vqgan(stage, lambda _: None)
+    files = list((stage.home / "checkpoints").rglob("*"))
+    assert sum(file.stat().st_size for file in files) < 5e6 < 4 * 14.7e6  # of VGG's convolutions
 
 
 def test_what_it_leaves(project):
@@ -210,9 +244,71 @@ def test_codes_start_as_encoder_outputs(project, monkeypatch):
     assert spread["uniform"] < 1.2 / 16
 
 
+def test_what_a_machine_is_quick_at_is_no_part_of_whose_a_checkpoint_is(project, monkeypatch):
+    """A run goes on where another precision is the quick one, or networks are compiled, and says what changes."""
+    for fast, steps in ((True, 12), (False, 14), (False, 16)):
+        monkeypatch.setattr(loop, "bf16_is_fast", lambda device, fast=fast: fast)
+        said = []
+        stage = project(precision="auto", steps=steps)
+        train_vqgan(stage, said.append)
+        assert ("going on from step" in said[0]) == (steps > 12)
+        assert any("from here in fp32, the steps before in bf16" in line for line in said) == (steps == 14)
+    facts, = (stage.home / "checkpoints").glob("*/facts.json")
+    facts = json.loads(facts.read_text())
+    assert (facts["precision"], facts["compile"]) == ('"auto"', '"auto"')
+    assert not any("compiled" in name for name in facts)
+    said = []
+    train_vqgan(project(precision="fp32"), said.append)
+    assert "precision is another one" in said[0]
+
+
+@pytest.mark.parametrize("kind", ["nearest", "ema"])
+def test_a_codebook_starts_without_dropout(project, kind, monkeypatch):
+    """Else it lies where no encoding of a picture is."""
+    found, modes = {}, []
+    plain = trainer.generator_backward
+
+    def backward(model, *rest):
+        modes.append(model.training)
+        found.setdefault(model.config.dropout, model.codebook.detach().clone())
+        return plain(model, *rest)
+
+    monkeypatch.setattr(trainer, "generator_backward", backward)
+    for dropout in (0.0, 0.5):
+        train_vqgan(project(f"{dropout}", quantizer=kind, dropout=dropout, steps=1), lambda _: None)
+    assert torch.equal(found[0.0], found[0.5])
+    assert all(modes)
+
+
 def test_module_runs_by_itself(project, monkeypatch, capsys):
     stage = project(steps=2)
     monkeypatch.setattr("sys.argv", ["vqgan", "--params", "params.yaml", "--target", "image"])
     trainer.main()
     assert "step 2/2" in capsys.readouterr().out
     assert (stage.root / "models" / "vqgan-image" / "config.json").exists()
+
+
+BOTH = {"codebook", "commitment"}
+TERMS = {"nearest": BOTH, "ema": BOTH, "simvq": BOTH, "fsq": BOTH, "lfq": BOTH | {"entropy"}, "gumbel": BOTH | {"kl"}}
+
+
+@pytest.mark.parametrize("quantizer", TERMS)
+def test_every_quantizer_learns_and_shows_its_terms(project, quantizer):
+    """The same network, data and steps; what is left open is each one's own."""
+    stage = project(quantizer, quantizer=quantizer, revive_after="auto", codebook_size=64, channels=16, steps=60,
+                    batch_size=8, lr=0.01, muon_lr=0.01, gan_loss="none", perceptual_weight=0.0, eval_every=60)
+    progress = train_vqgan(stage, lambda _: None)
+    first, last = progress.history[0], progress.history[-1]
+    assert last["rec"] < 0.9 * first["rec"]
+    named = {"codebook", "commitment", "entropy", "kl"} & first.keys()
+    assert named == TERMS[quantizer]
+    assert ("temperature" in first) == (quantizer == "gumbel")
+    if quantizer == "gumbel":
+        rows = [row["temperature"] for row in progress.history if "temperature" in row]
+        assert rows == sorted(rows, reverse=True)
+        assert rows[0] < 0.9
+        assert rows[-1] == pytest.approx(0.1, abs=0.02)
+
+
+def test_the_gumbel_schedule_is_half_a_cosine():
+    assert [round(trainer.annealed(0.9, 0.1, done), 6) for done in (0.0, 0.5, 1.0, 1.2)] == [0.9, 0.5, 0.1, 0.1]

@@ -15,7 +15,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -152,11 +151,3 @@ def _flush(path: Path) -> None:
     finally:
         os.close(handle)
 
-
-def to_device(tree: Any, device: torch.device) -> Any:
-    """The same nest with its tensors on `device`."""
-    if isinstance(tree, Tensor):
-        return tree.to(device)
-    if isinstance(tree, dict):
-        return {key: to_device(value, device) for key, value in tree.items()}
-    return [to_device(value, device) for value in tree] if isinstance(tree, list) else tree

@@ -1,7 +1,9 @@
 """The training loop that both trainers share: rates, logs, evaluations, checkpoints, resuming.
 
 Everything random in a step follows from (seed, step): the batch, its augmentation, dropout, revived codes. So a
-checkpoint needs no generator states, and a run that was killed ends with the same bits as one that was not.
+checkpoint needs no generator states, and a run that was killed ends with the same bits as one that was not, where it
+goes on on the same machine: another one may find another precision quick (`precision: auto`), which is said, or round
+sums in another order.
 """
 
 from __future__ import annotations
@@ -23,15 +25,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast
 from torch import Tensor
 
 from tesserae.allocation import keep_freed_memory
 from tesserae.errors import DiskFullError, TesseraeError, writing
-from tesserae.processor import has_bf16, times_as_fast
+from tesserae.processor import cxx_error, has_bf16, times_as_fast
 from tesserae.training.alarms import Alarm, check_exploded
-from tesserae.training.checkpoints import load_checkpoint, replace_folder, save_checkpoint, steps_in, to_device
+from tesserae.training.checkpoints import load_checkpoint, replace_folder, save_checkpoint, steps_in
 from tesserae.training.lock import held
+from tesserae.training.processes import Group
 from tesserae.training.tables import write_table
 
 
@@ -48,17 +50,18 @@ class Task(Protocol):
     per_step: int
     spoken: tuple[str, ...]  # terms shown in the terminal
 
-    def set_rate(self, share: float) -> None: ...
+    def set_rate(self, share: float, done: float) -> None: ...  # done: how much of the training is over, [0,1]
     def step(self, step: int) -> dict[str, Tensor]: ...
     def summary(self) -> dict[str, float]: ...
-    def evaluate(self, step: int) -> dict[str, float]: ...
+    def evaluate(self, step: int) -> dict[str, float]: ...  # every process calls it, and the first one's counts
     def sample(self, step: int) -> None: ...
     def alarms(self, history: list[dict]) -> list[Alarm]: ...
     def state(self) -> dict: ...  # every process calls it, and the first one's is kept
-    def load_state(self, state: dict) -> None: ...
+    def load_state(self, state: dict | None) -> None: ...  # every process calls it, and the first alone has a state
     def export(self, folder: Path | None) -> None: ...  # every process calls it, and the first alone has a folder
 
 
+_NAMES = {"no": "fp32", "bf16": "bf16"}  # Accelerate's names of precisions, and params.yaml's
 LENGTHS = ("steps", "max_seconds", "warmup", "perceptual_start", "disc_start", "sample_every", "eval_every",
            "checkpoint_every")
 
@@ -73,7 +76,7 @@ class Progress:
     timings: list[dict] = field(default_factory=list)
     best: dict = field(default_factory=dict)
     latest: dict = field(default_factory=dict)
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)  # in a checkpoint: each process's, by its index
     summed: int = 0
 
 
@@ -93,10 +96,22 @@ def bf16_is_fast(device: torch.device) -> bool:
     return times_as_fast(lambda: fp32 @ fp32, lambda: bf16 @ bf16) > 1.3
 
 
-def compiles(setting: str, device: torch.device) -> bool:
+def compiles(setting: str, device: torch.device, say: Callable[[str], None] = print) -> bool:
     """Whether networks are compiled in training; `setting` as in params.yaml. auto: on a GPU, where minutes of
-    compiling are soon made up for."""
-    return setting == "on" or (setting == "auto" and device.type == "cuda")
+    compiling are soon made up for.
+
+    Compiling needs a C++ compiler, which is tried before anything is trained: without one auto goes on uncompiled,
+    which is said, and on raises TesseraeError.
+    """
+    if setting == "off" or (setting == "auto" and device.type != "cuda"):
+        return False
+    error = cxx_error()
+    if error and setting == "on":
+        raise TesseraeError(f"compile: on needs a C++ compiler, and {error}: install one (g++, or clang++ on a Mac), "
+                            "name it in CXX, or set compile: auto or off.")
+    if error:
+        say(f"Networks stay uncompiled, which is slower: {error}. Install a C++ compiler, or set compile: off.")
+    return not error
 
 
 def as_written() -> contextlib.AbstractContextManager:
@@ -120,7 +135,7 @@ def make_accelerator(precision: str, threads: int = 0, say: Callable[[str], None
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # without it each process takes itself for the only one
     made = _accelerator(bf16=precision == "bf16")
-    if precision == "auto" and _of_the_first(bf16_is_fast(made.device), made):
+    if precision == "auto" and Group(made).of_first(bf16_is_fast(made.device)):
         return _accelerator(bf16=True)
     if precision == "bf16" and made.device.type == "cpu" and not has_bf16():
         of_one(say, made)("precision: bf16 takes tens of times as long as fp32 on this processor, which has no "
@@ -206,13 +221,14 @@ def _train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: 
 
     with _interruptible() as interrupted:
         while done() < 1.0:
-            task.set_rate(rate_share(done(), progress.step, block.warmup, block.cooldown))
+            over = done()
+            task.set_rate(rate_share(over, progress.step, block.warmup, block.cooldown), over)
             torch.manual_seed(step_seed(seed, progress.step, accelerator.process_index))
             _add(progress, task.step(progress.step))
             progress.step += 1
             progress.seconds = before + time.monotonic() - started
             if block.max_seconds:
-                progress.seconds = _of_the_first(progress.seconds, accelerator)  # rates and the end follow from it
+                progress.seconds = Group(accelerator).of_first(progress.seconds)  # rates and the end follow from it
             last = done() >= 1.0
             if last or progress.step % block.log_every == 0:
                 row = _log(task, progress, log, reports, accelerator, say)
@@ -246,13 +262,6 @@ def deliver(folder: Path, models: Path) -> None:
         replace_folder(folder / "last", models / "last")
 
 
-def _of_the_first(number: float, accelerator: Accelerator) -> float:
-    """What the first of several processes has measured, for all of them."""
-    if accelerator.num_processes == 1:
-        return number
-    return broadcast(torch.tensor(number, dtype=torch.float64, device=accelerator.device)).item()
-
-
 def _asked_to_stop(interrupted: threading.Event, logged: bool, accelerator: Accelerator) -> bool:
     """Whether to stop after this step, by a signal. It may reach several processes at different steps, so these ask
     each other, and, because that is waited for, after steps that were `logged` alone.
@@ -266,14 +275,20 @@ def _asked_to_stop(interrupted: threading.Event, logged: bool, accelerator: Acce
 
 
 def _resume(task: Task, block: Any, folder: Path, accelerator: Accelerator, say: Callable) -> Progress:
-    found = load_checkpoint(folder, at_most=block.steps, say=say)
-    if found is None:
+    """Go on from the newest checkpoint, which the first process alone reads."""
+    found = load_checkpoint(folder, at_most=block.steps, say=say) if accelerator.is_main_process else None
+    step, state = found or (0, {})
+    known, precision = Group(accelerator).of_first((state.get("progress"), state.get("precision")))
+    if known is None:
         return Progress()
-    step, state = found
-    task.load_state(to_device(state["task"], accelerator.device))
-    progress = Progress(**state["progress"])
-    progress.sums = to_device(progress.sums, accelerator.device)
+    task.load_state(state.get("task"))
+    progress = Progress(**known)
+    progress.sums = {name: rows[accelerator.process_index].to(accelerator.device)
+                     for name, rows in progress.sums.items()}
     say(f"going on from step {step}" if step < block.steps else f"step {step} of {block.steps} was reached before")
+    if precision != accelerator.mixed_precision:
+        say(f"from here in {_NAMES[accelerator.mixed_precision]}, the steps before in {_NAMES[precision]}: "
+            "`precision: auto` found another one quick on this machine.")
     return progress
 
 
@@ -322,7 +337,7 @@ def _check_sound(progress: Progress, terms: dict[str, float], losses: tuple[str,
 def _evaluate(task: Task, progress: Progress, log: Callable, reports: Path, folder: Path, say: Callable,
               accelerator: Accelerator) -> None:
     with as_written():
-        measures = task.evaluate(progress.step)
+        measures = Group(accelerator).of_first(task.evaluate(progress.step))  # rounding must not part them
     progress.latest = {"step": progress.step, **measures}
     held_out = {f"val_{name}": value for name, value in measures.items()}
     if progress.history and progress.history[-1]["step"] == progress.step:
@@ -356,7 +371,9 @@ def _checkpoint(task: Task, progress: Progress, folder: Path, accelerator: Accel
     # a step without a number, or far off, must not become the checkpoint that the next run goes on from
     sums = {name: accelerator.reduce(pair, "sum").tolist() for name, pair in progress.sums.items()}
     _check_sound(progress, {name: total / count for name, (total, count) in sums.items()}, task.losses)
-    state = {"task": task.state(), "progress": vars(progress)}
+    each = {name: Group(accelerator).each(pair) for name, pair in progress.sums.items()}
+    state = {"task": task.state(), "progress": vars(progress) | {"sums": each},
+             "precision": accelerator.mixed_precision}
     if accelerator.is_main_process:
         save_checkpoint(folder, progress.step, state)
         _settle_best(progress, folder)

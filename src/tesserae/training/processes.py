@@ -3,30 +3,162 @@
 `ddp`: each holds it whole, and they average their gradients while they still compute them. `fsdp`: each holds a
 share of every weight, of its gradient and of what the optimiser keeps for it, and fetches a layer's whole weights
 when they are needed, so that networks can be trained that no device holds with all that. The same is learned either
-way.
+way, and the same as one process learns with the whole batch: what is found on a batch (norms, statistics, vectors)
+is found on that of all processes, see `Group`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from tesserae.training.checkpoints import flatten, unflatten
+
 GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)  # on the first process; {} on the others
-SPREAD = StateDictOptions(full_state_dict=True)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that learn together, as one of them sees them; without an accelerator, one alone.
+
+    They take the elements of a batch in turn: process i the elements i, i + count, i + 2 count and so on. All
+    processes must call a method, in the same order, for any of them to return.
+    """
+
+    accelerator: Accelerator | None = None
+
+    @property
+    def index(self) -> int:
+        return self.accelerator.process_index if self.accelerator else 0
+
+    @property
+    def count(self) -> int:
+        return self.accelerator.num_processes if self.accelerator else 1
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of each process's tensor, all of one shape; no gradient passes."""
+        return tensor if self.count == 1 else self.accelerator.reduce(tensor, "mean")
+
+    def mean_with_gradient(self, tensor: Tensor) -> Tensor:
+        """`mean` for parts of a loss, whose gradients `average_gradients` or `shared` average afterwards."""
+        return tensor if self.count == 1 else _Mean.apply(tensor, self)
+
+    def part(self, number: int) -> Tensor:
+        """This process's positions among `number` > 0 elements, (n,) int64.
+
+        n is the same in every process, so that all call their networks equally often; where `number` does not divide,
+        the last positions begin again at 0, which `whole` leaves out.
+        """
+        return torch.arange(self.index, -(-number // self.count) * self.count, self.count) % number
+
+    def whole(self, part: Tensor, number: int | None = None) -> Tensor:
+        """The elements of all processes in the order of the whole, of (n,...) each -> (n * count,...).
+
+        They lie where `part` lies. number: so many of them, where they were shared out by `part`.
+        """
+        if self.count == 1:
+            return part
+        found = self.accelerator.gather(part.to(self.accelerator.device).contiguous()).to(part.device)
+        return found.unflatten(0, (self.count, -1)).transpose(0, 1).flatten(0, 1)[:number]
+
+    def each(self, tensor: Tensor) -> Tensor:
+        """Each process's tensor by its index: (...) -> (count,...), on the CPU."""
+        if self.count == 1:
+            return tensor[None].cpu()
+        return self.accelerator.gather(tensor[None].contiguous()).cpu()
+
+    def of_first(self, value: Any) -> Any:
+        """What the first process calls it with, in all of them. Numbers come with all their bits."""
+        return value if self.count == 1 else broadcast_object_list([value])[0]
+
+    def all_of(self, value: Any) -> list:
+        """What each process calls it with, by its index; tensors lie on the CPU."""
+        return [value] if self.count == 1 else gather_object([value])
+
+    def state_of_first(self, state: Any) -> Any:
+        """The first process's nested dicts and lists of tensors, on the CPU, in all of them; others pass anything.
+
+        Of all these tensors a device holds one at a time.
+        """
+        if self.count == 1:
+            return state
+        tensors, nest = flatten(state) if self.index == 0 else ({}, None)
+        nest, kinds = self.of_first((nest, {name: (each.shape, each.dtype) for name, each in tensors.items()}))
+        for name, (shape, dtype) in kinds.items():
+            own = tensors[name] if self.index == 0 else torch.empty(shape, dtype=dtype)
+            tensors[name] = broadcast(own.to(self.accelerator.device)).cpu()
+        return unflatten(tensors, nest)
+
+    def equalise(self, module: nn.Module) -> None:
+        """Give the module the weights and buffers that it has in the first process."""
+        if self.count > 1:
+            for each in (*module.parameters(), *module.buffers()):
+                broadcast(each.data)
+
+
+ALONE = Group()
+
+
+class _Mean(torch.autograd.Function):
+    """The gradient is, once it is averaged over processes, that of the mean of all processes' losses."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        return group.mean(tensor)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        return ctx.group.mean(grad), None
+
+
+class _GroupBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the batch of all processes. torch's SyncBatchNorm is the same on GPUs alone."""
+
+    def __init__(self, like: nn.BatchNorm2d, group: Group) -> None:
+        super().__init__(like.num_features, like.eps, like.momentum)
+        self.load_state_dict(like.state_dict())
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:  # (B,C,H,W) -> the same
+        if not self.training:
+            return super().forward(x)
+        full = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = self.group.mean_with_gradient(full.mean((0, 2, 3)))
+        centred = full - mean[:, None, None]
+        variance = self.group.mean_with_gradient(centred.square().mean((0, 2, 3)))
+        with torch.no_grad():
+            number = self.group.count * x.numel() // x.shape[1]
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (number / max(1, number - 1)), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+def with_shared_statistics(network: nn.Module, group: Group) -> nn.Module:
+    """The same network with BatchNorm over the batch of all processes: its statistics, and their gradients."""
+    for name, module in list(network.named_children()) if group.count > 1 else ():
+        if isinstance(module, nn.BatchNorm2d):
+            setattr(network, name, _GroupBatchNorm(module, group).to(module.weight.device))
+        else:
+            with_shared_statistics(module, group)
+    return network
 
 
 def average_gradients(accelerator: Accelerator, parameters: list[Tensor]) -> None:
@@ -83,11 +215,44 @@ def memory_of(model: nn.Module, optimiser) -> dict:
     return optimiser.state_dict()
 
 
-def take_up(model: nn.Module, optimiser, weights: dict[str, Tensor], memory: dict) -> None:
-    """Give both what `weights_of` and `memory_of` found, in shares where theirs are; every process has the whole."""
-    if in_shares(model):
-        set_model_state_dict(model, dict(weights), options=SPREAD)  # it replaces what it is given by shares
-        set_optimizer_state_dict(model, optimiser, memory, options=SPREAD)
-    else:
-        model.load_state_dict(weights)
-        optimiser.load_state_dict(memory)
+def take_up(model: nn.Module, optimiser, state: dict | None, group: Group) -> None:
+    """Give both what `weights_of` and `memory_of` found: state["model"], state["optimiser"], in the first process
+    alone, on the CPU. Of a network in shares a device gets its own ones, and one whole tensor at a time.
+    """
+    if not in_shares(model):
+        state = group.state_of_first(state)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        return
+    weights, memory = (state["model"], state["optimiser"]) if state else ({}, {"state": {}, "param_groups": []})
+    with torch.no_grad():
+        for name, own in model.state_dict().items():
+            found = weights.get(name)
+            own.copy_(_share(found, own) if isinstance(own, DTensor) else group.of_first(found))
+    optimiser.load_state_dict(_memory_in_shares(model, optimiser, memory, group))
+
+
+def _memory_in_shares(model: nn.Module, optimiser, memory: dict, group: Group) -> dict:
+    """What `optimiser.load_state_dict` takes, of the whole that the first process has by names of weights.
+
+    torch's `set_optimizer_state_dict` does the same, but holds all whole tensors at once until it is done.
+    """
+    scalars, groups = group.of_first((
+        {name: {key: None if value.ndim else value for key, value in kept.items()}
+         for name, kept in memory["state"].items()}, memory["param_groups"]))
+    own, parameters = optimiser.state_dict()["param_groups"], dict(model.named_parameters())
+    numbers = {id(parameter): number for each, ours in zip(optimiser.param_groups, own)
+               for parameter, number in zip(each["params"], ours["params"])}
+    state = {}
+    for name, kept in scalars.items():
+        whole = memory["state"].get(name, {})
+        state[numbers[id(parameters[name])]] = {
+            key: _share(whole.get(key), parameters[name]) if value is None else value for key, value in kept.items()}
+    return {"state": state, "param_groups": [known | {"params": ours["params"]} for known, ours in zip(groups, own)]}
+
+
+def _share(whole: Tensor | None, like: DTensor) -> DTensor:
+    """This process's share of a tensor that the first one has whole, the others None: shared out as `like` is."""
+    if whole is None:
+        whole = torch.empty(like.shape, dtype=like.dtype)
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)

@@ -22,7 +22,7 @@ from tesserae.data.paired import PairedMaps
 from tesserae.data.pictures import spread
 from tesserae.data.views import view_of
 from tesserae.errors import writing
-from tesserae.evaluation.likelihood import evaluate_codes, nats_to_bits, unigram_nll
+from tesserae.evaluation.likelihood import Likelihood, evaluate_codes, likelihood, nats_to_bits, unigram_nll
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN
 from tesserae.params import TransformerParams
@@ -44,7 +44,7 @@ from tesserae.training.loop import (
     train,
 )
 from tesserae.training.optimisers import MuonAndAdam, set_share, with_full_rates
-from tesserae.training.processes import clipped, in_shares, memory_of, shared, take_up, weights_of
+from tesserae.training.processes import Group, clipped, in_shares, memory_of, shared, take_up, weights_of
 
 SHOWN = 16  # pictures in the grids by step
 COMPUTING = ("data/codes.py", "data/conditions.py", "data/paired.py", "evaluation/likelihood.py",
@@ -96,10 +96,16 @@ def make_optimiser(model: LatentTransformer, block: TransformerParams) -> torch.
     return with_full_rates(MuonAndAdam(hidden, others, block.muon_lr, betas, block.weight_decay))
 
 
-def replace_some(indices: Tensor, keep: float, codebook_size: int, generator: torch.Generator) -> Tensor:
-    """`pkeep`: each code stays with probability `keep`, else becomes any of the codebook's; a new tensor."""
-    stays = torch.rand(indices.shape, generator=generator) < keep
-    others = torch.randint(codebook_size, indices.shape, generator=generator)
+def replace_some(indices: Tensor, keep: float, codebook_size: int, generator: torch.Generator, process: int = 0,
+                 processes: int = 1) -> Tensor:
+    """`pkeep`: each code stays with probability `keep`, else becomes any of the codebook's; a new tensor.
+
+    indices (B,T): a process's part of a batch of B * processes, whose codes the same random numbers decide on however
+    many processes there are.
+    """
+    shape, own = (len(indices) * processes, *indices.shape[1:]), slice(process * len(indices), None)
+    stays = torch.rand(shape, generator=generator)[own][:len(indices)] < keep
+    others = torch.randint(codebook_size, shape, generator=generator)[own][:len(indices)]
     return torch.where(stays.to(indices.device), indices, others.to(indices.device))
 
 
@@ -136,10 +142,10 @@ class TransformerTask:
             compile_blocks(self.model)
         self.network = shared(self.model, self.model.blocks, block.processes, accelerator)
         self.optimiser = make_optimiser(self.model, block)
-        self.processes = accelerator.num_processes
+        self.group, self.processes = Group(accelerator), accelerator.num_processes
         self.per_step = block.batch_size * self.processes * data.window[0] * data.window[1]
 
-    def set_rate(self, share: float) -> None:
+    def set_rate(self, share: float, done: float = 0.0) -> None:
         """The learning rates as a share of the full ones."""
         self.share = share
         set_share(self.optimiser, share)
@@ -149,8 +155,9 @@ class TransformerTask:
         process = self.accelerator.process_index
         chosen = self.data.batch(step, self.block.batch_size, self.seed, self.block.flip, process, self.processes)
         targets = in_order(self.data.codes(chosen), self.block.order)
-        generator = torch.Generator().manual_seed(step_seed(self.seed, step, stream=16 + process))
-        inputs = replace_some(targets, self.block.pkeep, self.data.maps.codebook_size, generator)
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step, stream=16))
+        inputs = replace_some(targets, self.block.pkeep, self.data.maps.codebook_size, generator, process,
+                              self.processes)
         prefix = make_prefix(self.conditions, self.data.told(chosen))
         return tuple(to_device_soon(part, self.device) for part in (prefix, inputs, targets))
 
@@ -172,9 +179,19 @@ class TransformerTask:
         return {"lr": self.block.lr * self.share}
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Likelihood of held-out codes, told the truth and told another picture's condition, and accuracy."""
+        """Likelihood of held-out codes, told the truth and told another picture's condition, and accuracy.
+
+        Processes share the work.
+        """
         with self.accelerator.autocast():
-            return evaluate_codes(self.model, self.held_out, self.block.eval_images, self.block.batch_size)
+            return evaluate_codes(self.model, self.held_out, self.block.eval_images, self.block.batch_size,
+                                  self._likelihood)
+
+    def _likelihood(self, model: LatentTransformer, prefix: Tensor, indices: Tensor, batch_size: int) -> Likelihood:
+        """`evaluation.likelihood.likelihood`, of which each process finds its part."""
+        own = self.group.part(len(indices))
+        found = likelihood(model, prefix[own], indices[own], batch_size)
+        return Likelihood(*(self.group.whole(part, len(indices)) for part in (found.nll, found.hit)))
 
     @torch.no_grad()
     def sample(self, step: int) -> None:
@@ -205,9 +222,9 @@ class TransformerTask:
         """All that the next steps depend on."""
         return {"model": weights_of(self.model), "optimiser": memory_of(self.model, self.optimiser)}
 
-    def load_state(self, state: dict) -> None:
-        """Take up what `state` returned."""
-        take_up(self.model, self.optimiser, state["model"], state["optimiser"])
+    def load_state(self, state: dict | None) -> None:
+        """Take up what `state` returned in the first process, which alone has it."""
+        take_up(self.model, self.optimiser, state, self.group)
 
     def export(self, folder: Path | None) -> None:
         """The model alone, for `LatentTransformer.from_pretrained`."""
@@ -261,8 +278,8 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
     data, held_out = (PairedMaps.load(stage.path("codes"), split, block) for split in ("train", "validation"))
     vqgans = {name: VQGAN.from_pretrained(stage.path("models", f"vqgan-{name}"))
               for name in (block.vqgan, *block.codes_read)}
-    compiled = compiles(params.compile, accelerator.device)
-    facts = facts_of(block, seed=params.seed, precision=accelerator.mixed_precision, compiled=compiled,
+    compiled = compiles(params.compile, accelerator.device, say)
+    facts = facts_of(block, seed=params.seed, precision=params.precision, compile=params.compile,
                      data=[data.fingerprint, held_out.fingerprint], processes=accelerator.num_processes,
                      code=code_of(*COMPUTING))
     folder = checkpoint_folder(stage.home, stage.name, facts, say)

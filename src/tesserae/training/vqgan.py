@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import Tensor
 
 from tesserae import figures
@@ -19,14 +19,14 @@ from tesserae.data.batches import augment, batch_indices
 from tesserae.data.pictures import Pictures, spread
 from tesserae.data.views import View, make_view
 from tesserae.evaluation.codebook import usage_statistics
-from tesserae.evaluation.images import reconstruction_metrics
-from tesserae.models.discriminator import PatchDiscriminator
+from tesserae.evaluation.images import mean_metrics, reconstruction_measures
+from tesserae.models.discriminator import FeatureDiscriminator, PatchDiscriminator
 from tesserae.models.perceptual import LPIPS
-from tesserae.models.quantizers import NearestQuantizer
+from tesserae.models.quantizers import EMAQuantizer, GumbelQuantizer, LibraryQuantizer
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.params import VQGANParams
 from tesserae.stage import Stage
-from tesserae.training.alarms import Alarm, vqgan_alarms
+from tesserae.training.alarms import Alarm, codebook_remedy, vqgan_alarms
 from tesserae.training.identity import checkpoint_folder, code_of, facts_of
 from tesserae.training.loop import (
     Progress,
@@ -42,13 +42,13 @@ from tesserae.training.loop import (
 )
 from tesserae.training.objective import Weights, discriminator_backward, generator_backward
 from tesserae.training.optimisers import make_optimiser, set_share, with_full_rates
-from tesserae.training.processes import average_gradients, clipped
+from tesserae.training.processes import Group, average_gradients, clipped, with_shared_statistics
 
 FIRST_PICTURES = 256  # pictures whose encodings the codebook starts from
 SHOWN = 8  # pictures in the grids by step
-COMPUTING = ("data/batches.py", "data/views", "models/discriminator.py", "models/layers.py", "models/perceptual.py",
-             "models/quantizers.py", "models/vqgan.py", "training/loop.py", "training/muon.py",
-             "training/objective.py", "training/optimisers.py", "training/processes.py",
+COMPUTING = ("codebook_params.py", "data/batches.py", "data/views", "models/discriminator.py", "models/layers.py",
+             "models/perceptual.py", "models/quantizers.py", "models/vqgan.py", "training/loop.py",
+             "training/muon.py", "training/objective.py", "training/optimisers.py", "training/processes.py",
              "training/vqgan.py")  # code that decides what is learned
 
 
@@ -56,9 +56,10 @@ def model_config(block: VQGANParams, view: View) -> VQGANConfig:
     """The network that a block of params.yaml asks for, for this view of the pictures."""
     return VQGANConfig(
         **view.record(), channels=block.channels, channel_mult=tuple(block.channel_mult), res_blocks=block.res_blocks,
-        patch=block.patch, refine=block.refine, attention=block.attention, z_channels=block.z_channels,
-        dropout=block.dropout, quantizer=block.quantizer, codebook_size=block.codebook_size,
-        codebook_dim=block.codebook_dim,
+        patch=block.patch, refine=block.refine, attention=block.attention,
+        attention_levels=tuple(block.attention_levels), z_channels=block.z_channels, dropout=block.dropout,
+        quantizer=block.quantizer, codebook_size=block.codebook_size, codebook_dim=block.codebook_dim,
+        gradient=block.gradient,
     )
 
 
@@ -67,8 +68,14 @@ def objective_weights(block: VQGANParams) -> Weights:
     return Weights(
         pixel_loss=block.pixel_loss, pixel_weight=block.pixel_weight, perceptual_weight=block.perceptual_weight,
         perceptual_share=block.perceptual_share, codebook_weight=block.codebook_weight,
-        commitment_weight=block.commitment_weight, gan_loss=block.gan_loss, gan_weight=block.gan_weight,
+        commitment_weight=block.commitment_weight, entropy_weight=block.entropy_weight, kl_weight=block.kl_weight,
+        gan_loss=block.gan_loss, gan_weight=block.gan_weight,
     )
+
+
+def annealed(start: float, end: float, done: float) -> float:
+    """From `start` to `end` along half a cosine, at `done` in [0,1] of the way: the authors' schedule for Gumbel."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
 def compile_networks(model: VQGAN) -> None:
@@ -97,31 +104,49 @@ class VQGANTask:
         self.view = make_view(block.view, block.column, pictures, held_out)
         self.score = self.view.judged
         self.model = VQGAN(model_config(block, self.view)).to(device)
-        self.weights = objective_weights(block)
-        self.discriminator = PatchDiscriminator(self.view.channels, block.disc_channels, block.disc_layers).to(device)
+        self.weights, self.group = objective_weights(block), Group(accelerator)
+        if isinstance(self.model.quantizer, LibraryQuantizer) and self.group.count > 1:
+            self.model.quantizer.mean = self.group.mean_with_gradient
         fast = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-        self.lpips = LPIPS.load("vgg", fast).to(device) if block.perceptual_weight else None
+        self.lpips = LPIPS.load("vgg", fast).to(device) if block.perceptual_weight or block.judges_features else None
+        self.discriminator = self._make_discriminator()
         self.measure = LPIPS.load("vgg").to(device) if self.view.perceptual else None
         self.optimiser = make_optimiser(self.model, block)
-        self.disc_optimiser = with_full_rates(torch.optim.Adam(
+        self.disc_optimiser = None if self.discriminator is None else with_full_rates(torch.optim.Adam(
             self.discriminator.parameters(), lr=block.disc_lr, betas=tuple(block.disc_betas), fused=True))
-        self.counts = torch.zeros(block.codebook_size, device=device)  # codes chosen since the last log
+        self.counts = torch.zeros(self.model.config.codebook_size, device=device)  # codes chosen since the last log
         self.processes = accelerator.num_processes
         self.per_step = block.batch_size * self.processes
         if compiled:
             compile_networks(self.model)
 
-    def set_rate(self, share: float) -> None:
-        """All learning rates as a share of the full ones."""
+    def _make_discriminator(self) -> torch.nn.Module | None:
+        """D as params.yaml asks for; its first weights follow from the seed, whatever was made before."""
+        block = self.block
+        torch.manual_seed(step_seed(self.seed, 0, stream=3))
+        if block.gan_loss == "none":
+            return None
+        if block.judges_features:
+            return FeatureDiscriminator(self.lpips.backbone, block.disc_channels, block.disc_layers).to(self.device)
+        made = PatchDiscriminator(self.view.channels, block.disc_channels, block.disc_layers)
+        return with_shared_statistics(made.to(self.device), self.group)
+
+    def set_rate(self, share: float, done: float = 0.0) -> None:
+        """All learning rates as a share of the full ones; `done` in [0,1] is how much of the training is over."""
         self.share = share
-        for optimiser in (self.optimiser, self.disc_optimiser):
+        for optimiser in filter(None, (self.optimiser, self.disc_optimiser)):
             set_share(optimiser, share)
+        if isinstance(self.model.quantizer, GumbelQuantizer):
+            first, last = self.block.temperature_start, self.block.temperature_end
+            self.model.quantizer.temperature = annealed(first, last, done)
 
     def batch(self, step: int) -> Tensor:
-        """The images of a step, (B,C,H,W) float32: a function of (seed, step, process)."""
-        indices = batch_indices(len(self.pictures), self.block.batch_size, step, self.seed,
-                                self.accelerator.process_index, self.processes)
-        return self._seen(indices, step)
+        """The images of a step, (B,C,H,W) float32: a function of (seed, step, process).
+
+        Processes take the pictures of the whole batch in turn, so that each has its part of those LPIPS judges.
+        """
+        whole = batch_indices(len(self.pictures), self.per_step, step, self.seed)
+        return self._seen(whole[self.group.index::self.processes], step)
 
     def _seen(self, indices, step: int) -> Tensor:
         block, stored = self.block, self.view.stored(self.pictures, indices)
@@ -132,16 +157,17 @@ class VQGANTask:
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of E, G, Z and, once it has started, of D."""
         images = self.batch(step)
-        lpips = self.lpips if step >= self.block.perceptual_start else None
-        adversary = self.discriminator if self.block.gan_loss != "none" and step >= self.block.disc_start else None
+        block = self.block
+        lpips = self.lpips if block.perceptual_weight and step >= block.perceptual_start else None
+        adversary = self.discriminator if step >= block.disc_start else None
         with self.accelerator.autocast():
             if step == 0:
                 self._start_codebook()
             self.optimiser.zero_grad()
-            terms, made = generator_backward(self.model, images, self.weights, lpips, adversary)
+            terms, made = generator_backward(self.model, images, self.weights, lpips, adversary, self.group)
             if adversary is not None:
                 self.disc_optimiser.zero_grad()
-                terms |= discriminator_backward(adversary, images, made["fake"], self.block.gan_loss)
+                terms |= discriminator_backward(adversary, made["real"], made["fake"], block.gan_loss)
                 terms["disc_grad_norm"] = self._update(self.disc_optimiser, adversary)
         terms["grad_norm"] = self._update(self.optimiser, self.model)
         self._follow_codes(made, step)
@@ -152,17 +178,24 @@ class VQGANTask:
         counts = self.accelerator.reduce(self.counts, "sum")
         statistics = usage_statistics(counts)
         self.counts = torch.zeros_like(self.counts)
-        return {"perplexity": statistics["perplexity"], "usage": statistics["usage"],
-                "lr": self.block.lr * self.share}
+        found = {"perplexity": statistics["perplexity"], "usage": statistics["usage"],
+                 "lr": self.block.lr * self.share}
+        if isinstance(self.model.quantizer, GumbelQuantizer):
+            found["temperature"] = self.model.quantizer.temperature
+        return found
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """How near held-out reconstructions are, and the use of the codebook on them."""
+        """How near held-out reconstructions are, and the use of the codebook on them; processes share the work."""
         self.model.eval()
         indices = spread(self.block.eval_images, len(self.held_out))
-        measures = reconstruction_metrics(self.model, self.held_out, indices, self.block.batch_size, self.measure)
+        own = indices[self.group.index::self.processes]  # none, where there are fewer than processes
+        found = reconstruction_measures(self.model, self.held_out, own, self.block.batch_size,
+                                        self.measure) if len(own) else None
         self.model.train()
-        return measures
+        parts = [part for part in self.group.all_of(found) if part is not None]
+        each = {name: torch.cat([measures[name] for measures, _ in parts]) for name in parts[0][0]}
+        return mean_metrics(each, sum(counts for _, counts in parts))
 
     @torch.no_grad()
     def sample(self, step: int) -> None:
@@ -178,19 +211,24 @@ class VQGANTask:
 
     def alarms(self, history: list[dict]) -> list[Alarm]:
         """Collapses of the codebook and of the discriminator."""
-        return vqgan_alarms(history, self.block.codebook_size, revived=self.block.revive_after > 0)
+        return vqgan_alarms(history, self.model.config.codebook_size, codebook_remedy(self.block),
+                            self.block.gan_loss, self.block.discriminator)
 
     def state(self) -> dict:
         """All that the next steps depend on."""
-        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
-                "discriminator": self.discriminator.state_dict(),
-                "disc_optimiser": self.disc_optimiser.state_dict(), "counts": self.counts}
+        return {**{name: getattr(self, name).state_dict() for name in self._learned()},
+                "counts": self.group.each(self.counts)}
 
-    def load_state(self, state: dict) -> None:
-        """Take up what `state` returned."""
-        for name in ("model", "optimiser", "discriminator", "disc_optimiser"):
+    def load_state(self, state: dict | None) -> None:
+        """Take up what `state` returned in the first process, which alone has it."""
+        state = self.group.state_of_first(state)
+        for name in self._learned():
             getattr(self, name).load_state_dict(state[name])
-        self.counts = state["counts"]
+        self.counts = state["counts"][self.group.index].to(self.device)
+
+    def _learned(self) -> tuple[str, ...]:
+        """What a checkpoint holds; the frozen networks that judge are loaded anew."""
+        return ("model", "optimiser", *(("discriminator", "disc_optimiser") if self.discriminator else ()))
 
     def export(self, folder: Path | None) -> None:
         """The model alone, for `VQGAN.from_pretrained`."""
@@ -205,26 +243,34 @@ class VQGANTask:
         return norm
 
     def _start_codebook(self) -> None:
+        """Let the codebook start from encodings, without dropout, of the first process: equal ones in all."""
         quantizer = self.model.quantizer
-        if self.block.codebook_init != "data" or not isinstance(quantizer, NearestQuantizer):
+        if self.block.codebook_init != "data":
             return
-        images = self._seen(batch_indices(len(self.pictures), FIRST_PICTURES, 0, self.seed), step=0)
-        with torch.no_grad(), as_written():
-            latents = torch.cat([self.model.latents(part) for part in images.split(self.block.batch_size)])
-        quantizer.start(latents, torch.Generator().manual_seed(step_seed(self.seed, 0, stream=1)))
+        if self.accelerator.is_main_process:
+            images = self._seen(batch_indices(len(self.pictures), FIRST_PICTURES, 0, self.seed), step=0)
+            self.model.eval()
+            with torch.no_grad(), as_written():
+                latents = torch.cat([self.model.latents(part) for part in images.split(self.per_step)])
+            self.model.train()
+            quantizer.start(latents, torch.Generator().manual_seed(step_seed(self.seed, 0, stream=1)))
+        self.group.equalise(quantizer)
 
     def _follow_codes(self, made: dict[str, Tensor], step: int) -> None:
         """Count the codes of this step; move the ones that nobody has chosen for long."""
-        counts = torch.bincount(made["indices"].flatten(), minlength=self.block.codebook_size).float()
-        self.counts += counts
         quantizer = self.model.quantizer
-        if not self.block.revive_after or not isinstance(quantizer, NearestQuantizer):
+        counts = torch.bincount(made["indices"].flatten(), minlength=len(self.counts)).float()
+        self.counts += counts
+        if isinstance(quantizer, EMAQuantizer):
+            statistics = quantizer.statistics(made["z_hat"], made["indices"])
+            quantizer.update(self.accelerator.reduce(statistics, "sum"))
+        if not self.block.revive_after:
             return
         used = self.accelerator.reduce(counts, "sum") > 0
         generator = torch.Generator().manual_seed(step_seed(self.seed, step, stream=2))
-        quantizer.revive(made["z_hat"], used, self.block.revive_after, generator)
-        if self.processes > 1:
-            broadcast(quantizer.codebook.data)
+        moved = quantizer.revive(self.group.whole(made["z_hat"]), used, self.block.revive_after, generator)
+        if self.processes > 1 and moved.any():  # the same ones in all processes
+            self.group.equalise(quantizer)
 
 
 def train_vqgan(stage: Stage, say: Callable[[str], None] = print) -> Progress:
@@ -235,8 +281,8 @@ def train_vqgan(stage: Stage, say: Callable[[str], None] = print) -> Progress:
     block = lengthened(block, params.effort, say)
     pictures = Pictures.load(stage.path("prepared"), "train")
     held_out = Pictures.load(stage.path("prepared"), "validation")
-    compiled = compiles(params.compile, accelerator.device)
-    facts = facts_of(block, seed=params.seed, precision=accelerator.mixed_precision, compiled=compiled,
+    compiled = compiles(params.compile, accelerator.device, say)
+    facts = facts_of(block, seed=params.seed, precision=params.precision, compile=params.compile,
                      data=pictures.fingerprint_of(block.column),
                      processes=accelerator.num_processes, code=code_of(*COMPUTING))
     folder = checkpoint_folder(stage.home, stage.name, facts, say)
