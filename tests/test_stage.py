@@ -80,7 +80,8 @@ def test_lineage_holds_what_the_result_depends_on():
     assert set(lineage(PARAMS, "prepare", None)) == always
     assert set(lineage(PARAMS, "codebook", "image")) == {*always, "vqgan", "codebook"}
     sample = lineage(PARAMS, "sample", "class")
-    assert set(sample) == {*always, "vqgan", "transformer", "sample"}
+    assert set(sample) == {*always, "vqgan", "transformer", "sample", "evaluation"}
+    assert set(lineage(PARAMS, "vqgan", "image")) == {*always, "vqgan", "evaluation"}
     assert sample["vqgan"] == {"image": PARAMS.vqgan["image"].model_dump()}
 
 
@@ -95,6 +96,42 @@ def test_metrics_are_sorted_rounded_and_valid_json(root):
     assert list(values) == sorted(values)
     Stage.open("prepare").metrics({"only": 1})
     assert json.loads((stage.reports / "metrics.json").read_text()) == {"only": 1}  # an execution starts anew
+
+
+def test_numbers_keep_their_protocol_beside_them(root, monkeypatch):
+    """Calls are joined, a number that is measured again has its new record, MLflow gets the numbers alone."""
+    monkeypatch.delenv(tracking.RUN_VARIABLE)
+    with Stage.open("vqgan", "image") as stage:
+        stage.metrics({"val_lpips": 0.3, "val_lpips_low": 0.25}, [{"of": "val_lpips", "n": 9}])
+        stage.metrics({"rfid": 4.0}, [{"of": "rfid", "n_generated": 48, "features": "Inception"}])
+        stage.metrics({"val_lpips": 0.31}, [{"of": "val_lpips", "n": 10}])
+    values = json.loads((stage.reports / "metrics.json").read_text())
+    assert values["protocol"] == [{"of": "rfid", "n_generated": 48, "features": "Inception"},
+                                  {"of": "val_lpips", "n": 10}]
+    assert values["val_lpips"] == 0.31
+    run = tracking.runs_table(root, "vqgan-image").iloc[0]
+    assert {name for name in run.index if name.startswith("metrics.")} == {
+        "metrics.val_lpips", "metrics.val_lpips_low", "metrics.rfid"}
+
+
+def test_inception_weights_that_are_not_there_are_said_before_any_work(root, monkeypatch):
+    path = root / "params.yaml"
+    path.write_text(path.read_text().replace('inception_weights: ""', 'inception_weights: weights/inception.pth'))
+    with pytest.raises(StageError) as caught:
+        Stage.open("prepare")
+    said = str(caught.value)
+    assert said.startswith("evaluation.inception_weights names weights/inception.pth, and ")
+    assert f"{root / 'weights/inception.pth'} is no file: put the weights there, or set the key" in said
+    assert "\n" not in said
+    (root / "weights").mkdir()
+    (root / "weights/inception.pth").touch()
+    assert Stage.open("prepare").inception_weights == root / "weights/inception.pth"
+    copy = root / ".dvc/tmp/exps/tmp0"  # DVC's experiments see the repository's file
+    copy.mkdir(parents=True)
+    for name in ("dvc.yaml", "params.yaml"):
+        (copy / name).write_bytes((root / name).read_bytes())
+    monkeypatch.chdir(copy)
+    assert Stage.open("prepare").inception_weights == root / "weights/inception.pth"
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tesserae.params import Params, load_params
 
 KINDS = ("prepare", "vqgan", "codebook", "transformer", "sample", "highres")
 DRAWN = ("sample", "highres")  # of a transformer
+MEASURING = ("vqgan", "sample", "highres")  # these compare sets of pictures
 MODELS = ("vqgan", "transformer")  # these leave models/<stage>
 MARKER = "dvc.yaml"  # the file that marks the root
 FIGURE_BYTES = 300_000  # figures are kept in git, so they stay small
@@ -41,6 +42,7 @@ class Stage:
     root: the folder that holds dvc.yaml; under `dvc exp run --queue` a temporary copy.
     home: the repository itself; checkpoints and the MLflow store lie there.
     params: the whole of params.yaml; block: this stage's part of it. run: its MLflow run.
+    inception_weights: the file that evaluation.inception_weights names, None for "".
     """
 
     def __init__(self, root: Path, kind: str, target: str | None, params: Params):
@@ -48,6 +50,7 @@ class Stage:
         self.home = tracking.real_root(root)
         self.name = stage_name(kind, target)
         self.block = stage_block(params, kind, target)
+        self.inception_weights = self._inception_weights()  # a file that is missing is said before any work
         self._metrics: dict[str, Any] = {}
         self._joined = bool(os.environ.get(tracking.RUN_VARIABLE))
         first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
@@ -86,6 +89,23 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def _inception_weights(self) -> Path | None:
+        """The file that evaluation.inception_weights names, from the root or the repository; None for ""."""
+        named = self.params.evaluation.inception_weights
+        if not named:
+            return None
+        places = [folder / Path(named).expanduser() for folder in (self.root, self.home)]
+        for place in places:
+            if place.is_file():
+                return place
+        raise StageError(f"evaluation.inception_weights names {named}, and {places[0]} is no file: put the weights "
+                         "there, or set the key to \"\" to compare by what is in torch's cache, or else by VGG16.")
+
+    @property
+    def features(self) -> Path:
+        """The folder of the reference pictures' features, which stages share. Outside DVC's outputs."""
+        return self.home / ".features"
+
     @property
     def checkpoints(self) -> Path:
         """The folder of all checkpoints. Outside DVC's outputs, so that an interrupted stage goes on."""
@@ -105,12 +125,17 @@ class Stage:
         _keep_from_showing_twice(figure)
         return Shown(data=content, format="png")
 
-    def metrics(self, values: Mapping[str, Any]) -> None:
+    def metrics(self, values: Mapping[str, Any], protocol: Sequence[Mapping[str, Any]] = ()) -> None:
         """Join numbers to reports/<stage>/metrics.json: sorted, 6 significant digits, null if not finite.
 
-        MLflow gets them as the last point of each curve: at `steps`, where that is among the stage's numbers.
+        protocol: records {"of": the number's name, ...} of how numbers were measured, for the list `protocol` of that
+        file, which the tables of DVC leave out. MLflow gets the numbers as the last point of each curve: at `steps`,
+        where that is among the stage's numbers.
         """
         self._metrics |= values
+        if protocol:
+            known = {record["of"]: dict(record) for record in (*self._metrics.get("protocol", ()), *protocol)}
+            self._metrics["protocol"] = [known[name] for name in sorted(known)]
         text = json.dumps(_rounded(self._metrics), indent=2, sort_keys=True) + "\n"
         write_atomically(self.reports / "metrics.json", text.encode())
         self.run.metrics(values, self._metrics.get("steps"))
@@ -166,6 +191,8 @@ def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
     for one, name in reversed(chain):
         block = stage_block(params, one, name).model_dump()
         found[one] = block if name is None else found.get(one, {}) | {name: block}
+    if kind in MEASURING:
+        found["evaluation"] = params.evaluation.model_dump()
     return found
 
 

@@ -138,6 +138,16 @@ def test_in_turn_goes_through_the_classes():
     assert data.in_turn(3, by_class=False).tolist() == [1, 3, 5]
 
 
+def test_in_turn_is_by_rank_and_then_by_class():
+    """Against the definition, in which every picture is compared with every other."""
+    maps = placed(40)
+    maps.labels = torch.randint(5, (40,), generator=torch.Generator().manual_seed(0))
+    maps.class_names = list("abcde")
+    rank = (maps.labels[:, None] == maps.labels).tril(-1).sum(1)
+    expected = (rank * 5 + maps.labels).argsort()
+    assert torch.equal(PairedMaps(maps).in_turn(40, by_class=True), expected)
+
+
 # ------------------------------------------------------------------ conditions
 
 

@@ -235,6 +235,7 @@ def test_two_processes_make_what_one_makes(tmp_path, pytestconfig):
         draw(tmp_path / "data" / f"{number:04d}.png", number)
     raw = YAML(typ="safe").load((pytestconfig.rootpath / "tests/plain.yaml").read_text())
     raw["prepare"] |= {"source": "data", "image_size": SIZE, "min_side": 8}
+    raw["vqgan"]["image"]["disc_layers"] = 2
     YAML().dump(raw, tmp_path / "params.yaml")
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",

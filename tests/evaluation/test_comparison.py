@@ -104,3 +104,11 @@ def test_a_seed_is_no_axis():
 ])
 def test_what_is_missing_is_said(runs, words):
     assert words in comparison.missing(runs, "vqgan-image")
+
+
+def test_bounds_of_intervals_stand_in_the_table_and_are_no_axis():
+    runs = _runs(**{"metrics.val_lpips_low": 0.1, "metrics.val_lpips_high": 0.4}).drop(columns="metrics.rec")
+    assert list(comparison.results(runs).index) == ["val_lpips", "val_lpips_high", "val_lpips_low"]
+    assert comparison.axes(runs.drop(columns="metrics.val_lpips"))[1] is None
+    history = pd.DataFrame({"step": [1, 2], "val_lpips": [0.3, 0.2], "val_lpips_low": [0.2, 0.1]})
+    assert comparison.curve_names({"a": history}) == ["val_lpips"]

@@ -47,6 +47,15 @@ def test_few_maps_at_once_find_the_same_pictures(monkeypatch, maps):
     assert torch.equal(dictionary.holding(maps, [int(maps[0, 0, 0]), 3, 99], 4), wanted)
 
 
+def test_few_pictures_at_once_give_the_same_entries(monkeypatch, vqgan, viewed, maps):
+    codes = [int(maps[0, 0, 0]), int(maps[5, 2, 3]), int(maps[9, 1, 1])]
+    whole = dictionary.look_up(vqgan, viewed, maps, codes, 4, 32)
+    monkeypatch.setattr(dictionary, "PICTURES_AT_ONCE", 5)
+    parts = dictionary.look_up(vqgan, viewed, maps, codes, 4, 2)
+    assert torch.equal(parts.real, whole.real)
+    torch.testing.assert_close(parts.context, whole.context, rtol=1e-3, atol=1e-4)
+
+
 def test_crops_have_the_code_in_the_middle_and_repeat_the_edge():
     image = torch.arange(3 * 32 * 32).reshape(1, 3, 32, 32).float()
     rows, columns = torch.tensor([0, 1, 3]), torch.tensor([0, 2, 3])

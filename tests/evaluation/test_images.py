@@ -1,13 +1,8 @@
-"""Image measures against scikit-image, SciPy and torchmetrics."""
+"""Measures of reconstructions against scikit-image."""
 
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torchmetrics.image.fid import _compute_fid
 
 from tesserae.data.batches import to_unit
 from tesserae.evaluation import images
@@ -71,74 +66,3 @@ def test_measures_are_of_each_picture_in_the_order_asked_for(vqgan, pictures):
 
 def test_metrics_without_a_perceptual_network(vqgan, pictures):
     assert "lpips" not in images.reconstruction_metrics(vqgan, pictures, range(2), 2)
-
-
-def _gaussian(count, dimensions, shift=0.0, seed=0):
-    generator = np.random.default_rng(seed)
-    mixing = generator.normal(size=(dimensions, dimensions))
-    return generator.normal(size=(count, dimensions)) @ mixing + shift
-
-
-@pytest.mark.parametrize("counts", [(200, 150), (9, 200), (7, 9)])
-def test_frechet_distance_agrees_with_the_matrix_square_root(counts):
-    a, b = _gaussian(counts[0], 12), _gaussian(counts[1], 12, 1.0, seed=1)
-    s_a, s_b = np.cov(a.T), np.cov(b.T)
-    root = scipy.linalg.sqrtm(s_a @ s_b + 1e-13 * np.eye(12)).real
-    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(s_a + s_b - 2 * root)
-    assert images.frechet_distance(a, b) == pytest.approx(expected, rel=1e-3)
-    assert images.frechet_distance(a, b) == pytest.approx(images.frechet_distance(b, a), rel=1e-9)
-
-
-def test_frechet_distance_agrees_with_torchmetrics():
-    a, b = (torch.from_numpy(_gaussian(300, 8, shift, seed)) for shift, seed in ((0, 0), (0.5, 1)))
-    expected = _compute_fid(a.mean(0), a.T.cov(), b.mean(0), b.T.cov())
-    assert images.frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-6)
-
-
-def test_frechet_distance_of_a_shift_is_its_square_and_of_the_same_set_zero():
-    a = _gaussian(50, 6)
-    assert images.frechet_distance(a, a) == pytest.approx(0, abs=1e-8)
-    assert images.frechet_distance(a, a + 2.0) == pytest.approx(6 * 4)
-
-
-@pytest.mark.parametrize("shapes", [((1, 4), (5, 4)), ((5, 4), (5, 3)), ((5,), (5,))])
-def test_frechet_distance_refuses_what_has_no_covariance(shapes):
-    with pytest.raises(ValueError, match="no two sets"):
-        images.frechet_distance(*(np.zeros(shape) for shape in shapes))
-
-
-def test_vgg_features_are_the_means_of_the_last_activations():
-    last = torch.rand(2, 512, 2, 2)
-    found = images.vgg_features(torch.zeros(2, 3, 32, 32), lambda x: [torch.zeros(1), last])
-    assert torch.allclose(found, last.mean((2, 3)))
-
-
-def test_without_inception_the_distance_is_named_after_vgg(monkeypatch, tmp_path, pair):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    name, features = images.feature_network(lambda x: [x.mean(1, keepdim=True)])
-    assert name == "frechet_vgg"
-    gathered = images.set_features(pair[0].split(3), features)
-    assert gathered.shape == (4, 1)
-    assert gathered[:, 0] == pytest.approx(pair[0].mean((1, 2, 3)).numpy(), abs=1e-6)
-
-
-def test_inception_is_taken_where_its_weights_are(monkeypatch, tmp_path, pair):
-    seen = {}
-
-    class Network:
-        def __init__(self, name, features, path):
-            seen.update(name=name, features=features, path=path)
-
-        def __call__(self, images):
-            seen["images"] = images
-            return torch.zeros(len(images), 2048)
-
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / images._INCEPTION).touch()
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: SimpleNamespace())
-    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", Network)
-    name, features = images.feature_network()
-    assert name == "fid_inception"
-    assert features(pair[0]).shape == (4, 2048)
-    assert seen["images"].dtype == torch.uint8

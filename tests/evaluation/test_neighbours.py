@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tesserae.evaluation import neighbours
 from tesserae.evaluation.neighbours import code_overlap, copying, lpips_vectors, nearest, pixel_vectors
 from tesserae.models.perceptual import LPIPS
 
@@ -44,6 +45,22 @@ def test_nearest_is_brute_force():
     assert torch.equal(found.indices, indices)
 
 
+def test_a_bank_larger_than_a_block_has_the_same_neighbours(monkeypatch):
+    queries, bank = pictures(5), pictures(23, seed=1)
+    whole = nearest(queries.split(2), bank.split(4), pixel_vectors, k=3)
+    monkeypatch.setattr(neighbours, "BLOCK", 9 * 3 * 64 * 64)  # two batches of four
+    blocks = [len(block) for block in neighbours._blocks(map(pixel_vectors, bank.split(4)))]
+    assert blocks == [8, 8, 7]
+    parts = nearest(queries.split(2), bank.split(4), pixel_vectors, k=3)
+    assert torch.equal(parts.indices, whole.indices)
+    torch.testing.assert_close(parts.distances, whole.distances, rtol=1e-4, atol=1e-6)
+
+
+def test_an_empty_bank_is_refused():
+    with pytest.raises(ValueError, match="no pictures"):
+        nearest([pictures(1)], [], pixel_vectors)
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_copy_is_found(lpips, mirrored):
     bank = pictures(20, seed=1)
@@ -70,5 +87,5 @@ def test_copying_tells_copies_from_new_pictures():
 def test_code_overlap_by_hand():
     bank = torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 6, 7]], dtype=torch.int32)
     maps = torch.tensor([[0, 1, 2, 9], [9, 9, 9, 9], [4, 5, 6, 7], [0, 1, 6, 3]])
-    for at_once in (1, 1 << 20):
+    for at_once in (1, 9, 1 << 20):
         assert code_overlap(maps, bank, at_once).tolist() == [0.75, 0.0, 1.0, 0.75]

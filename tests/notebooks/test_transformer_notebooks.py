@@ -96,7 +96,17 @@ def test_sampling_leaves_its_report(house):
                                   "neighbours", "distances"}
     metrics = json.loads((report / "metrics.json").read_text())
     assert {"near_share", "code_overlap", "class_agreement", "class_agreement_held_out"} <= set(metrics)
-    assert any(name.endswith("_reconstructions") for name in metrics)
+    assert {f"frechet_vgg16{ending}" for ending in ("", "_low", "_high", "_real", "_reconstructions")} <= set(metrics)
+    assert {"kernel_vgg16", "precision_vgg16", "recall_vgg16", "bank_images"} <= set(metrics)
+    assert not {"fid", "kid", "precision", "recall", "inception_score"} & set(metrics)
+    for record in metrics["protocol"]:
+        assert record["of"] in metrics
+    of = {record["of"]: record for record in metrics["protocol"]}
+    assert of["frechet_vgg16"]["n_generated"] == 6
+    assert of["frechet_vgg16"]["reference"] == "train split, 24 of 24 pictures, evenly spread"
+    assert of["near_share"]["reference"] == "all 24 training pictures"
+    numbers = {name for name in metrics if name != "protocol" and not name.endswith(("_low", "_high"))}
+    assert numbers == set(of)
     assert not any("second" in name for name in metrics)
     timings = json.loads((report / "timings.json").read_text())
     assert timings["same_codes"] is True
@@ -122,6 +132,44 @@ def test_the_executed_copies_show_their_figures(house):
         shown = [output for cell in notebook.cells for output in cell.get("outputs", ())
                  if "image/png" in output.get("data", {})]
         assert len(shown) == least
+
+
+def test_inception_weights_of_ones_own_measure_under_their_own_name(house, inception_weights):
+    """Random weights in the layout of the published ones, named in params.yaml: numbers, protocol, what is said."""
+    yaml, path = YAML(typ="safe", pure=True), house / "params.yaml"
+    before = path.read_text()
+    params = yaml.load(before)
+    params["evaluation"]["inception_weights"] = str(inception_weights)
+    params["sample"]["class"] |= {"measured": 4}
+    yaml.dump(params, path)
+    try:
+        run_stage(house / "notebooks/05_sample.ipynb", "class")
+    finally:
+        path.write_text(before)
+    metrics = json.loads((house / "reports/sample-class/metrics.json").read_text())
+    for name in ("frechet", "kernel", "precision", "recall", "score"):
+        assert metrics[f"{name}_inception_custom"] is not None
+    assert not {"fid", "kid", "precision", "recall", "inception_score"} & set(metrics)
+    assert not any("vgg16" in name for name in metrics)
+    (record,) = (each for each in metrics["protocol"] if each["of"] == "frechet_inception_custom")
+    digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
+    assert record["features"].endswith(f"weights sha256 {digest[:8]}")
+    text = (house / "reports/notebooks/sample-class.ipynb").read_text()
+    assert f"with the weights {inception_weights.name}, and no FID is computed" in text
+
+
+def test_damaged_inception_weights_are_one_sentence(house, tmp_path):
+    yaml, path = YAML(typ="safe", pure=True), house / "params.yaml"
+    before = path.read_text()
+    params = yaml.load(before)
+    (tmp_path / "half.pth").write_bytes(b"half of a download")
+    params["evaluation"]["inception_weights"] = str(tmp_path / "half.pth")
+    yaml.dump(params, path)
+    try:
+        with pytest.raises(PipelineError, match=r"evaluation\.inception_weights names .*half\.pth, which is damaged"):
+            run_stage(house / "notebooks/05_sample.ipynb", "class")
+    finally:
+        path.write_text(before)
 
 
 def test_without_codes_one_sentence_says_so(house):

@@ -138,6 +138,8 @@ def test_the_tables_and_plots_of_dvc_work(repository):
     shown = json.loads(repository.run("dvc", "metrics", "show", "--json"))
     values = next(iter(shown.values()))["data"]
     assert {f"reports/{name.replace('@', '-')}/metrics.json" for name in STAGES} == set(values)
+    assert not any("protocol" in each["data"] for each in values.values())  # words would make the table unreadable
+    assert "frechet_vgg16_low" in values["reports/sample-class/metrics.json"]["data"]
     repository.run("dvc", "plots", "show", "--out", "plots")
     page = (repository.root / "plots/index.html").read_text()
     assert page.count("<img") >= 5

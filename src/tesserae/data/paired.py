@@ -106,8 +106,10 @@ class PairedMaps:
         if not by_class:
             return torch.tensor(spread(count, len(self)))
         labels = self.maps.labels
-        same = labels[:, None] == labels
-        rank = same.tril(-1).sum(1)  # of a picture in its class
+        together = labels.argsort(stable=True)  # class after class
+        counts = torch.bincount(labels)
+        rank = torch.empty_like(labels)  # of a picture in its class
+        rank[together] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[together]]
         order = (rank * len(self.maps.class_names) + labels).argsort()
         return order[torch.arange(count) % len(order)]
 

@@ -20,6 +20,7 @@ from tesserae.errors import TesseraeError
 
 COLUMNS = ("image", "label", "path", "sha")  # all others are paired pictures
 IN_MEMORY = 1 << 30  # bytes
+AT_ONCE = 1024  # pictures that are looked at together
 
 
 class PicturesError(TesseraeError, ValueError):
@@ -96,7 +97,8 @@ class Pictures:
 
     def palette(self, column: str) -> list[tuple[int, int, int]]:
         """The colours of a mask's classes, as many as occur: of its own palette, else far apart ones."""
-        highest = int(self.batch(range(len(self)), column).max())
+        pieces = (range(start, min(start + AT_ONCE, len(self))) for start in range(0, len(self), AT_ONCE))
+        highest = max(int(self.batch(piece, column).max()) for piece in pieces)
         first = _opened(self._table.column(column)[0])
         own = first.getpalette("RGB") if first.mode == "P" else None
         colours = [tuple(own[3 * k:3 * k + 3]) for k in range(len(own) // 3)] if own else []

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tesserae.evaluation.distributions import exact
+
 AT_ONCE = 1 << 14  # maps that are looked at together, so that memory does not grow with the set
 TWINS = 0.05  # distance to the nearest other code, over the median of these: closer ones are doubles
 
@@ -37,7 +39,7 @@ def usage_statistics(counts: Tensor) -> dict[str, float]:
     K; entropy_bits: bits a code; dead: codes never chosen; top_share: share of the commonest. All of them but
     `dead` are 0 where nothing was counted.
     """
-    counts = counts.double()
+    counts = exact(counts)
     total, size = float(counts.sum()), len(counts)
     shares = counts[counts > 0] / max(total, 1.0)
     entropy = float(-(shares * shares.log()).sum()) if len(shares) else 0.0
@@ -184,7 +186,7 @@ def principal_components(codebook: Tensor, count: int = 2) -> tuple[np.ndarray, 
 
     By SVD; an axis's sign is set so that its largest entry is positive. Axes beyond n_z are 0.
     """
-    centred = codebook.detach().double().cpu().numpy()
+    centred = codebook.detach().cpu().double().numpy()
     centred = centred - centred.mean(0)
     _, spreads, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:count]
@@ -205,14 +207,14 @@ def code_colours(codebook: Tensor) -> np.ndarray:
 
 
 def nearest_code_distances(codebook: Tensor, rows: int = 1024) -> Tensor:
-    """The distance of each code to the nearest other one, (K,n_z) -> (K,); `rows` codes at a time."""
-    codebook = codebook.detach().double().cpu()
+    """The distance of each code to the nearest other one, (K,n_z) -> (K,) on the CPU; `rows` codes at a time."""
+    codebook = exact(codebook.detach())
     found = []
     for start in range(0, len(codebook), rows):
         part = codebook[start:start + rows]
         distances = torch.cdist(part, codebook, compute_mode="donot_use_mm_for_euclid_dist")  # (rows,K)
         distances[torch.arange(len(part)), torch.arange(start, start + len(part))] = float("inf")
-        found.append(distances.min(1).values)
+        found.append(distances.min(1).values.cpu())
     return torch.cat(found)
 
 

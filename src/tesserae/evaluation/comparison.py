@@ -16,6 +16,7 @@ import pandas as pd
 
 _LABEL = 40  # letters of a run's label
 _SYMBOLS = {"codebook_size": "K", "downsampling": "f", "codebook_dim": "n_z"}  # the paper's, in labels
+_BOUNDS = ("_low", "_high")  # of an interval: shown in the table beside their number, no axis
 _NOT_COMPARED = ("lr", "seconds", "best_step", "steps")  # metrics that are no result
 
 
@@ -85,7 +86,8 @@ def results(table: pd.DataFrame) -> pd.DataFrame:
 def curve_names(histories: Mapping[str, pd.DataFrame], most: int = 9) -> list[str]:
     """Metrics that some run has recorded at two steps or more, held-out ones first."""
     names = dict.fromkeys(name for history in histories.values() for name in history
-                          if name != "step" and history[name].notna().sum() > 1 and _is_result(name))
+                          if name != "step" and history[name].notna().sum() > 1
+                          and _is_result(name) and not name.endswith(_BOUNDS))
     return sorted(names, key=lambda name: not name.startswith("val_"))[:most]
 
 
@@ -100,7 +102,7 @@ def axes(table: pd.DataFrame, wanted: Sequence[str] = ()) -> tuple[str | None, s
 
     numbers = sorted((n for n in varied(table) if n != "params.seed"), key=place)
     metrics = [c for c in table if c.startswith("metrics.") and _is_result(c.removeprefix("metrics."))
-               and table[c].notna().any()]
+               and not c.endswith(_BOUNDS) and table[c].notna().any()]
     metrics.sort(key=lambda name: (place(name), not name.startswith("metrics.val_")))
     first = numbers[0] if numbers else None
     group = next((n for n in numbers[1:] if not n.endswith((".bits_per_pixel", ".channel_mult"))), None)

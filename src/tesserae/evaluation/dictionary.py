@@ -14,9 +14,11 @@ from tesserae.data.batches import to_unit
 from tesserae.data.pictures import spread
 from tesserae.data.views import Viewed, view_of
 from tesserae.evaluation.codebook import AT_ONCE, find_pairs
+from tesserae.evaluation.distributions import exact
 from tesserae.models.vqgan import VQGAN
 
 _FAR = 1e6  # added to the distance of positions that have another code, so that they come last
+PICTURES_AT_ONCE = 64  # whole pictures that patches are cut from together
 SEARCHED = 16  # pictures with a code, among which its patches are looked for
 
 
@@ -49,17 +51,20 @@ def look_up(model: VQGAN, pictures: Viewed, indices: Tensor, codes: Sequence[int
     picture, row, column = places.picture[:, 0], places.row[:, 0], places.column[:, 0]  # (C,)
     maps = indices[picture].long()
     maps[torch.arange(len(maps)), row, column] = torch.as_tensor(list(codes))
-    decoded = decode_patches(model, maps, edge=0, batch_size=batch_size)
+    parts = zip(*(each.split(batch_size) for each in (maps, row, column)))
+    context = torch.cat([crop_patches(decode_patches(model, part, edge=0, batch_size=batch_size), *where, f)
+                         for part, *where in parts])
     flat = (each.flatten() for each in (places.picture, places.row, places.column))
     return Entries(decode_patches(model, uniform_maps(codes), batch_size=batch_size),
-                   crop_patches(decoded, row, column, f),
-                   real_patches(pictures, *flat, f).unflatten(0, places.picture.shape), places.chosen)
+                   context, real_patches(pictures, *flat, f).unflatten(0, places.picture.shape), places.chosen)
 
 
 def real_patches(pictures: Viewed, picture: Tensor, row: Tensor, column: Tensor, factor: int,
                  around: int = 1) -> Tensor:
     """Cut the places (B,) of single codes out of the pictures: (B,3,s,s) uint8, see `crop_patches`."""
-    return crop_patches(pictures.batch(picture.tolist()), row, column, factor, around)
+    parts = zip(*(each.split(PICTURES_AT_ONCE) for each in (picture, row, column)))
+    return torch.cat([crop_patches(pictures.batch(chosen.tolist()), *places, factor, around)
+                      for chosen, *places in parts])
 
 
 @dataclass
@@ -124,14 +129,15 @@ def nearest_patches(model: VQGAN, pictures: Viewed, indices: Tensor, codes: Sequ
         distances = torch.cdist(vectors, z_hat.float())  # (B,C,hw)
         maps = rearrange(indices[chosen].to(device), "b h w -> b 1 (h w)")
         others = maps != wanted[:, None]  # (B,C,hw)
-        order, place = (distances.double() + others * _FAR).min(-1)  # (B,C)
+        order, place = (exact(distances) + exact(others) * _FAR).min(-1)  # (B,C)
+        place = place.to(device)
         distance = distances.gather(-1, place[..., None])[..., 0]
-        picture = chosen.to(device)[:, None].expand_as(place)
-        part = {"order": order.T, "place": place.T, "distance": distance.T, "picture": picture.T}  # (C,B)
+        picture = chosen[:, None].expand_as(place)
+        found = {"order": order, "place": place, "distance": distance, "picture": picture}
+        part = {name: value.T.cpu() for name, value in found.items()}  # (C,B)
         best = {name: torch.cat([best[name], value], 1) if best else value for name, value in part.items()}
         keep = best["order"].sort(dim=1, stable=True).indices[:, :count]
         best = {name: value.gather(1, keep) for name, value in best.items()}
-    best = {name: value.cpu() for name, value in best.items()}
     return Patches(best["picture"], best["place"] // width, best["place"] % width, best["distance"],
                    best["order"] < _FAR)
 
@@ -149,20 +155,23 @@ def crop_patches(images: Tensor, rows: Tensor, columns: Tensor, factor: int, aro
                         for picture, row, column in zip(padded, rows.tolist(), columns.tolist())])
 
 
-def mean_patches(pictures: Viewed, indices: Tensor, codebook_size: int, batch_size: int) -> Tensor:
+def mean_patches(pictures: Viewed, indices: Tensor, codebook_size: int, batch_size: int,
+                 device: torch.device | str = "cpu") -> Tensor:
     """The mean of all real patches that are given a code, (K,3,f,f) in [-1,1]; grey, 0, for codes never given.
 
-    indices: the maps (N,h,w) of the same pictures.
+    indices: the maps (N,h,w) of the same pictures; device: where the sums are made. The result is on the CPU.
     """
     f = pictures.size // indices.shape[-1]
-    sums, counts = torch.zeros(codebook_size, 3 * f * f), torch.zeros(codebook_size)
+    sums = torch.zeros(codebook_size, 3 * f * f, device=device)
+    counts = torch.zeros(codebook_size, device=device)
     for start in range(0, len(pictures), batch_size):
         chosen = range(start, min(start + batch_size, len(pictures)))
-        patches = rearrange(to_unit(pictures.batch(chosen)), "b c (h f) (w g) -> (b h w) (c f g)", f=f, g=f)
-        codes = indices[chosen.start:chosen.stop].flatten().long()
+        images = to_unit(pictures.batch(chosen).to(device))
+        patches = rearrange(images, "b c (h f) (w g) -> (b h w) (c f g)", f=f, g=f)
+        codes = indices[chosen.start:chosen.stop].flatten().long().to(device)
         sums.index_add_(0, codes, patches)
         counts += torch.bincount(codes, minlength=codebook_size)
-    return rearrange(sums / counts.clamp_min(1)[:, None], "k (c f g) -> k c f g", c=3, f=f)
+    return rearrange(sums / counts.clamp_min(1)[:, None], "k (c f g) -> k c f g", c=3, f=f).cpu()
 
 
 def mosaic(patches: Tensor, indices: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,8 @@ from tesserae.data.paired import Chosen, PairedMaps
 from tesserae.models.transformer import LatentTransformer
 from tesserae.sampling.orderings import as_maps, in_order
 from tesserae.sampling.steps import drawing
+
+LOGITS = 1 << 26  # numbers that are held at once: codes of a map x codebook size x maps
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class Likelihood:
         nats = float(self.nll.double().mean())
         return {"nll": nats, "bits": nats_to_bits(nats), "accuracy": float(self.hit.double().mean())}
 
+    def each(self) -> dict[str, Tensor]:
+        """`nll`, `bits` and `accuracy` of each map, (N,): what intervals are made of."""
+        nats = self.nll.double().mean((1, 2))
+        return {"nll": nats, "bits": nats / math.log(2), "accuracy": self.hit.double().mean((1, 2))}
+
 
 def nats_to_bits(nats: float) -> float:
     """Natural units of information in binary ones."""
@@ -36,11 +44,15 @@ def nats_to_bits(nats: float) -> float:
 
 @torch.no_grad()
 def likelihood(model: LatentTransformer, prefix: Tensor, indices: Tensor, batch_size: int = 64) -> Likelihood:
-    """Every code of every map under the model, in its own order: prefix (N,P), indices (N,h,w) -> on the CPU."""
+    """Every code of every map under the model, in its own order: prefix (N,P), indices (N,h,w) -> on the CPU.
+
+    `batch_size` maps at once, or as many as have LOGITS logits.
+    """
     device, order = model.device, model.config.order
+    rows_at_once = max(1, LOGITS // (indices[0].numel() * model.config.codebook_size))
     nll, hit = [], []
     with drawing(model):
-        for rows in torch.arange(len(indices)).split(batch_size):
+        for rows in torch.arange(len(indices)).split(min(batch_size, rows_at_once)):
             codes = in_order(indices[rows], order).to(device)  # (b,T)
             logits = model(prefix[rows].to(device), codes).float()  # (b,T,K)
             nll.append(F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").cpu())
@@ -48,9 +60,10 @@ def likelihood(model: LatentTransformer, prefix: Tensor, indices: Tensor, batch_
     return Likelihood(*(as_maps(torch.cat(part), order, indices.shape[1:]) for part in (nll, hit)))
 
 
-def told_likelihood(model: LatentTransformer, told: Told, indices: Tensor, batch_size: int = 64) -> Likelihood:
-    """`likelihood` of windows (N,h,w), given what is told of them."""
-    return likelihood(model, make_prefix(conditions_of(model.config.conditions), told), indices, batch_size)
+def told_likelihood(model: LatentTransformer, told: Told, indices: Tensor, batch_size: int = 64,
+                    find: Callable[..., Likelihood] = likelihood) -> Likelihood:
+    """`likelihood` of windows (N,h,w), given what is told of them; `find` is called in its place."""
+    return find(model, make_prefix(conditions_of(model.config.conditions), told), indices, batch_size)
 
 
 def windows_likelihood(model: LatentTransformer, data: PairedMaps, count: int | None = None,
@@ -81,26 +94,35 @@ def by_class(model: LatentTransformer, data: PairedMaps, batch_size: int = 64) -
     return means
 
 
-def evaluate_codes(model: LatentTransformer, data: PairedMaps, count: int, batch_size: int = 64) -> dict[str, float]:
-    """Measures of a window of each of `count` pictures, always the same ones, without mirroring.
+def evaluate_codes(model: LatentTransformer, data: PairedMaps, count: int, batch_size: int = 64,
+                   find: Callable[..., Likelihood] = likelihood) -> dict[str, float]:
+    """Means of `codes_each` over a window of each of `count` pictures."""
+    return {name: float(values.mean()) for name, values in codes_each(model, data, count, batch_size, find).items()}
+
+
+def codes_each(model: LatentTransformer, data: PairedMaps, count: int, batch_size: int = 64,
+               find: Callable[..., Likelihood] = likelihood) -> dict[str, Tensor]:
+    """Measures of a window of each of `count` pictures, always the same ones, without mirroring: (count,) each.
 
     `nll`, `bits`, `accuracy`. Of a model with a condition also `nll_wrong`, the same windows told another
     picture's condition, `gain` = nll_wrong - nll in nats a code and `gain_bits`. Of one that is told the class,
-    `nll_wrong_class`, another class alone, and `class_gain`.
+    `nll_wrong_class`, another class alone, and `class_gain`. find: what is called in place of `likelihood`, by
+    processes that share the work.
     """
     chosen = data.some(count)
     told, indices = data.told(chosen), data.codes(chosen)
-    measures = told_likelihood(model, told, indices, batch_size).summary()
+    measures = told_likelihood(model, told, indices, batch_size, find).each()
     nll, classes = measures["nll"], len(data.maps.class_names)
     if knows_class(model) and classes > 1:
         wrong = replace(told, labels=wrong_labels(told.labels, classes))
-        other = told_likelihood(model, wrong, indices, batch_size).summary()["nll"]
+        other = told_likelihood(model, wrong, indices, batch_size, find).each()["nll"]
         measures |= {"nll_wrong_class": other, "class_gain": other - nll}
     if data.others and len(chosen.pictures) > 1:
-        other = told_likelihood(model, data.told(chosen, by=others_of(chosen)), indices, batch_size).summary()["nll"]
+        elsewhere = data.told(chosen, by=others_of(chosen))
+        other = told_likelihood(model, elsewhere, indices, batch_size, find).each()["nll"]
     elif "nll_wrong_class" not in measures:
         return measures
-    return measures | {"nll_wrong": other, "gain": other - nll, "gain_bits": nats_to_bits(other - nll)}
+    return measures | {"nll_wrong": other, "gain": other - nll, "gain_bits": (other - nll) / math.log(2)}
 
 
 def others_of(chosen: Chosen) -> Tensor:

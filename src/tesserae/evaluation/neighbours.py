@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from tesserae.models.perceptual import LPIPS
 
 COMPARED_AT = 64  # pixels of the longer side: copies show there, AlexNet can read it, vectors stay short
+BLOCK = 1 << 26  # elements of the vectors of the bank that are held at once
 USUAL = 0.05  # a held-out picture as near to training as this share of them counts as suspiciously near
 
 Embed = Callable[[Tensor], Tensor]  # images (B,3,H,W) in [-1,1] -> vectors (B,D)
@@ -51,22 +52,41 @@ def pixel_vectors(images: Tensor) -> Tensor:
 def nearest(queries: Iterable[Tensor], bank: Iterable[Tensor], embed: Embed, k: int = 1) -> Neighbours:
     """The k pictures of `bank` nearest to each query, or to its mirror image: squared distances of `embed`.
 
-    Both are batches of images (B,3,H,W) in [-1,1]. The bank is gone through once and never held as a whole;
-    the queries' vectors are. With fewer than k pictures in the bank there are fewer neighbours.
+    Both are batches of images (B,3,H,W) in [-1,1], on the device of `embed`. The bank is gone through once, in blocks
+    of BLOCK elements of its vectors, and the queries once for each block, so a bank of more than one block needs
+    queries that can be gone through again. With fewer than k pictures in the bank there are fewer neighbours.
     """
-    vectors = torch.cat([torch.stack([embed(part), embed(part.flip(-1))], 1) for part in queries])  # (N,2,D)
-    lengths = vectors.square().sum(-1)  # (N,2)
-    best, place = torch.empty(len(vectors), 0), torch.empty(len(vectors), 0, dtype=torch.int64)
-    start = 0
-    for part in bank:
-        others = embed(part)  # (M,D)
-        products = torch.einsum("nvd,md->nvm", vectors, others)
-        found = (lengths[..., None] - 2 * products + others.square().sum(-1)).amin(1).clamp_min(0)  # (N,M)
-        numbers = torch.arange(start, start + len(part)).expand(len(vectors), -1)
-        best, place = torch.cat([best, found.cpu()], 1), torch.cat([place, numbers], 1)
+    best, place, start = None, None, 0
+    for block in _blocks(map(embed, bank)):
+        found = torch.cat([_to_block(embed, part, block) for part in queries]).cpu()  # (N,M)
+        numbers = torch.arange(start, start + len(block)).expand(len(found), -1)
+        best = found if best is None else torch.cat([best, found], 1)
+        place = numbers if place is None else torch.cat([place, numbers], 1)
         best, order = best.topk(min(k, best.shape[1]), dim=1, largest=False)
-        place, start = place.gather(1, order), start + len(part)
+        place, start = place.gather(1, order), start + len(block)
+    if best is None:
+        raise ValueError("there are no pictures to look for neighbours among")
     return Neighbours(best, place)
+
+
+def _to_block(embed: Embed, part: Tensor, block: Tensor) -> Tensor:
+    """Squared distances of a batch of queries, as they are or mirrored, to a block of the bank (M,D): (B,M)."""
+    lengths = block.square().sum(-1)
+    views = (embed(view) for view in (part, part.flip(-1)))
+    return torch.stack([vectors.square().sum(-1, keepdim=True) - 2 * vectors @ block.T + lengths for vectors in views]
+                       ).amin(0).clamp_min(0)
+
+
+def _blocks(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Batches of vectors, joined to blocks of at most BLOCK elements or of one batch."""
+    held: list[Tensor] = []
+    for batch in batches:
+        if held and sum(part.numel() for part in held) + batch.numel() > BLOCK:
+            yield torch.cat(held)
+            held = []
+        held.append(batch)
+    if held:
+        yield torch.cat(held)
 
 
 def copying(samples: Tensor, held_out: Tensor) -> dict[str, float]:
@@ -81,9 +101,20 @@ def copying(samples: Tensor, held_out: Tensor) -> dict[str, float]:
 
 
 def code_overlap(maps: Tensor, bank: Tensor, at_once: int = 1 << 26) -> Tensor:
-    """The largest share of equal codes that a map has with any of the bank: (N,T), (M,T) -> (N,) in [0,1]."""
-    rows = max(1, at_once // bank.numel())
-    shares = [(part[:, None] == bank).float().mean(-1).amax(-1) for part in maps.to(bank.dtype).split(rows)]
+    """The largest share of equal codes that a map has with any of the bank: (N,T), (M,T) -> (N,) in [0,1].
+
+    Computed where the maps are, `at_once` comparisons at a time, however many maps and however large the bank; the
+    result is on the CPU.
+    """
+    length = maps.shape[1]
+    columns = max(1, min(len(bank), at_once // length))
+    rows = max(1, at_once // (length * columns))
+    shares = []
+    for part in maps.to(bank.dtype).split(rows):
+        best = torch.zeros(len(part), dtype=torch.int64, device=maps.device)
+        for others in bank.split(columns):
+            best = torch.maximum(best, (part[:, None] == others.to(maps.device)).sum(-1).amax(-1))
+        shares.append(best.cpu() / length)
     return torch.cat(shares)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 
 import torch
@@ -11,9 +11,12 @@ from torch import Tensor
 
 from tesserae.data.batches import to_unit
 from tesserae.errors import TesseraeError
-from tesserae.evaluation.images import Distance, frechet_distance, set_features
+from tesserae.evaluation.distributions import SetStatistics, frechet, frechet_resampled
+from tesserae.evaluation.features import FeatureNetwork, set_features
+from tesserae.evaluation.images import Distance
+from tesserae.evaluation.intervals import Measures, resampled_counts
 from tesserae.evaluation.neighbours import nearest
-from tesserae.evaluation.segmenter import Segmenter, agreement
+from tesserae.evaluation.segmenter import Segmenter, confusions, scores
 
 AT_ONCE = 32
 Features = Callable[[Tensor], Tensor]  # images (B,3,H,W) in [-1,1] -> (B,D)
@@ -45,60 +48,61 @@ def others(groups: Tensor) -> Tensor:
 
 @torch.no_grad()
 def lpips_to_own_and_other(made: Tensor, real: Tensor, lpips: Distance, groups: Tensor | None = None,
-                           batch_size: int = AT_ONCE) -> dict[str, float]:
+                           batch_size: int = AT_ONCE, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """LPIPS from drawn pictures to the picture that their condition was taken from, and to another's.
 
     made, real: (N,3,H,W), uint8 or floats in [-1,1]; real[n] is the picture whose condition made[n] was drawn
-    for. groups (N,): equal numbers for equal conditions; None: all differ. `lpips_true` and `lpips_other` are
-    means over pictures; the further the first lies below the second, the more the condition has said.
+    for. groups (N,): equal numbers for equal conditions; None: all differ. device: where `lpips` is. `lpips_true`
+    and `lpips_other` of each picture, (N,) on the CPU; the further the first lies below the second, the more the
+    condition has said.
     """
     if made.shape != real.shape:
         raise TesseraeError(f"drawn pictures {tuple(made.shape)} and true ones {tuple(real.shape)} differ in shape: "
                             "give one true picture for each drawn one, at its size.")
     other = others(torch.arange(len(made)) if groups is None else groups)
-    sums = {"lpips_true": 0.0, "lpips_other": 0.0}
+    each: dict[str, list[Tensor]] = {"lpips_true": [], "lpips_other": []}
     for rows in torch.arange(len(made)).split(batch_size):
-        drawn = _unit(made[rows])
+        drawn = _unit(made[rows].to(device))
         for name, places in (("lpips_true", rows), ("lpips_other", other[rows])):
-            sums[name] += float(lpips(_unit(real[places]), drawn).double().sum())
-    return {name: total / len(made) for name, total in sums.items()}
+            each[name].append(lpips(_unit(real[places].to(device)), drawn).cpu().double())
+    return {name: torch.cat(parts) for name, parts in each.items()}
 
 
 def class_agreement(made: Tensor, labels: Tensor, bank: Iterable[Tensor], bank_labels: Tensor, features: Features,
-                    k: int = 5, held_out: tuple[Tensor, Tensor] | None = None,
-                    batch_size: int = AT_ONCE) -> dict[str, float]:
-    """How often a drawn picture lies among real training pictures of the class that was asked for.
+                    k: int = 5, held_out: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+    """Whether each drawn picture lies among real training pictures of the class that was asked for: 0 or 1, (N,).
 
-    `class_share`: share of drawn pictures of which more than half of the k nearest training pictures have the
-    asked class; `class_share_held_out`: the same of held-out real pictures, where they are given as
-    (images, labels): what perfect pictures would reach. Near is by cosine of the features, or by Euclid on
+    `class_share`: whether more than half of the k nearest training pictures have the asked class;
+    `class_share_held_out`: the same of held-out real pictures, where they are given as (images, labels): what perfect
+    pictures would reach. Near is by cosine of the features, or by Euclid on
     features of unit length, which is the same order; mirror images count.
 
     made (N,3,H,W), uint8 or floats in [-1,1], with labels (N,); bank: batches of such pictures, gone through
-    once for each set, with bank_labels (M,) in their order. features: `images.vgg_features` with a backbone,
-    or `images.feature_network`'s.
+    once, with bank_labels (M,) in their order. features: a `features.FeatureNetwork`, for instance.
     """
     sets = {"class_share": (made, labels)} | ({"class_share_held_out": held_out} if held_out else {})
-    queries = [part for images, _ in sets.values() for part in images.split(batch_size)]
-    found = nearest(map(_unit, queries), map(_unit, bank), lambda images: F.normalize(features(images).float()), k)
+    queries = [part for images, _ in sets.values() for part in images.split(AT_ONCE)]
+    found = nearest(queries, bank, lambda images: F.normalize(features(_unit(images)).float()), k)
     asked = torch.cat([wanted for _, wanted in sets.values()])
     mostly = (bank_labels[found.indices] == asked[:, None]).float().mean(1) > 0.5  # (N,)
-    parts = mostly.float().split([len(images) for images, _ in sets.values()])
-    return {name: float(part.mean()) for name, part in zip(sets, parts)}
+    return dict(zip(sets, mostly.double().split([len(images) for images, _ in sets.values()])))
 
 
 def segmenter_scores(segmenter: Segmenter, made: Tensor, reconstructed: Tensor | None, real: Tensor,
-                     masks: Tensor, batch_size: int = 64) -> dict[str, float]:
-    """`agreement` with the layouts that were asked for: of samples, reconstructions (or None), real pictures.
+                     masks: Tensor, protocol: Mapping | None = None) -> Measures:
+    """`scores` of the layouts that were asked for: of samples, reconstructions (or None), real pictures.
 
     made, reconstructed, real: (N,3,H,W), uint8 or floats in [-1,1]; masks (N,H,W), held out from the segmenter.
     Keys `pixel_accuracy` and `miou`, with nothing, `_reconstructions` or `_real` behind; the last is what the
     segmenter can do at best. `segmenter_share`: the samples' pixel accuracy over the real pictures'.
     """
     sets = {"": made, "_real": real} | ({} if reconstructed is None else {"_reconstructions": reconstructed})
-    found = {name + ending: value for ending, images in sets.items()
-             for name, value in agreement(segmenter, images, masks, batch_size).items()}
-    found["segmenter_share"] = found["pixel_accuracy"] / max(found["pixel_accuracy_real"], 1e-9)
+    found, weights = Measures(), torch.cat([torch.ones(1, len(masks)), resampled_counts(len(masks))])
+    for ending, images in sets.items():
+        for name, values in scores(confusions(segmenter, images, masks), weights).items():
+            found.add(name + ending, float(values[0]), protocol or {}, values[1:], (0.0, 1.0))
+    share = found.values["pixel_accuracy"] / max(found.values["pixel_accuracy_real"], 1e-9)
+    found.add("segmenter_share", share, protocol or {})
     return found
 
 
@@ -106,18 +110,18 @@ def segmenter_scores(segmenter: Segmenter, made: Tensor, reconstructed: Tensor |
 
 
 def window_frechet(large: Tensor, real: Iterable[Tensor], window_pixels: int, border_every_pixels: int,
-                   features: Features, most: int = 256, batch_size: int = AT_ONCE) -> dict[str, float]:
+                   network: FeatureNetwork, most: int = 256) -> Measures:
     """Fréchet distances of windows of large drawn pictures to windows of real scenes.
 
     Borders are the lines at multiples of `border_every_pixels` down and across, where one drawn window met the
-    next. `frechet_inside`: windows in the middle of the cells between borders; `frechet_across`: windows with a
-    border, or two that cross, in their middle; `frechet_real`: real windows of other scenes. All three are of
-    as many windows, at most `most`, to as many, so that they compare; near `frechet_inside`, `frechet_across`
-    shows that borders cost nothing. What is taken is taken by lot, the same in every run.
+    next. `frechet_<name>_inside`, by the network's name: windows in the middle of the cells between borders;
+    `_across`: windows with a border, or two that cross, in their middle; `_real`: real windows of other scenes. All
+    three are of as many windows, at most `most`, to as many, so that they compare; near the first, the second shows
+    that borders cost nothing. What is taken is taken by lot, the same in every run.
 
     large (N,3,H,W) and real, batches of such pictures, are uint8 or floats in [-1,1]. Real scenes of the large
     pictures' size are cut at the same places, so that sky is compared with sky; scenes without room for a
-    window across borders are cut inside only. Half of the scenes are reference. {} where there are too few
+    window across borders are cut inside only. Half of the scenes are reference. No number where there are too few
     windows. Raises TesseraeError where no window fits into a cell, or none into a scene.
     """
     if window_pixels > border_every_pixels:
@@ -136,16 +140,23 @@ def window_frechet(large: Tensor, real: Iterable[Tensor], window_pixels: int, bo
     count = min(most, len(unseen), *map(len, made))
     against = min(most, *map(len, known))
     if min(count, against) < 2:
-        return {}
+        return Measures()
 
-    def measured(windows: list[Tensor], number: int):  # by lot: even steps could miss a place in every picture
-        chosen = torch.stack([windows[place] for place in _lot(len(windows))[:number]])
-        return set_features(map(_unit, chosen.split(batch_size)), features)
+    def features(windows: list[Tensor], number: int) -> Tensor:  # at random: even steps could miss a place in all
+        chosen = [windows[place] for place in _lot(len(windows))[:number]]
+        return set_features((torch.stack(chosen[at:at + AT_ONCE]) for at in range(0, number, AT_ONCE)), network)[0]
 
-    inside, across = (measured(windows, against) for windows in known)
-    return {"frechet_inside": frechet_distance(measured(made[0], count), inside),
-            "frechet_across": frechet_distance(measured(made[1], count), across),
-            "frechet_real": frechet_distance(measured(unseen, count), inside)}
+    inside, across = (SetStatistics.of(features(windows, against)) for windows in known)
+    protocol = {"features": network.words, "size": f"windows of {window_pixels} pixels", "n_generated": count,
+                "reference": f"as large windows of {len(scenes[0::2])} held-out scenes", "n_reference": against,
+                "pixels": "uint8 RGB, rounded in memory", "resampled": "the windows"}
+    found = Measures()
+    for ending, windows, reference in (("inside", made[0], inside), ("across", made[1], across),
+                                       ("real", unseen, inside)):
+        own = features(windows, count)
+        found.add(f"frechet_{network.name}_{ending}", frechet(SetStatistics.of(own), reference), protocol,
+                  frechet_resampled(own, reference), (0.0, float("inf")))
+    return found
 
 
 def seam_ratio(images: Tensor, border_every_pixels: int, grid_pixels: int = 1) -> float:

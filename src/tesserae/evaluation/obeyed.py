@@ -3,58 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tesserae.data.batches import to_unit
 from tesserae.data.pictures import Pictures, spread
 from tesserae.data.views import Classes, View
-from tesserae.evaluation.images import at_most, feature_network
+from tesserae.evaluation.features import FeatureNetwork
+from tesserae.evaluation.intervals import Measures
 from tesserae.evaluation.obedience import class_agreement, lpips_to_own_and_other, segmenter_scores
 from tesserae.evaluation.segmenter import fit_segmenter, predicted
+from tesserae.evaluation.streams import AT_ONCE, Images
 from tesserae.models.perceptual import LPIPS
 
 QUERIES, BANK, NEAREST = 48, 200, 5  # pictures asked about, and training pictures they are compared with
+MOST = 512  # samples that obedience is measured on
+TAUGHT = 2000  # training pictures that the segmenter is fitted to: it sees that many
 
 
-def obeyed(drawn: Tensor, chosen: Tensor, labels: Tensor | None, views: Mapping[str, View], train: Pictures,
-           held_out: Pictures, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Numbers, and pictures that go with them: drawn (N,3,H,W) in [-1,1] for the held-out pictures `chosen` (N,).
+@dataclass(frozen=True)
+class Requests:
+    """What samples were drawn for: the held-out pictures `chosen` (N,), and their classes (N,) where these were told.
 
-    labels (N,): the classes asked for, where the transformer is told them; views: the maps among its conditions.
+    views: the maps among the conditions.
+    """
+
+    chosen: Tensor
+    labels: Tensor | None
+    views: Mapping[str, View]
+
+    def some(self, numbers: Tensor) -> Requests:
+        """Those of these samples."""
+        return Requests(self.chosen[numbers], None if self.labels is None else self.labels[numbers], self.views)
+
+
+def obeyed(samples: Images, asked: Requests, train: Pictures, held_out: Pictures, network: FeatureNetwork,
+           seed: int) -> tuple[Measures, dict[str, Tensor]]:
+    """Numbers, and pictures that go with them, of MOST of the samples; all is computed where the network is.
+
     The pictures, {} without a map of classes: what was asked, what was drawn, what the segmenter finds in it.
     """
-    found, shown = {}, {}
-    if views:
-        real = to_unit(held_out.batch(chosen.tolist()))
-        found |= lpips_to_own_and_other(drawn, real, LPIPS.load("alex"), groups=chosen)
-    if labels is not None:
-        found |= _class_share(drawn, labels, train, held_out)
-    for view in views.values():
+    few = torch.tensor(spread(MOST, len(samples)))
+    asked, drawn = asked.some(few), torch.cat([batch.cpu() for batch in samples.some(few)])
+    found, shown = Measures(), {}
+    if asked.views:
+        found.join(_to_the_true_ones(drawn, asked, held_out, network.device))
+    if asked.labels is not None:
+        found.join(_class_share(drawn, asked.labels, train, held_out, network))
+    for view in asked.views.values():
         if isinstance(view, Classes):
-            scores, shown = _segmented(drawn, chosen, view, train, held_out, seed)
-            found |= scores
+            scores, shown = _segmented(drawn, asked.chosen, view, (train, held_out), seed, network.device)
+            found.join(scores)
     return found, shown
 
 
-def _class_share(drawn: Tensor, labels: Tensor, train: Pictures, held_out: Pictures) -> dict[str, float]:
-    _, features = feature_network()
+def _to_the_true_ones(drawn: Tensor, asked: Requests, held_out: Pictures, device: torch.device) -> Measures:
+    found, real = Measures(), held_out.batch(asked.chosen.tolist())
+    each = lpips_to_own_and_other(drawn, real, LPIPS.load("alex").to(device), asked.chosen, device=device)
+    found.add_means(each, {"features": "LPIPS (AlexNet)",
+                           "reference": "validation split, the pictures of the conditions",
+                           "size": f"{held_out.size} x {held_out.size} pixels", "pixels": "float, decoded"})
+    return found
+
+
+def _class_share(drawn: Tensor, labels: Tensor, train: Pictures, held_out: Pictures,
+                 network: FeatureNetwork) -> Measures:
     bank = torch.tensor(spread(BANK, len(train)))
     some = torch.tensor(spread(QUERIES, len(held_out)))
-    real = (at_most(to_unit(held_out.batch(some.tolist()))), held_out.labels[some])
-    batches = (at_most(to_unit(train.batch(part.tolist()))) for part in bank.split(64))
-    return class_agreement(at_most(drawn[:QUERIES]), labels[:QUERIES], batches, train.labels[bank], features,
-                           NEAREST, real)
+    asked = torch.tensor(spread(QUERIES, len(drawn)))
+    real = (held_out.batch(some.tolist()), held_out.labels[some])
+    batches = (train.batch(part.tolist()) for part in bank.split(AT_ONCE))
+    each = class_agreement(drawn[asked], labels[asked], batches, train.labels[bank], network, NEAREST, real)
+    found = Measures()
+    found.add_shares(each, {"features": network.words, "k": NEAREST,
+                            "reference": f"train split, {len(bank)} of {len(train)} pictures, evenly spread",
+                            "pixels": "uint8 RGB, rounded in memory"})
+    return found
 
 
-def _segmented(drawn: Tensor, chosen: Tensor, view: Classes, train: Pictures, held_out: Pictures,
-               seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-    everything = range(len(train))
-    masks = train.batch(everything, view.column)[:, 0]
-    segmenter = fit_segmenter(train.batch(everything), masks, view.channels, seed=seed)
+def _segmented(drawn: Tensor, chosen: Tensor, view: Classes, sets: tuple[Pictures, Pictures], seed: int,
+               device: torch.device) -> tuple[Measures, dict[str, Tensor]]:
+    train, held_out = sets
+    taught = spread(TAUGHT, len(train))
+    masks = train.batch(taught, view.column)[:, 0]
+    segmenter = fit_segmenter(train.batch(taught), masks, view.channels, seed=seed, device=device)
     masks = held_out.batch(chosen.tolist(), view.column)[:, 0]
-    scores = segmenter_scores(segmenter, drawn, None, to_unit(held_out.batch(chosen.tolist())), masks)
+    scores = segmenter_scores(segmenter, drawn, None, held_out.batch(chosen.tolist()), masks, {
+        "features": f"a segmenter fitted to {len(taught)} of {len(train)} training pictures",
+        "reference": "validation split, the layouts asked for", "n": len(drawn), "pixels": "float, decoded",
+        "resampled": "the pictures"})
     few = slice(0, 6)
     index = predicted(segmenter, drawn[few])
     return scores, {"asked": view.drawn(view.seen(masks[few, None])), "sample": drawn[few],

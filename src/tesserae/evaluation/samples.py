@@ -1,4 +1,4 @@
-"""Numbers about drawn pictures: how like real ones, of which class, and whether they are copies."""
+"""Numbers about drawn pictures: of which class they are, and whether they are copies; and their files."""
 
 from __future__ import annotations
 
@@ -12,100 +12,113 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from tesserae.data.batches import to_bytes, to_unit
+from tesserae.data.batches import to_bytes
 from tesserae.data.codes import CodeMaps
-from tesserae.data.views import Viewed, view_of
+from tesserae.data.pictures import spread
 from tesserae.errors import writing
-from tesserae.evaluation.images import feature_network, frechet_distance, set_features
-from tesserae.evaluation.neighbours import Neighbours, code_overlap, copying, lpips_vectors, nearest
-from tesserae.models.perceptual import LPIPS
+from tesserae.evaluation.intervals import Measures, resampled_medians
+from tesserae.evaluation.neighbours import USUAL, Embed, Neighbours, code_overlap, copying, nearest
+from tesserae.evaluation.streams import Images, joined, of_codes
 from tesserae.models.vqgan import VQGAN
 
-AT_ONCE = 64
-REFERENCE = 200  # real pictures, at most, that sets are compared with
+BANK = 2000  # training pictures among which the nearest are looked for, where nothing else is asked
+HELD_OUT = 512  # held-out pictures, at most, that say how near a new picture lies
 
 
-def decoded(vqgan: VQGAN, indices: Tensor, batch_size: int = AT_ONCE) -> Iterator[Tensor]:
-    """Code maps (N,h,w) -> batches of images (B,3,H,W) in [-1,1], as the VQGAN's view is looked at."""
-    device, drawn = vqgan.codebook.device, view_of(vqgan.config).drawn
-    for part in indices.split(batch_size):
-        yield drawn(vqgan.decode(part.long().to(device))).cpu()
+def decoded(vqgan: VQGAN, indices: Tensor) -> Iterator[Tensor]:
+    """Code maps (N,h,w) -> batches of images (B,3,H,W) in [-1,1] on the CPU, as the VQGAN's view is looked at."""
+    return (batch.cpu() for batch in of_codes(vqgan, indices))
 
 
-def real(pictures: Viewed, indices: Sequence[int], batch_size: int = AT_ONCE) -> Iterator[Tensor]:
-    """Prepared pictures as batches of images (B,3,H,W) in [-1,1]."""
-    for start in range(0, len(indices), batch_size):
-        yield to_unit(pictures.batch(indices[start:start + batch_size]))
+@dataclass(frozen=True)
+class Bank:
+    """Training pictures among which the nearest are looked for: `numbers` (M,) of `total`, ascending."""
 
+    numbers: Tensor
+    total: int
 
-def spread(total: int, count: int) -> Tensor:
-    """`count` places of `total`, as evenly spaced as they can be and each once: (count,) int64, ascending."""
-    return torch.arange(count) * total // count
+    @classmethod
+    def of(cls, total: int, most: int = BANK) -> Bank:
+        """At most `most` pictures of a set, evenly spread over it."""
+        return cls(torch.tensor(spread(most, total)), total)
 
+    @property
+    def words(self) -> str:
+        """For a figure and a protocol."""
+        of = "all" if len(self.numbers) == self.total else f"{len(self.numbers)} of"
+        return f"{of} {self.total} training pictures"
 
-def realism(vqgan: VQGAN, drawn: Tensor, maps: CodeMaps, pictures: Viewed) -> dict[str, float]:
-    """Fréchet distances to real training pictures, each of as many pictures, so that they compare.
-
-    drawn: samples (N,3,H,W) in [-1,1]; maps and pictures: the training set, as codes and as they are, in one order.
-    Of every two training pictures one is reference, REFERENCE at most; the others, as they are and as the VQGAN
-    returns them, say what the distance of perfect samples would be. Keys: `<name>`, `<name>_reconstructions` and
-    `<name>_real`; the name says whose features they are. {} where there are too few pictures.
-
-    Sets come sorted by class, so what is taken of them is spread over the whole.
-    """
-    reference, others = torch.arange(0, len(pictures), 2), torch.arange(1, len(pictures), 2)
-    reference = reference[spread(len(reference), min(REFERENCE, len(reference)))]
-    count = min(len(drawn), len(others))
-    if count < 2:
-        return {}
-    name, features = feature_network()
-    others = others[spread(len(others), count)]
-    known = set_features(real(pictures, reference.tolist()), features)
-    made = drawn[spread(len(drawn), count)].split(AT_ONCE)
-    sets = {"": made, "_real": real(pictures, others.tolist()),
-            "_reconstructions": decoded(vqgan, maps.indices[others, 0])}
-    return {name + ending: frechet_distance(set_features(batches, features), known)
-            for ending, batches in sets.items()}
+    def found(self, neighbours: Neighbours) -> Neighbours:
+        """The same with the pictures' numbers in the training set, not in the bank."""
+        return Neighbours(neighbours.distances, self.numbers[neighbours.indices])
 
 
 @dataclass(frozen=True)
 class Nearness:
-    """Nearest training pictures of samples and of held-out pictures, by LPIPS (AlexNet)."""
+    """Nearest training pictures of samples and of held-out pictures, by LPIPS (AlexNet).
+
+    held_out_numbers (M,): which held-out pictures; bank: which training pictures they were looked for among.
+    """
 
     samples: Neighbours
     held_out: Neighbours
+    held_out_numbers: Tensor
+    bank: Bank
 
-    def metrics(self, labels: Tensor | None, train: CodeMaps, held_out: CodeMaps) -> dict[str, float]:
-        """`copying`'s numbers, and how often the nearest training picture is of the class asked for."""
-        found = copying(self.samples.distances[:, 0], self.held_out.distances[:, 0])
+    def measures(self, labels: Tensor | None, train: CodeMaps, held_out: CodeMaps) -> Measures:
+        """`copying`'s numbers, and how often the nearest training picture is of the class asked for.
+
+        `bank_images`: how many training pictures there were to be near to.
+        """
+        found = Measures()
+        protocol = {"features": "LPIPS (AlexNet), mirror images, too", "reference": self.bank.words,
+                    "n_generated": len(self.samples.distances), "n_held_out": len(self.held_out.distances),
+                    "size": "at 64 pixels of the longer side", "pixels": "float, decoded"}
+        near, known = (each.distances[:, 0] for each in (self.samples, self.held_out))
+        values = copying(near, known)
+        share = near < torch.quantile(known.float(), USUAL)
+        found.add_shares({"near_share": share}, protocol)
+        for name, distances in (("distance", near), ("distance_held_out", known)):
+            found.add(name, values[name], protocol, resampled_medians(distances))
+        found.add("bank_images", len(self.bank.numbers), {"reference": self.bank.words})
         if labels is not None:
-            found["class_agreement"] = _agreement(self.samples, labels, train)
-            found["class_agreement_held_out"] = _agreement(self.held_out, held_out.labels, train)
+            pairs = {"class_agreement": (self.samples, labels),
+                     "class_agreement_held_out": (self.held_out, held_out.labels[self.held_out_numbers])}
+            found.add_shares({name: train.labels[neighbours.indices[:, 0]] == asked
+                              for name, (neighbours, asked) in pairs.items()}, protocol)
         return found
 
 
-def nearness(vqgan: VQGAN, drawn: Tensor, train: CodeMaps, held_out: CodeMaps, k: int = 1) -> Nearness:
-    """Nearest training pictures of samples (N,3,H,W) and of held-out ones, all as the VQGAN decodes them.
+def nearness(samples: Images, vqgan: VQGAN, maps: tuple[CodeMaps, CodeMaps], embed: Embed, bank: Bank,
+             k: int = 1) -> Nearness:
+    """Nearest training pictures of samples and of HELD_OUT held-out ones, all as the VQGAN decodes them.
 
-    So a sample that repeats a training picture's codes has distance 0, and the VQGAN's blur is on all sides.
+    maps: training and held-out set as codes; embed: `neighbours.lpips_vectors`, on the VQGAN's device. So a sample
+    that repeats a training picture's codes has distance 0, and the VQGAN's blur is on all sides.
     """
-    embed = lpips_vectors(LPIPS.load("alex"))
-    queries = [*drawn.split(AT_ONCE), *decoded(vqgan, held_out.indices[:, 0])]
-    found = nearest(queries, decoded(vqgan, train.indices[:, 0]), embed, k)
-    parts = [len(drawn), len(held_out)]
+    train, held_out = maps
+    numbers = torch.tensor(spread(HELD_OUT, len(held_out)))
+    queries = joined(samples, of_codes(vqgan, held_out.indices[:, 0]).some(numbers))
+    found = bank.found(nearest(queries, of_codes(vqgan, train.indices[:, 0]).some(bank.numbers), embed, k))
+    parts = [len(samples), len(numbers)]
     pairs = zip(found.distances.split(parts), found.indices.split(parts))
-    return Nearness(*(Neighbours(*pair) for pair in pairs))
+    return Nearness(*(Neighbours(*pair) for pair in pairs), numbers, bank)
 
 
-def overlaps(samples: Tensor, train: CodeMaps, held_out: CodeMaps) -> dict[str, float]:
+def overlaps(samples: Tensor, train: CodeMaps, held_out: CodeMaps, bank: Bank,
+             device: torch.device | str = "cpu") -> Measures:
     """Mean over maps of the largest share of codes in common with a training map.
 
-    `code_overlap` of samples (N,h,w), `code_overlap_held_out` of held-out pictures. Both views of training
-    pictures count.
+    `code_overlap` of samples (N,h,w), `code_overlap_held_out` of HELD_OUT held-out pictures. Both views of the bank's
+    pictures count. device: where codes are compared.
     """
-    bank = train.indices.flatten(0, 1).flatten(1)  # (N V, T)
-    return {"code_overlap": float(code_overlap(samples.flatten(1), bank).mean()),
-            "code_overlap_held_out": float(code_overlap(held_out.indices[:, 0].flatten(1), bank).mean())}
+    known = train.indices[bank.numbers].flatten(0, 1).flatten(1)  # (M V, T)
+    some = held_out.indices[torch.tensor(spread(HELD_OUT, len(held_out))), 0]
+    found = Measures()
+    for name, maps in (("code_overlap", samples), ("code_overlap_held_out", some)):
+        found.add_means({name: code_overlap(maps.flatten(1).to(device), known.to(device))},
+                        {"features": "codes", "reference": bank.words}, bounds=(0.0, 1.0))
+    return found
 
 
 def write_pictures(folder: Path, images: Iterable[Tensor], groups: Sequence[str]) -> None:
@@ -123,7 +136,3 @@ def write_pictures(folder: Path, images: Iterable[Tensor], groups: Sequence[str]
             Image.fromarray(pixels).save(place)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
-
-
-def _agreement(found: Neighbours, labels: Tensor, train: CodeMaps) -> float:
-    return float((train.labels[found.indices[:, 0]] == labels).float().mean())

@@ -119,19 +119,37 @@ def predicted(segmenter: Segmenter, images: Tensor, batch_size: int = 64) -> Ten
 
 
 def agreement(segmenter: Segmenter, images: Tensor, masks: Tensor, batch_size: int = 64) -> dict[str, float]:
-    """How far the segmenter finds `masks` (N,H,W) in `images` (N,3,H,W), uint8 or floats in [-1,1].
+    """How far the segmenter finds `masks` (N,H,W) in `images` (N,3,H,W), uint8 or floats in [-1,1]: `scores`."""
+    found = scores(confusions(segmenter, images, masks, batch_size), torch.ones(1, len(masks)))
+    return {name: float(values) for name, values in found.items()}
+
+
+def confusions(segmenter: Segmenter, images: Tensor, masks: Tensor, batch_size: int = 64) -> Tensor:
+    """Pixels of each picture by asked class (rows) and found class: (N,classes,classes) int64 on the CPU.
+
+    images (N,3,H,W), uint8 or floats in [-1,1]; masks (N,H,W).
+    """
+    _check(images, masks, segmenter.classes)
+    found, classes = [], segmenter.classes
+    for part, target in zip(images.split(batch_size), masks.split(batch_size)):
+        pairs = (target.long() * classes + predicted(segmenter, part, batch_size)).flatten(1)  # (B,HW)
+        counts = torch.zeros(len(pairs), classes**2, dtype=torch.int64)
+        found.append(counts.scatter_add_(1, pairs, torch.ones_like(pairs)).unflatten(1, (classes, classes)))
+    return torch.cat(found)
+
+
+def scores(counts: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """Of `confusions` (N,classes,classes), for each row of weights (B,N), how often each picture counts: (B,) each.
 
     pixel_accuracy: share of pixels of the asked class; miou: intersection over union of the pixels of a class in
     the whole set, mean over the classes that the masks or the pictures show. Both in [0,1].
     """
-    from torchmetrics.classification import MulticlassJaccardIndex  # here, for it takes seconds to import
-
-    _check(images, masks, segmenter.classes)
-    jaccard = MulticlassJaccardIndex(segmenter.classes, average="macro")
-    for part, target in zip(images.split(batch_size), masks.split(batch_size)):
-        jaccard.update(predicted(segmenter, part, batch_size), target.long())
-    counts = jaccard.confmat.double()
-    return {"pixel_accuracy": float(counts.trace() / counts.sum()), "miou": float(jaccard.compute())}
+    total = torch.einsum("bn,nij->bij", weights.double(), counts.double())
+    both = total.diagonal(dim1=1, dim2=2)  # (B,classes)
+    union = total.sum(1) + total.sum(2) - both
+    shown = union > 0
+    miou = (both / union.clamp_min(1)).sum(1) / shown.sum(1).clamp_min(1)
+    return {"pixel_accuracy": both.sum(1) / total.sum((1, 2)), "miou": miou}
 
 
 def disturbed(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,52 @@
+"""Obedience as the notebook asks for it: of as many samples as the measure is made for, and with its protocol."""
+
+import pytest
+import torch
+
+from tesserae.data.batches import to_unit
+from tesserae.evaluation import obeyed as module
+from tesserae.evaluation.features import FeatureNetwork
+from tesserae.evaluation.obeyed import Requests, obeyed
+from tesserae.evaluation.streams import Images
+
+LABELS = torch.arange(12) % 2
+NETWORK = FeatureNetwork("colour", "", "colour", "", torch.device("cpu"),
+                         lambda pixels: (to_unit(pixels).mean((2, 3)), None))
+
+
+class Coloured:
+    """Twelve pictures of two colours, one a class."""
+
+    size, labels = 16, LABELS
+
+    def __len__(self):
+        return len(LABELS)
+
+    def batch(self, indices, column="image"):
+        shade = torch.where(LABELS[list(indices)] == 1, 250, 5).to(torch.uint8)
+        pixels = torch.zeros(len(shade), 3, 16, 16, dtype=torch.uint8)
+        pixels[:, 0], pixels[:, 1] = shade[:, None, None], 255 - shade[:, None, None]
+        return pixels
+
+
+@pytest.mark.parametrize(("most", "count"), [(512, 8), (3, 3)])
+def test_at_most_so_many_samples_are_measured(monkeypatch, most, count):
+    monkeypatch.setattr(module, "MOST", most)
+    made = []
+
+    def make(numbers):  # the first four as asked, the others of the other class
+        made.extend(numbers.tolist())
+        wrong = (numbers >= 4).long()
+        return to_unit(Coloured().batch(((LABELS[numbers] + wrong) % 2).tolist()))
+
+    asked = Requests(torch.arange(8), LABELS[:8], {})
+    found, shown = obeyed(Images(8, make), asked, Coloured(), Coloured(), NETWORK, 0)
+    (share, held_out) = found.protocol
+    assert (share["of"], share["n"]) == ("class_share", count)
+    assert len(made) == count
+    assert found.values["class_share"] == (0.5 if count == 8 else pytest.approx(1 / 3))
+    assert found.values["class_share_held_out"] == 1
+    assert share["reference"] == "train split, 12 of 12 pictures, evenly spread"
+    assert share["features"] == "colour"
+    assert held_out["n"] == 12
+    assert shown == {}
