@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tesserae.codebook_params import downsampling
 from tesserae.models.transformer import TransformerConfig
-
-
-def downsampling(size: Mapping[str, Any]) -> int:
-    """f: pixels a side that one code stands for."""
-    return 2 ** (len(size["channel_mult"]) - 1)
 
 
 def code_side(size: Mapping[str, Any]) -> int:
     """Codes a side: of the pictures' maps where the case has pictures, else of the transformer's window."""
-    return size["image_size"] // downsampling(size) if "image_size" in size else size["side"]
+    return size["image_size"] // downsampling(1, size["channel_mult"]) if "image_size" in size else size["side"]
 
 
 def prefix_of(size: Mapping[str, Any]) -> tuple[int, int]:
