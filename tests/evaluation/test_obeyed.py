@@ -6,7 +6,7 @@ import torch
 from tesserae.data.batches import to_unit
 from tesserae.evaluation import obeyed as module
 from tesserae.evaluation.features import FeatureNetwork
-from tesserae.evaluation.obeyed import Requests, obeyed
+from tesserae.evaluation.obeyed import SampleRequest, obeyed
 from tesserae.evaluation.streams import Images
 
 LABELS = torch.arange(12) % 2
@@ -39,7 +39,7 @@ def test_at_most_so_many_samples_are_measured(monkeypatch, most, count):
         wrong = (numbers >= 4).long()
         return to_unit(Coloured().batch(((LABELS[numbers] + wrong) % 2).tolist()))
 
-    asked = Requests(torch.arange(8), LABELS[:8], {})
+    asked = SampleRequest(torch.arange(8), LABELS[:8], {})
     found, shown = obeyed(Images(8, make), asked, Coloured(), Coloured(), NETWORK, 0)
     (share, held_out) = found.protocol
     assert (share["of"], share["n"]) == ("class_share", count)

@@ -116,8 +116,8 @@ def record(condition: Condition) -> dict:
 def make_prefix(conditions: Sequence[Condition], told: Told) -> Tensor:
     """The tokens of all conditions, (B,P) int64.
 
-    Raises TesseraeError where one was not told what it needs, or was told what its vocabulary lacks: counted on from
-    the vocabularies before it, such a token would be another condition's.
+    Raises TesseraeError where a condition lacks its values, or where a value lies outside its vocabulary: added to
+    the sizes of the vocabularies before it, such a token would be another condition's.
     """
     parts, before = [], 0
     for condition in conditions:

@@ -23,8 +23,8 @@ TAUGHT = 2000  # training pictures that the segmenter is fitted to: it sees that
 
 
 @dataclass(frozen=True)
-class Requests:
-    """What samples were drawn for: the held-out pictures `chosen` (N,), and their classes (N,) where these were told.
+class SampleRequest:
+    """What samples are conditioned on: the held-out pictures `chosen` (N,), and their classes (N,) or None.
 
     views: the maps among the conditions.
     """
@@ -33,12 +33,12 @@ class Requests:
     labels: Tensor | None
     views: Mapping[str, View]
 
-    def some(self, numbers: Tensor) -> Requests:
+    def some(self, numbers: Tensor) -> SampleRequest:
         """Those of these samples."""
-        return Requests(self.chosen[numbers], None if self.labels is None else self.labels[numbers], self.views)
+        return SampleRequest(self.chosen[numbers], None if self.labels is None else self.labels[numbers], self.views)
 
 
-def obeyed(samples: Images, asked: Requests, train: Pictures, held_out: Pictures, network: FeatureNetwork,
+def obeyed(samples: Images, asked: SampleRequest, train: Pictures, held_out: Pictures, network: FeatureNetwork,
            seed: int) -> tuple[Measures, dict[str, Tensor]]:
     """Numbers, and pictures that go with them, of MOST of the samples; all is computed where the network is.
 
@@ -58,7 +58,7 @@ def obeyed(samples: Images, asked: Requests, train: Pictures, held_out: Pictures
     return found, shown
 
 
-def _to_the_true_ones(drawn: Tensor, asked: Requests, held_out: Pictures, device: torch.device) -> Measures:
+def _to_the_true_ones(drawn: Tensor, asked: SampleRequest, held_out: Pictures, device: torch.device) -> Measures:
     found, real = Measures(), held_out.batch(asked.chosen.tolist())
     each = lpips_to_own_and_other(drawn, real, LPIPS.load("alex").to(device), asked.chosen, device=device)
     found.add_means(each, {"features": "LPIPS (AlexNet)",
