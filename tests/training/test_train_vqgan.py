@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import math
+import shutil
 
 import datasets
 import numpy as np
@@ -14,7 +15,9 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from tesserae import VQGAN, tracking
+from tesserae.data.pictures import Pictures
 from tesserae.errors import TesseraeError
+from tesserae.evaluation.images import reconstruction_metrics
 from tesserae.models.perceptual import LPIPS
 from tesserae.stage import Stage
 from tesserae.training import loop
@@ -80,6 +83,14 @@ def project(tmp_path, monkeypatch, raw_params):
         monkeypatch.chdir(root)
         return Stage.open("vqgan", "image")
     return open_stage
+
+
+def test_a_column_without_masks_is_refused_before_any_step(project):
+    stage = project(view="segmentation", pixel_loss="cross_entropy", perceptual_weight=0.0, gan_loss="none",
+                    discriminator="patch")
+    with pytest.raises(TesseraeError, match=r"^vqgan\.image\.column = 'image' holds no masks"):
+        train_vqgan(stage, lambda _: None)
+    assert not (stage.root / "models").exists()
 
 
 def outcome(stage):
@@ -312,3 +323,26 @@ def test_every_quantizer_learns_and_shows_its_terms(project, quantizer):
 
 def test_the_gumbel_schedule_is_half_a_cosine():
     assert [round(trainer.annealed(0.9, 0.1, done), 6) for done in (0.0, 0.5, 1.0, 1.2)] == [0.9, 0.5, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(("view", "channels"), [("image", 3), ("edges", 1), ("low_resolution", 3)])
+def test_a_paired_column_in_grey_and_in_colours_is_learned(project, view, channels):
+    """Some of its pictures are grey, some in colours, one has a palette: the network has the view's channels."""
+    plain = {"perceptual_weight": 0.0, "gan_loss": "none", "steps": 2, "warmup": 0}
+    stage = project(view=view, column="photo", **plain)
+    modes = ["L", "RGB", "L", "P"]
+    for split in ("train", "validation"):
+        place = stage.path("prepared") / split
+        rows = datasets.load_from_disk(str(place)).map(
+            lambda row, number: {"photo": row["image"].convert(modes[number % 4])}, with_indices=True,
+            features=datasets.Features({name: datasets.Image() if name in ("image", "photo") else
+                                        datasets.Value("string") for name in ("image", "path", "sha", "photo")}),
+            keep_in_memory=True)
+        shutil.rmtree(place)
+        rows.save_to_disk(str(place))
+    progress = train_vqgan(stage, say=lambda _: None)
+    assert progress.step == 2
+    model = VQGAN.from_pretrained(stage.root / "models" / "vqgan-image")
+    assert (model.config.in_channels, model.config.out_channels) == (channels, channels)
+    found = reconstruction_metrics(model, Pictures.load(stage.path("prepared"), "validation"), range(6), 4)
+    assert all(math.isfinite(value) for value in found.values())

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tesserae.data.scales import NO_RANGES, Held, Ranges
+
 Measures = dict[str, Tensor]  # (B,) each
 
 
@@ -20,7 +22,8 @@ class View:
 
     kind: its name in params.yaml. channels: of the seen form and of the decoder's output. judged: the measure of
     reconstructions whose best model is kept; the smaller the better. perceptual: whether LPIPS and a discriminator
-    make sense of it. smooth: whether it may be interpolated.
+    make sense of it. smooth: whether it may be interpolated. ranges: the scale of its column's files of more than 8
+    bits, by which a picture from elsewhere is read.
     """
 
     kind = "image"
@@ -29,28 +32,28 @@ class View:
     perceptual = True
     smooth = True
 
-    def __init__(self, column: str = "image") -> None:
-        self.column = column
+    def __init__(self, column: str = "image", ranges: Ranges = NO_RANGES) -> None:
+        self.column, self.ranges = column, ranges
 
     @classmethod
     def found_in(cls, pictures, column: str) -> View:
         """The view of a column of these Pictures. Raises PicturesError where it is none."""
         pictures.check_column(column)
-        return cls(column)
+        return cls(column, pictures.held.get(column, Held()).ranges)
 
     @classmethod
     def recorded(cls, config) -> View:
         """The view that a VQGANConfig tells of."""
-        return cls(config.column)
+        return cls(config.column, Ranges(config.whole_range, config.float_range))
 
     def record(self) -> dict:
         """What VQGANConfig keeps of it, for `recorded`."""
         return {"view": self.kind, "column": self.column, "in_channels": self.channels,
-                "out_channels": self.channels}
+                "out_channels": self.channels, "whole_range": self.ranges.whole, "float_range": self.ranges.floats}
 
     def stored(self, pictures, indices: Sequence[int] | np.ndarray) -> Tensor:
         """The stored form of some pictures, (B,c,H,W) uint8 or int32."""
-        return pictures.batch(indices, self.column)
+        return pictures.batch(indices, self.column, "colour")
 
     def seen(self, stored: Tensor) -> Tensor:
         """Stored form -> what the encoder reads, (B,channels,H,W) float32."""
@@ -59,6 +62,14 @@ class View:
     def drawn(self, seen: Tensor) -> Tensor:
         """Seen form, or the decoder's output -> pictures to look at, (B,3,H,W) in [-1,1]."""
         return seen.float().clamp(-1, 1)
+
+    def notes(self, splits: Sequence, block: str) -> list[str]:
+        """What to say of these Pictures before training, a sentence each; block: its place in params.yaml."""
+        return []
+
+    def legend(self, drawn: Tensor) -> list:
+        """What colours of pictures that `drawn` gave stand for, `data.palette.Entry` each; [] for mere colours."""
+        return []
 
     def measures(self, made: Tensor, real: Tensor) -> Mapping[str, Tensor]:
         """How near reconstructions are, beside what `evaluation.images` measures of pictures: (B,) each."""

@@ -28,7 +28,7 @@ class Edges(View):
     perceptual = False
 
     def stored(self, pictures, indices) -> Tensor:
-        return self.of_picture(pictures.batch(indices, self.column))
+        return self.of_picture(pictures.batch(indices, self.column, "colour"))
 
     def seen(self, stored: Tensor) -> Tensor:
         return stored.to(torch.float32) / 127.5 - 1

@@ -17,7 +17,7 @@ class LowResolution(View):
     kind = "low_resolution"
 
     def stored(self, pictures, indices) -> Tensor:
-        return self.of_picture(pictures.batch(indices, self.column))
+        return self.of_picture(pictures.batch(indices, self.column, "colour"))
 
     def of_picture(self, images: Tensor) -> Tensor | None:
         size = images.shape[-2:]
