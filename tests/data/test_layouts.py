@@ -6,9 +6,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from tesserae.data.layouts import LayoutError, draw_layout, read_layout, write_layout
+from tesserae.data.palette import class_colours
 from tesserae.data.scenes import SEGMENT_NAMES, SEGMENT_PALETTE
 
 CLASSES = len(SEGMENT_NAMES)
@@ -76,10 +77,78 @@ def test_other_colours_go_to_the_nearest_and_are_counted(tmp_path, indices):
     assert np.array_equal(found, indices)
 
 
-def test_only_colours_of_existing_classes_are_found(tmp_path):
+def test_colours_of_no_class_are_refused(tmp_path):
     path = saved(tmp_path, coloured(np.full((2, 2), CLASSES - 1)))
-    with pytest.warns(UserWarning, match="4 of 4"):
-        assert int(read_layout(path, 3, SEGMENT_PALETTE).max()) < 3
+    with pytest.raises(LayoutError, match="no layout of these classes: 100% of it has the colour of none"):
+        read_layout(path, 3, SEGMENT_PALETTE)
+
+
+@pytest.mark.parametrize("classes", [9, 182, 255])
+def test_a_photograph_is_no_layout(tmp_path, classes):
+    noise = np.random.default_rng(0).normal(0, 40, (12, 12, 3))
+    photo = Image.fromarray((128 + noise).clip(0, 255).astype(np.uint8)).resize((96, 96), Image.Resampling.BICUBIC)
+    with pytest.raises(LayoutError, match="is no layout of these classes"):
+        read_layout(saved(tmp_path, photo), classes, class_colours())
+
+
+def blots(classes, side=160):
+    """A painted layout: smooth regions of many classes."""
+    coarse = np.random.default_rng(classes).integers(0, classes, (6, 6)).astype(np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.NEAREST).rotate(20, fillcolor=1))
+
+
+@pytest.mark.parametrize("classes", [9, 150, 182, 255])
+@pytest.mark.parametrize("quality", [95, 75])
+def test_a_painted_layout_comes_back_from_a_jpeg(tmp_path, classes, quality):
+    layout, path = blots(classes), tmp_path / "mine.jpg"
+    Image.fromarray(np.array(class_colours(), np.uint8)[layout]).save(path, quality=quality)
+    with pytest.warns(UserWarning, match="given the nearest one, small patches what surrounds them"):
+        found = read_layout(path, classes, class_colours()).numpy()
+    assert (found == layout).mean() > 0.96  # but for the outlines
+    assert np.isin(found, layout).mean() > 0.999  # no class by chance, where two colours run into each other
+
+
+def test_soft_borders_become_one_class_or_the_other(tmp_path):
+    layout = blots(182)
+    large = Image.fromarray(np.array(class_colours(), np.uint8)[layout.repeat(4, 0).repeat(4, 1)])
+    path = saved(tmp_path, large.resize((160, 160), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(0.7)))
+    with pytest.warns(UserWarning, match="nearest one"):
+        found = read_layout(path, 182, class_colours()).numpy()
+    assert (found == layout).mean() > 0.97
+    assert np.isin(found, layout).mean() > 0.999
+
+
+def test_lines_of_one_pixel_stay_where_colours_are_exact(tmp_path):
+    layout = np.zeros((32, 32), np.uint8)
+    layout[:, 9], layout[20, 20] = 5, 7
+    path = saved(tmp_path, Image.fromarray(np.array(class_colours(), np.uint8)[layout]))
+    assert np.array_equal(read_layout(path, 182, class_colours()), layout)
+
+
+@pytest.mark.parametrize("save", [
+    lambda layout, colours: Image.fromarray(layout),  # indices
+    lambda layout, colours: Image.fromarray(layout).convert("RGB"),  # indices, as programs save grey in colour
+    lambda layout, colours: Image.fromarray(colours[layout]),
+    lambda layout, colours: Image.fromarray(colours[layout]).quantize(8, dither=Image.Dither.NONE),  # numbered anew
+])
+def test_void_of_a_layout_is_void(tmp_path, save):
+    layout = blots(3).copy()
+    layout[:40] = 255
+    path = saved(tmp_path, save(layout, np.array(class_colours(), np.uint8)))
+    found = read_layout(path, 3, class_colours(), None, 255, class_colours()[255])
+    assert np.array_equal(found, layout)
+
+
+def test_void_that_nobody_expects_is_named(tmp_path):
+    path = saved(tmp_path, Image.fromarray(np.full((4, 5), 255, np.uint8)))
+    with pytest.raises(LayoutError, match=r"255 at 20 pixels.* 255 usually marks void, which ignore_index: 255"):
+        read_layout(path, 3, class_colours())
+
+
+def test_grey_jpegs_of_indices_are_refused(tmp_path):
+    Image.fromarray(blots(9)).save(tmp_path / "mine.jpg")
+    with pytest.raises(LayoutError, match="a JPEG or the like in grey, which smears the borders"):
+        read_layout(tmp_path / "mine.jpg", 9, class_colours())
 
 
 @pytest.mark.parametrize("make", [Image.fromarray, coloured])

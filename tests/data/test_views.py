@@ -150,13 +150,106 @@ def test_masks_without_a_palette_get_colours_far_apart():
     assert apart.min() > 30
 
 
-def test_the_split_with_most_classes_decides():
+def test_all_splits_together_decide_the_classes():
     few, many = (pictures_of(image=smooth(2), segmentation=[painted(mask) for mask in masks(2, classes)])
                  for classes in (2, 3))
     assert make_view("segmentation", "segmentation", few, many).colours == PALETTE
     assert make_view("segmentation", "segmentation", many, few).colours == PALETTE
     narrow = make_view("segmentation", "segmentation", few)
-    assert narrow.seen(narrow.stored(many, [0])).shape[1] == 2  # what it never saw counts as its last class
+    with pytest.raises(PicturesError, match=r"holds the index 2, and this VQGAN's classes are 0 to 1: .* dvc repro"):
+        narrow.stored(many, [0])  # it is no other class
+
+
+def with_void(count=COUNT, classes=3, void=255):
+    """Masks whose left third is void."""
+    found = masks(count, classes)
+    found[:, :, :SIDE // 3] = void
+    found[:, -1, -1] = classes - 1
+    return found
+
+
+@pytest.mark.parametrize("highest", [2, 170])
+def test_void_is_no_class_where_the_parameter_says_so(highest):
+    pictures = pictures_of(image=smooth(COUNT), segmentation=with_void(classes=highest + 1))
+    view = make_view("segmentation", "segmentation", pictures, ignore_index=255)
+    assert view.channels == highest + 1
+    assert make_view("segmentation", "segmentation", pictures).channels == 256
+    seen = view.seen(view.stored(pictures, range(COUNT)))
+    assert (seen[..., :SIDE // 3] == 0).all()  # no channel is set
+    assert (seen[..., SIDE // 3:].sum(1) == 1).all()
+    drawn = ((view.drawn(seen) + 1) * 127.5).round()
+    assert (drawn[..., :SIDE // 3] == 0).all()  # black
+    assert view.legend(view.drawn(seen))[-1] == ("void", (0, 0, 0))
+    assert (view.targets(view.stored(pictures, range(COUNT)))[..., :SIDE // 3] == -100).all()  # as torch's losses
+
+
+@pytest.mark.parametrize("void", [0, 1, 255])
+def test_what_is_painted_over_void_changes_no_measure(void):
+    pictures = pictures_of(image=smooth(COUNT), segmentation=with_void(void=void))
+    view = make_view("segmentation", "segmentation", pictures, ignore_index=void)
+    seen = view.seen(view.stored(pictures, range(COUNT)))
+    made = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0))
+    other = torch.where(seen.any(1, keepdim=True), made, made.roll(1, 1))
+    first, second = view.measures(made, seen), view.measures(other, seen)
+    assert all(torch.equal(first[name], second[name]) for name in ("error", "pixel_accuracy", "miou"))
+    perfect = view.measures(torch.where(seen.any(1, keepdim=True), 5 * seen, made), seen)
+    assert perfect["error"].abs().max() == 0
+    assert perfect["miou"].min() == 1
+
+
+def test_a_mask_of_void_alone_has_no_measure():
+    nothing = Classes("segmentation", PALETTE, 255).measures(torch.randn(1, 3, 4, 4), torch.zeros(1, 3, 4, 4))
+    assert all(values.isnan().all() for values in nothing.values())
+
+
+def test_a_view_with_void_is_kept_with_its_network():
+    pictures = pictures_of(image=smooth(COUNT), segmentation=with_void())
+    view = make_view("segmentation", "segmentation", pictures, ignore_index=255)
+    assert vars(view_of(VQGANConfig(**view.record()))) == vars(view)
+    older = {name: value for name, value in view.record().items() if name not in ("ignore_index", "void_colour")}
+    assert view_of(VQGANConfig(**older)).ignore_index == -1  # models that know nothing of it
+
+
+def test_a_colour_of_void_in_the_masks_own_palette_is_kept():
+    palette = [*PALETTE, *[(0, 0, 0)] * 252, (224, 224, 192)]
+    pictures = pictures_of(image=smooth(COUNT), segmentation=[painted(mask, palette) for mask in with_void()])
+    view = make_view("segmentation", "segmentation", pictures, ignore_index=255)
+    assert view.colours == PALETTE
+    assert view.void == (224, 224, 192)
+
+
+@pytest.mark.parametrize("column", ["image", "photo", "depth", "thermal"])
+def test_a_column_without_masks_is_refused_with_its_key(column):
+    pictures = pictures_of(image=smooth(COUNT), photo=smooth(COUNT, seed=1), depth=depths(), segmentation=masks(),
+                           thermal=np.arange(256, dtype=np.uint8).reshape(1, 16, 16).repeat(COUNT, 0))
+    with pytest.raises(PicturesError, match=r"holds no masks.*name segmentation") as caught:
+        make_view("segmentation", column, pictures, key="vqgan.layout.column")
+    assert str(caught.value).startswith(f"vqgan.layout.column = '{column}' holds no masks")
+    assert "\n" not in str(caught.value)
+
+
+def test_masks_with_palettes_go_by_any_name():
+    pictures = pictures_of(image=smooth(COUNT), parts=[painted(mask) for mask in masks()])
+    assert make_view("segmentation", "parts", pictures).channels == 3
+
+
+@pytest.mark.parametrize(("ignore_index", "highest", "said"), [
+    (-1, 255, ["vqgan.layout.ignore_index: 255 leaves", "occur in no mask"]),
+    (255, 255, []), (255, 2, ["vqgan.layout.ignore_index = 255 occurs in no mask"]), (-1, 2, []),
+])
+def test_what_is_said_before_training(ignore_index, highest, said):
+    found = with_void() if highest == 255 else masks()
+    pictures = pictures_of(image=smooth(COUNT), segmentation=found)
+    view = make_view("segmentation", "segmentation", pictures, ignore_index=ignore_index)
+    notes = view.notes([pictures], "vqgan.layout")
+    assert len(notes) == len(said)
+    assert all(words in note for words, note in zip(said, notes))
+
+
+def test_nothing_but_void_is_refused():
+    pictures = pictures_of(image=smooth(1), segmentation=np.full((1, 16, 16), 255, np.uint8))
+    with pytest.raises(PicturesError, match="nothing but the index 255, which ignore_index leaves out"):
+        make_view("segmentation", "segmentation", pictures, ignore_index=255)
 
 
 def test_measures_of_classes_by_hand():

@@ -118,6 +118,26 @@ def test_agreement_of_perfect_masks_is_one_and_else_torchmetrics():
     assert found["miou"] == pytest.approx(float(multiclass_jaccard_index(wrong, masks, 4)), rel=1e-5)
 
 
+NO_CLASS = -100
+
+
+def test_pixels_of_no_class_are_neither_learned_from_nor_judged():
+    images, masks = toy(32)
+    void = torch.where(torch.rand(masks.shape, generator=torch.Generator().manual_seed(0)) < 0.3, NO_CLASS,
+                       masks.to(torch.int16))
+    void[0] = NO_CLASS  # a picture of nothing else
+    segmenter = fit_segmenter(images, void, 3, steps=40, batch_size=8)
+    assert agreement(segmenter, *toy(16, seed=1))["pixel_accuracy"] > 0.9
+    answers = torch.randint(0, 4, (5, 8, 8), generator=torch.Generator().manual_seed(0))
+    asked = answers.clone()
+    asked[:, :3], asked[4] = NO_CLASS, NO_CLASS
+    images = torch.arange(5.0)[:, None, None, None].expand(5, 3, 8, 8)
+    assert agreement(Answer(answers, 6), images, asked, 2) == {"pixel_accuracy": 1.0, "miou": 1.0}
+    wrong = answers.clone()
+    wrong[:, :3] = (wrong[:, :3] + 1) % 4
+    assert agreement(Answer(wrong, 6), images, asked, 2) == {"pixel_accuracy": 1.0, "miou": 1.0}
+
+
 def test_disturbing_keeps_the_picture_and_follows_the_generator():
     images = to_unit(toy(32)[0])
     twice = [disturbed(images, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]

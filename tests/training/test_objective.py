@@ -320,6 +320,29 @@ def test_cross_entropy_by_hand():
     assert found["pixel"].item() == pytest.approx(-(math.log(1 / 4) + math.log(3 / 4)) / 2)
 
 
+def test_cross_entropy_is_over_the_pixels_of_a_class():
+    """Void has no channel set: neither the loss nor a gradient knows what is painted there."""
+    x = torch.eye(3)[torch.randint(3, (2, 4, 4), generator=torch.Generator().manual_seed(0))].permute(0, 3, 1, 2)
+    x = x.contiguous()
+    x[0, :, :, :3] = 0
+    logits = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    weights = Weights(pixel_loss="cross_entropy", perceptual_weight=0.0)
+    found = reconstruction_loss(x, logits, weights, None)["pixel"]
+    each = -(x * logits.log_softmax(1)).sum(1)
+    assert found.item() == pytest.approx((each.sum() / (32 - 12)).item(), rel=1e-6)
+    gradient, = torch.autograd.grad(found, logits)
+    assert gradient[0, :, :, :3].abs().max() == 0
+    assert gradient[1].abs().min() > 0
+
+
+def test_a_batch_of_void_alone_has_no_loss():
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    weights = Weights(pixel_loss="cross_entropy", perceptual_weight=0.0)
+    found = reconstruction_loss(torch.zeros(1, 3, 4, 4), logits, weights, None)["pixel"]
+    assert found.item() == 0
+    assert torch.autograd.grad(found, logits)[0].abs().max() == 0
+
+
 @pytest.mark.parametrize(("share", "judged"), [(1.0, 8), (0.5, 4), (0.25, 2), (0.01, 1)])
 def test_lpips_judges_a_share_of_the_batch(share, judged):
     """The mean of those it judges: so its weight does not fall with the share."""

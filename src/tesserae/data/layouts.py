@@ -5,6 +5,7 @@ A layout is (H,W) int64, at each pixel the index of its class.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,18 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from tesserae.data.decode import Rejected, to_rgb, upright
+from tesserae.data.masks import is_lossy
+from tesserae.data.palette import VOID
+from tesserae.data.regions import without_patches
 from tesserae.data.scenes import SEGMENT_NAMES
 from tesserae.errors import TesseraeError
 
 Palette = Sequence[Sequence[int]]  # (r, g, b) of each class, 0 to 255
+TOLERANCE = 12  # of colours, in `_LUMA_CHROMA`: so far a JPEG moves plain areas, and more
+SLIGHT = 6.5  # so little may be chance in a JPEG alone
+PLAIN, LEAST = 8, 0.25  # of a layout, at least that share of the pixels is so near to its class's colour
+_LUMA_CHROMA = np.array([[0.598, 1.174, 0.228], [-0.168736, -0.331264, 0.5],
+                         [0.5, -0.418688, -0.081312]])  # RGB -> twice the luma, Cb, Cr, which JPEGs keep less well
 FINER = 4  # a drawn layout is painted that many times as large and then thinned: smooth outlines, no mixed pixels
 
 
@@ -30,34 +39,44 @@ class LayoutError(TesseraeError, ValueError):
 
 
 def read_layout(path: str | Path, classes: int, palette: Palette | None = None,
-                size: tuple[int, int] | None = None) -> Tensor:
-    """A picture file as a layout: (H,W) int64 in [0, classes).
+                size: tuple[int, int] | None = None, ignore_index: int = -1, void: Sequence[int] = ()) -> Tensor:
+    """A picture file as a layout: (H,W) int64 in [0, classes), or ignore_index.
 
     Grey pictures, and such with a palette of their own, hold the indices themselves; but where each colour used
     is one of `palette`, a palette picture is read by its colours, since painting programs number them anew.
     Coloured pictures are read by the nearest colour of `palette`, with a warning that counts the pixels which
-    had none exactly. size: (H,W) to fit, by cutting the middle and taking nearest pixels; None: as it is.
-    Turned upright by its EXIF. Raises LayoutError.
+    had none exactly; small patches where colours run into each other, in JPEGs or under soft brushes, become what
+    surrounds them. ignore_index: the index of pixels of no class, which have the colour `void`; -1: there is none.
+    size: (H,W) to fit, by cutting the middle and taking nearest pixels; None: as it is. Turned upright by its EXIF.
+    Raises LayoutError, also where most pixels have the colour of no class.
     """
     path = Path(path)
-    picture = _opened(path)
+    picture, lossy = _opened(path)
     if picture.mode == "F":
         raise LayoutError(f"{path} holds floats, and a layout is made of whole numbers: save it as PNG.")
-    known = None if palette is None else np.asarray(palette, dtype=np.int64)[:classes]
+    known, meant = None, np.arange(classes)
+    if palette is not None:
+        known = np.asarray([*palette[:classes], *([void] if len(void) and ignore_index >= 0 else [])], dtype=np.int64)
+        meant = np.array([*range(classes), ignore_index])[:len(known)]  # the index that each colour stands for
     if picture.mode in ("1", "L", "LA", "La", "P", "PA") or picture.mode.startswith("I"):
         indices = _indices(picture)
+        if lossy and len(np.unique(indices)) > 2:
+            raise LayoutError(f"{path} is a JPEG or the like in grey, which smears the borders between indices: save "
+                              "it as PNG, or paint with the classes' colours.")
         own = _own_colours(picture)
         if own is not None and known is not None:
-            indices = _renumbered(indices, own, known)
-        return torch.from_numpy(_checked(_fitted(indices, size), classes, path))
+            indices = _renumbered(indices, own, known, meant)
+        return torch.from_numpy(_checked(_fitted(indices, size), classes, ignore_index, path))
     if known is None:
         raise LayoutError(f"{path} is a coloured picture, and there is no palette to read it by: save it as a grey "
                           f"picture of indices from 0 to {classes - 1}.")
     try:
-        colours = _fitted(np.asarray(to_rgb(picture), dtype=np.int64), size)
+        colours = np.asarray(to_rgb(picture), dtype=np.int64)
     except Rejected as reason:
         raise LayoutError(f"{path} cannot be read as a layout: {reason}; save it as PNG.") from None
-    return torch.from_numpy(_by_colour(colours, known, path))
+    if not lossy and _are_indices(colours, known):
+        return torch.from_numpy(_checked(_fitted(colours[..., 0], size), classes, ignore_index, path))
+    return torch.from_numpy(_fitted(meant[_by_colour(_bounded(colours, size), known, lossy, path)], size))
 
 
 def write_layout(path: str | Path, layout: Tensor, palette: Palette) -> None:
@@ -67,9 +86,12 @@ def write_layout(path: str | Path, layout: Tensor, palette: Palette) -> None:
     picture.save(path, "PNG")
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path) -> tuple[Image.Image, bool]:
+    """The picture, and whether its file keeps no exact values."""
     try:
-        return upright(path.read_bytes())
+        content = path.read_bytes()
+        picture = upright(content)
+        return picture, is_lossy(Image.open(io.BytesIO(content)).format, content)
     except FileNotFoundError:
         raise LayoutError(f"{path} does not exist: name the picture file that holds the layout.") from None
     except OSError as error:
@@ -89,37 +111,75 @@ def _own_colours(picture: Image.Image) -> np.ndarray | None:
     return np.asarray(palette, dtype=np.int64).reshape(-1, 3) if palette else None
 
 
-def _renumbered(indices: np.ndarray, own: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _renumbered(indices: np.ndarray, own: np.ndarray, known: np.ndarray, meant: np.ndarray) -> np.ndarray:
     """Indices into the picture's palette -> classes of the same colours, if all used colours are classes'."""
     used = np.unique(indices)
     if used.max() >= len(own):
         return indices
     same = (own[used, None] == known).all(-1)  # (used,classes)
-    own_first = [number < len(known) and same[place, number] for place, number in enumerate(used)]
+    own_first = [bool((same[place] & (meant == number)).any()) for place, number in enumerate(used)]
     if not same.any(1).all() or all(own_first):
         return indices
-    return same.argmax(1)[np.searchsorted(used, indices)]
+    return meant[same.argmax(1)][np.searchsorted(used, indices)]
 
 
-def _by_colour(colours: np.ndarray, known: np.ndarray, path: Path) -> np.ndarray:
-    """(H,W,3) -> the nearest of the known colours (C,3), (H,W) int64; warns where it is not the same."""
+def _are_indices(colours: np.ndarray, known: np.ndarray) -> bool:
+    """Whether a picture (H,W,3) is grey, as programs save indices in colour, and its greys are not the classes'."""
+    if (colours != colours[..., :1]).any():
+        return False
+    greys = {int(colour[0]) for colour in known if len(set(colour.tolist())) == 1}
+    return not set(np.unique(colours).tolist()) <= greys
+
+
+def _by_colour(colours: np.ndarray, known: np.ndarray, lossy: bool, path: Path) -> np.ndarray:
+    """(H,W,3) -> the nearest of the known colours (C,3), (H,W) int64; warns where it is not the same.
+
+    Near is by luma, which JPEGs keep better, more than by chroma. Raises LayoutError where most are near none.
+    """
     packed = colours @ np.array([1 << 16, 1 << 8, 1])
     every, place = np.unique(packed, return_inverse=True)
-    apart = np.stack([every >> 16, every >> 8 & 255, every & 255], 1)[:, None] - known  # (M,C,3)
-    distance = np.square(apart).sum(-1)
-    strange = int((distance.min(1) > 0)[place].sum())
+    place = place.reshape(packed.shape)
+    own = np.stack([every >> 16, every >> 8 & 255, every & 255], 1) @ _LUMA_CHROMA.T
+    classes = known @ _LUMA_CHROMA.T
+    nearest, distance = np.empty(len(every), dtype=np.int64), np.empty(len(every))
+    for start in range(0, len(every), 4096):  # of as many colours at once as fit into little memory
+        squares = np.square(own[start:start + 4096, None] - classes).sum(-1)
+        nearest[start:start + 4096] = squares.argmin(1)
+        distance[start:start + 4096] = np.sqrt(squares.min(1))
+    strange, unsure = int((distance > 1e-6)[place].sum()), float((distance > PLAIN)[place].mean())
+    if unsure > 1 - LEAST:
+        raise LayoutError(f"{path} is no layout of these classes: {unsure:.0%} of it has the colour of none; "
+                          "paint with their colours and save it as PNG, or save a grey picture of indices.")
     if strange:
-        warnings.warn(f"{path}: {strange} of {packed.size} pixels have no colour of the palette exactly and were "
-                      "given the nearest one.", stacklevel=3)
-    return distance.argmin(1)[place].reshape(packed.shape)
+        warnings.warn(f"{path}: {strange} of {place.size} pixels have no colour of the palette exactly and were "
+                      "given the nearest one, small patches what surrounds them.", stacklevel=3)
+    sure = distance <= (1e-6 if lossy else SLIGHT)
+    return without_patches(nearest[place], (distance <= _tolerance(classes))[place], sure[place])
 
 
-def _checked(indices: np.ndarray, classes: int, path: Path) -> np.ndarray:
-    wrong = indices[(indices < 0) | (indices >= classes)]
+def _tolerance(classes: np.ndarray) -> float:
+    """How far a colour may lie from its class's: half of the way to the next one, at most TOLERANCE."""
+    squares = np.square(classes[:, None] - classes).sum(-1)
+    apart = squares[squares > 0].min(initial=(2 * TOLERANCE) ** 2)
+    return min(TOLERANCE, float(np.sqrt(apart)) / 2)
+
+
+def _checked(indices: np.ndarray, classes: int, ignore_index: int, path: Path) -> np.ndarray:
+    wrong = indices[((indices < 0) | (indices >= classes)) & (indices != ignore_index)]
     if wrong.size:
+        usual = (f"; {VOID} usually marks void, which ignore_index: {VOID} in the VQGAN's block leaves out"
+                 if VOID in wrong else "")
         raise LayoutError(f"{path} holds the index {wrong.max()} at {wrong.size} pixels, and the classes are 0 to "
-                          f"{classes - 1}: paint with these, or save colours as an RGB picture.")
+                          f"{classes - 1}: paint with these, or save colours as an RGB picture{usual}.")
     return indices
+
+
+def _bounded(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """A large picture at a few times the size that is wanted: enough to tell patches from classes."""
+    if size is None:
+        return pixels
+    times = min(4, *(have // want for have, want in zip(pixels.shape, size)))
+    return _fitted(pixels, (size[0] * times, size[1] * times)) if times > 1 else pixels
 
 
 def _fitted(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

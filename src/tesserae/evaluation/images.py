@@ -26,9 +26,12 @@ def reconstruction_metrics(model: VQGAN, pictures: Pictures, indices: Sequence[i
 
 
 def mean_metrics(each: dict[str, Tensor], counts: Tensor) -> dict[str, float]:
-    """What `reconstruction_metrics` tells of pictures, from the measures of each, (N,), and counts of codes (K,)."""
+    """What `reconstruction_metrics` tells of pictures, from the measures of each, (N,), and counts of codes (K,).
+
+    Pictures that have no measure, NaN, are left out of its mean.
+    """
     statistics = usage_statistics(counts)
-    means = {name: float(values.double().mean()) for name, values in each.items()}
+    means = {name: float(values.double().nanmean()) for name, values in each.items()}
     return means | {name: statistics[name] for name in ("usage", "perplexity")}
 
 

@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tesserae.data.batches import batch_indices, to_unit
+from tesserae.data.palette import NO_CLASS
 from tesserae.errors import TesseraeError
 
 WARMUP = 0.1  # share of the training in which the rate rises
@@ -73,15 +74,21 @@ def fit_segmenter(images: Tensor, masks: Tensor, classes: int, steps: int = 350,
                   seconds: float = 0.0, lr: float = 2e-2, dtype: torch.dtype = torch.float32,
                   device: torch.device | str = "cpu",
                   progress: Callable[[int, int], None] | None = None) -> Segmenter:
-    """Fit a segmenter on pictures (N,3,H,W) uint8 and their masks (N,H,W) of indices below `classes`.
+    """Fit a segmenter on pictures (N,3,H,W) uint8 and their masks (N,H,W) of indices below `classes`, or NO_CLASS.
 
     Cross-entropy, AdamW, a rate that rises and falls as a cosine to 0; half of the pictures are mirrored, all are
     softened, tinted and grained by lot. `seconds`: end, with the fall of the rate fitted in, after this time; 0:
     after `steps`, and then the weights follow from (pictures, seed) alone. dtype: torch.bfloat16 where the
     hardware is quick at it. progress(done, steps). The global generators stay as they are. Returns it in eval
-    mode, frozen. Raises TesseraeError where masks and pictures do not fit.
+    mode, frozen. Raises TesseraeError where masks and pictures do not fit, or no pixel has a class.
     """
     _check(images, masks, classes)
+    masks = masks.to(torch.int16)
+    taught = (masks != NO_CLASS).flatten(1).any(1)
+    if not taught.any():
+        raise TesseraeError("no pixel of the masks has a class: a segmenter needs pictures with masks.")
+    if not taught.all():
+        images, masks = images[taught], masks[taught]
     device, generator = torch.device(device), torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
@@ -102,7 +109,7 @@ def fit_segmenter(images: Tensor, masks: Tensor, classes: int, steps: int = 350,
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             logits = segmenter.folded(x)  # (B,classes,pp,h,w)
         target = segmenter.fold(target[:, None]).to(device).long()  # (B,pp,h,w)
-        loss = F.cross_entropy(logits.float(), target, weight=weight)
+        loss = F.cross_entropy(logits.float(), target, weight=weight, ignore_index=NO_CLASS)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -127,14 +134,16 @@ def agreement(segmenter: Segmenter, images: Tensor, masks: Tensor, batch_size: i
 def confusions(segmenter: Segmenter, images: Tensor, masks: Tensor, batch_size: int = 64) -> Tensor:
     """Pixels of each picture by asked class (rows) and found class: (N,classes,classes) int64 on the CPU.
 
-    images (N,3,H,W), uint8 or floats in [-1,1]; masks (N,H,W).
+    images (N,3,H,W), uint8 or floats in [-1,1]; masks (N,H,W), whose pixels of NO_CLASS are not counted.
     """
     _check(images, masks, segmenter.classes)
     found, classes = [], segmenter.classes
     for part, target in zip(images.split(batch_size), masks.split(batch_size)):
-        pairs = (target.long() * classes + predicted(segmenter, part, batch_size)).flatten(1)  # (B,HW)
+        target = target.long()
+        known = (target != NO_CLASS).flatten(1).long()
+        pairs = (target * classes + predicted(segmenter, part, batch_size)).flatten(1) * known  # (B,HW)
         counts = torch.zeros(len(pairs), classes**2, dtype=torch.int64)
-        found.append(counts.scatter_add_(1, pairs, torch.ones_like(pairs)).unflatten(1, (classes, classes)))
+        found.append(counts.scatter_add_(1, pairs, known).unflatten(1, (classes, classes)))
     return torch.cat(found)
 
 
@@ -149,7 +158,7 @@ def scores(counts: Tensor, weights: Tensor) -> dict[str, Tensor]:
     union = total.sum(1) + total.sum(2) - both
     shown = union > 0
     miou = (both / union.clamp_min(1)).sum(1) / shown.sum(1).clamp_min(1)
-    return {"pixel_accuracy": both.sum(1) / total.sum((1, 2)), "miou": miou}
+    return {"pixel_accuracy": both.sum(1) / total.sum((1, 2)).clamp_min(1), "miou": miou}
 
 
 def disturbed(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -184,7 +193,8 @@ def _rate_share(done: float) -> float:
 
 def _weights(masks: Tensor, classes: int) -> Tensor:
     """Of each class in the loss, (classes,), 1 on average over the pixels; those that never occur have none."""
-    share = torch.bincount(masks.flatten().long(), minlength=classes).double() / masks.numel()
+    known = masks[masks != NO_CLASS].long()
+    share = torch.bincount(known, minlength=classes).double() / known.numel()
     weights = torch.where(share > 0, share.clamp_min(1e-6) ** -RARE, 0.0)
     return (weights / (weights * share).sum()).float()
 
@@ -210,7 +220,8 @@ def _check(images: Tensor, masks: Tensor, classes: int) -> None:
     if images.ndim != 4 or masks.shape != (len(images), *images.shape[-2:]) or not len(images):
         raise TesseraeError(f"pictures {tuple(images.shape)} and masks {tuple(masks.shape)} are no pairs: give "
                             "(N,3,H,W) and (N,H,W) of the same pictures at the same size.")
-    low, high = int(masks.min()), int(masks.max())
+    known = masks[masks != NO_CLASS] if masks.dtype != torch.uint8 else masks
+    low, high = (int(known.min()), int(known.max())) if known.numel() else (0, 0)
     if low < 0 or high >= classes:
         raise TesseraeError(f"the masks hold indices from {low} to {high}, and there are {classes} classes, 0 to "
                             f"{classes - 1}: mend the masks, or name more classes.")

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tesserae.data.palette import NO_CLASS
 from tesserae.models.discriminator import FeatureDiscriminator
 from tesserae.models.perceptual import FeaturePair, feature_pair
 from tesserae.models.quantizers import Quantized
@@ -35,7 +36,8 @@ Logits = Tensor | Sequence[Tensor]  # a map of patches, or one for each head, wh
 class Weights:
     """The objective's constants; names as in params.yaml.
 
-    pixel_loss: l1 | l2 | cross_entropy, of logits and one-hot maps. perceptual_share: the first so many of each
+    pixel_loss: l1 | l2 | cross_entropy, of logits and one-hot maps: over the pixels of a class, which are those that
+    have a channel set. perceptual_share: the first so many of each
     batch's pictures, which come in random order, are judged by LPIPS. gan_loss: hinge | vanilla | none.
     """
 
@@ -92,7 +94,7 @@ def reconstruction_loss(x: Tensor, x_hat: Tensor, weights: Weights, lpips: nn.Mo
     Pictures are in [-1,1]; for cross-entropy x is one-hot and x_hat logits. Their means over processes are those of
     the whole batch. features: those of LPIPS's own network for x and x_hat, where they are there already.
     """
-    pixel = _pixel_loss(x, x_hat, weights.pixel_loss)
+    pixel = _pixel_loss(x, x_hat, weights.pixel_loss, group)
     parts = {"pixel": pixel, "rec": weights.pixel_weight * pixel}
     if lpips is not None and weights.perceptual_weight:
         judged = max(1, round(weights.perceptual_share * len(x) * group.count))  # of the whole batch
@@ -109,9 +111,12 @@ def _distance(lpips: nn.Module, x: Tensor, x_hat: Tensor, features: FeaturePair 
     return lpips.distance(*([layer[:len(x)] for layer in each] for each in features)).mean()
 
 
-def _pixel_loss(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
+def _pixel_loss(x: Tensor, x_hat: Tensor, kind: str, group: Group) -> Tensor:
     if kind == "cross_entropy":
-        return F.cross_entropy(x_hat, x.argmax(1))
+        known = x.any(1)  # (B,H,W)
+        target = x.argmax(1).masked_fill(~known, NO_CLASS)
+        total = F.cross_entropy(x_hat, target, ignore_index=NO_CLASS, reduction="sum")
+        return total / group.mean(known.sum().float()).clamp_min(1)  # processes may have more of them or fewer
     difference = x - x_hat
     return difference.abs().mean() if kind == "l1" else difference.square().mean()
 

@@ -6,6 +6,10 @@ reconstruction of it is judged. A new one is a file here and a line in `KINDS`; 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from tesserae.data.views.base import View
 from tesserae.data.views.classes import Classes
 from tesserae.data.views.depth import Depth
@@ -18,16 +22,25 @@ KINDS: dict[str, type[View]] = {
     "image": Picture, "segmentation": Classes, "depth": Depth, "edges": Edges, "low_resolution": LowResolution,
 }
 
-__all__ = ["KINDS", "Classes", "Depth", "Edges", "LowResolution", "Picture", "View", "Viewed", "make_view", "view_of"]
+__all__ = ["KINDS", "Classes", "Depth", "Edges", "LowResolution", "Picture", "View", "Viewed", "legend_of",
+           "make_view", "view_of"]
 
 
-def make_view(kind: str, column: str, *splits) -> View:
+def make_view(kind: str, column: str, *splits, ignore_index: int = -1, key: str = "") -> View:
     """The view of that kind of `column`, as these splits have it: Pictures each.
 
-    Which classes there are, and their colours, is decided by the split with most of them. Raises PicturesError
-    where the column is missing or holds something else.
+    Which classes there are is decided by all splits together. ignore_index: the index that is no class, for
+    segmentation; key: the parameter that names the column, for the sentence. Raises PicturesError where the column is
+    missing or holds something else.
     """
+    if kind == Classes.kind:
+        return Classes.found_in_all(splits, column, ignore_index, key)
     return max((KINDS[kind].found_in(pictures, column) for pictures in splits), key=lambda view: view.channels)
+
+
+def legend_of(views: Mapping[str, View], drawn: Mapping[str, Tensor]) -> list:
+    """What the colours of drawn views stand for, by the views' names: entries for `figures.with_legend`."""
+    return [entry for name, images in drawn.items() for entry in views[name].legend(images)]
 
 
 def view_of(config) -> View:
