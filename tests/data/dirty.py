@@ -643,6 +643,7 @@ def more_rejected_than_allowed(data):
 
 @kind(r"data holds tables that cannot be loaded \(.*\): mend them", None)
 def a_broken_table(data):
+    shutil.rmtree(data)
     put(data, "train.parquet", b"PAR1 or so")
 
 
@@ -660,3 +661,137 @@ def a_table_with_labels_out_of_range(data):
     import pyarrow.parquet as parquet
 
     parquet.write_table(arrow, data / "train.parquet")
+
+
+# ---- tables and documents among pictures -------------------------------------------------------------------
+
+
+def table_of(pictures: int):
+    """A table of so many pictures, None for one of words."""
+    import datasets
+
+    if not pictures:
+        return datasets.Dataset.from_dict({"text": ["a", "b"] * 50})
+    images = [{"bytes": saved(picture(200 + number)), "path": None} for number in range(pictures)]
+    return datasets.Dataset.from_dict({"image": images}, datasets.Features({"image": datasets.Image()}))
+
+
+@kind(r"not pictures: notes\.parquet\nTables beside the pictures are left out: notes\.parquet\. Labels and paired ")
+def a_table_that_is_none_beside_pictures(data):
+    put(data, "notes.parquet", b"PAR1 or so")
+
+
+@kind(r"Tables beside the pictures are left out: cats/embeddings\.parquet, cats/words\.arrow\.")
+def tables_of_words_beside_pictures(data):
+    table_of(0).to_parquet(str(data / "cats/embeddings.parquet"))
+    table_of(0).save_to_disk(str(data.parent / "words"))
+    shutil.move(next((data.parent / "words").glob("*.arrow")), data / "cats/words.arrow")
+
+
+@kind(r"Tables beside the pictures are left out: thumbnails\.parquet\.")
+def a_table_of_few_pictures_beside_more(data):
+    table_of(3).to_parquet(str(data / "thumbnails.parquet"))
+
+
+@kind(r"Pictures beside the tables, which hold more of them, are left out: cats/0\.png, .* and 3 more\.", 12)
+def a_table_of_more_pictures_than_lie_beside_it(data):
+    table_of(12).to_parquet(str(data / "train-00000.parquet"))
+    put(data, "README.md", b"# mine")
+
+
+@kind(r"not pictures: dataset_dict\.json, state\.json")
+def a_state_of_something_else(data):
+    put(data, "state.json", b"{}")
+    put(data, "dataset_dict.json", b"{}")
+
+
+@kind(r"not pictures: archive\.tar, table\.csv")
+def an_archive_and_a_list(data):
+    put(data, "archive.tar", b"ustar")
+    put(data, "table.csv", b"a,b\n1,2\n")
+
+
+@kind(r"not pictures: cats/a\.pdf, cats/b\.eps, cats/c\.ps, cats/d\.wmf, cats/e\.fits, cats/f\.grib, cats/g\.h5, "
+      r"cats/h\.mpg, cats/i\.emf, cats/j\.hdf, cats/k\.bufr, cats/l\.mpeg")
+def documents_films_and_tables_that_pillow_knows(data):
+    heads = {"pdf": b"%PDF-1.4", "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n", "ps": b"%!PS\n",
+             "wmf": b"\xd7\xcd\xc6\x9a\0\0" + b"\0" * 40, "fits": b"SIMPLE  = T", "grib": b"GRIB\0\0\0\1",
+             "h5": b"\x89HDF\r\n\x1a\n", "mpg": b"\0\0\1\xb3" + b"\1" * 40, "emf": b"\1\0\0\0" + b"\0" * 60,
+             "hdf": b"\x89HDF\r\n\x1a\n", "bufr": b"BUFR\0\0\0\4", "mpeg": b"\0\0\1\xb3" + b"\1" * 40}
+    for letter, (suffix, content) in zip("abcdefghijkl", heads.items()):
+        put(data, f"cats/{letter}.{suffix}", content)
+
+
+@kind(r"cats/x\.png: not a picture")
+def postscript_named_png(data):
+    put(data, "cats/x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n")
+
+
+@kind("everything is kept", GOOD + 1)
+def a_jpeg_named_pdf(data):
+    put(data, "cats/x.pdf", saved(picture(), "JPEG"))
+
+
+@kind("everything is kept", GOOD + 1)
+def a_stereo_picture(data):
+    put(data, "cats/x.mpo", saved(picture(), "MPO", save_all=True, append_images=[picture(98)]))
+
+
+# ---- whole folders -----------------------------------------------------------------------------------------
+
+
+@kind(r"None of the 3 pictures in .*data/mine can be used \(mine/0\.png and 2 more: has no segmentation in the "
+      r"metadata, unlike others\): set prepare\.source to .*data/mine to train on these alone, or name the "
+      r"segmentation_file_name of each in the metadata; with prepare\.max_rejected = 1 the stage goes on without "
+      r"them",
+      None)
+def a_folder_beside_pictures_with_metadata(data):
+    masked(data, lambda n: saved(Image.fromarray(stripes([0, 1]))))
+    for number in range(3):
+        put(data, f"mine/{number}.png", saved(picture(90 + number)))
+
+
+@kind(r"None of the 4 pictures in .*data/icons can be used \(icons/a/0\.png and 3 more: too small: 6 x 6 pixels, and "
+      r"prepare\.min_side is 8\): set prepare\.min_side to 6 to take them, or remove them", None)
+def a_folder_of_small_pictures(data):
+    for number in range(4):
+        put(data, f"icons/{'ab'[number % 2]}/{number}.png", saved(picture(90 + number, (6 + number % 2, 6))))
+
+
+@kind(r"None of the 2 pictures in .*data/phone can be used \(phone/0\.heic and 1 more: HEIC pictures are not "
+      r"read here",
+      None)
+def a_folder_of_a_format_that_is_not_read(data):
+    for number in range(2):
+        put(data, f"phone/{number}.heic", b"\0\0\0\x18ftypheic" + b"\0" * 100)
+
+
+@kind(r"mine/2\.png: has no segmentation in the metadata")
+def a_folder_that_may_be_left_out(data):
+    a_folder_beside_pictures_with_metadata(data)
+    return {"max_rejected": 1.0}
+
+
+@kind(r"data holds no usable picture \(cats/0\.png and 7 more: too small: 5 x 5 pixels, and prepare\.min_side is "
+      r"8\): set prepare\.min_side to 5 to take them", None)
+def nothing_but_small_pictures(data):
+    for number, name in enumerate(pictures_of(data)):
+        put(data, name, saved(picture(number, (5 + number % 2, 5 + number % 3))))
+
+
+@kind(r"No picture of the class puppies in .*data is its own: 4 are left out as copies, for instance puppies/4\.png "
+      r"of dogs/4\.png: remove one of the two classes", None)
+def a_class_that_is_a_copy_of_another(data):
+    shutil.copytree(data / "dogs", data / "puppies")
+
+
+@kind(r"2 classes have one picture, which cannot be held out: birds, fish\.", GOOD + 2)
+def two_classes_of_one_picture(data):
+    put(data, "birds/x.png", saved(picture()))
+    put(data, "fish/x.png", saved(picture(98)))
+
+
+@kind(r"7 classes have one picture, which cannot be held out: c0, c1, c2, c3, c4 and 2 more\.", GOOD + 7)
+def many_classes_of_one_picture(data):
+    for number in range(7):
+        put(data, f"c{number}/x.png", saved(picture(90 + number)))

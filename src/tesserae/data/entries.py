@@ -36,6 +36,11 @@ class Entry:
     fault: str | None = None  # why it is rejected without being read
     mark: str = ""
 
+    @property
+    def size(self) -> int:
+        """Bytes of its files, as the mark tells; 0 where they lie in a table."""
+        return sum(int(part.split(":")[0]) for part in self.mark.split() if ":" in part)
+
 
 @dataclass
 class Raw:

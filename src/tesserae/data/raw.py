@@ -13,16 +13,15 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 
-from PIL import Image
-
 from tesserae.data.entries import SPLITS, Entry, Raw, RawError, is_text, mark_of, readable
+from tesserae.data.formats import is_picture, is_picture_name, unreadable
 from tesserae.data.raw_metadata import METADATA, Row, named, read_metadata
-from tesserae.data.raw_tables import SAVED, TABLES, list_hub, list_tables
+from tesserae.data.raw_tables import HUB_KEYS, TABLES, list_hub, list_tables, pictures_in
 from tesserae.data.scratch import Listing
 
 __all__ = ["Entry", "Raw", "RawError", "find_source", "list_raw"]
@@ -31,9 +30,6 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 CLUTTER = re.compile(r"thumbs\.db|desktop\.ini|__macosx|\._.*|\.ds_store|\.directory|\.git.*|\.dvc.*|\.cache|"
                      r"\.trash.*|\.ipynb_checkpoints|\.picasa\.ini|\.nomedia|\.fseventsd|\.spotlight.*",
                      re.IGNORECASE)
-UNREADABLE = {".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL", ".svg": "SVG", ".dng": "DNG",
-              ".cr2": "raw", ".cr3": "raw", ".nef": "raw", ".arw": "raw", ".raf": "raw", ".orf": "raw", ".rw2": "raw",
-              ".xcf": "XCF", ".kra": "KRA"}  # pictures that Pillow does not read, where it has no plugin for them
 MASK_FOLDERS = {"mask", "masks", "segmentation", "segmentations", "depth", "depths", "labels", "annotations"}
 LARGEST_FILE = 1 << 30  # bytes
 
@@ -44,21 +40,26 @@ def find_source(source: str, root: str | Path) -> str | Path:
     return source if HUB_NAME.fullmatch(source) and not place.exists() else place
 
 
-def list_raw(source: str | Path, scratch: str | Path = "") -> Raw:
+def list_raw(source: str | Path, scratch: str | Path = "", hub: Mapping[str, str] | None = None) -> Raw:
     """List a folder of pictures, a folder of tables, or a dataset on the hub. Raises RawError.
 
-    scratch: a file for what is found, which may be much; "" for one where the system keeps temporary files.
+    scratch: a file for what is found, which may be much; "" for one where the system keeps temporary files. hub: what
+    else is said of a dataset on the hub, see `PrepareParams.hub`.
     """
     folder = Path(source)
+    if hub and folder.exists():
+        keys = [f"prepare.{HUB_KEYS[name]} = {value!r}" for name, value in hub.items()]
+        raise RawError(f"{' and '.join(keys)} {'are' if len(keys) > 1 else 'is'} for a dataset on the hub, and "
+                       f"prepare.source is {source} here: set {'them' if len(keys) > 1 else 'it'} to \"\", or "
+                       "prepare.source to the name of the dataset.")
     if folder.is_dir():
         listing = Listing(scratch)
         walk = _Walk(folder, listing)
-        tables = walk.tables or any((folder / name).is_file() for name in SAVED)
-        return list_tables(folder) if tables else _list_folder(folder, walk, listing)
+        return _list_tables(folder, walk, listing) if walk.tables else _list_folder(folder, walk, listing)
     if folder.exists():
         raise RawError(f"{source} is a file: set prepare.source to the folder that holds the pictures.")
     if HUB_NAME.fullmatch(str(source)) and not folder.parent.is_dir():
-        return list_hub(str(source))
+        return list_hub(str(source), hub or {})
     raise RawError(
         f"{source} does not exist: put pictures there, render landscapes with python -m tesserae.data.scenes,"
         " or set prepare.source to another folder or to a dataset on the hub, as owner/name."
@@ -69,14 +70,14 @@ def list_raw(source: str | Path, scratch: str | Path = "") -> Raw:
 class _Walk:
     """Lists the files below a folder, sorted; links are followed, but no folder is entered twice.
 
-    metadata: such files, each with the reason if it cannot be read. tables: whether there are any. hidden: names that
+    metadata: such files, each with the reason if it cannot be read. tables: files of them. hidden: names that
     begin with a dot. again: folders that links lead to a second time.
     """
 
     folder: Path
     listing: Listing
     metadata: dict[str, str | None] = field(default_factory=dict)
-    tables: bool = False
+    tables: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
 
@@ -110,7 +111,8 @@ class _Walk:
 
     def _add(self, path: str, fault: str | None) -> None:
         self.listing.add_file(path, fault)
-        self.tables |= path.endswith(TABLES)
+        if path.endswith(TABLES) and not fault:  # a pipe would be waited for
+            self.tables.append(path)
         if path.rsplit("/", 1)[-1] in METADATA:
             self.metadata[path] = fault
 
@@ -142,7 +144,26 @@ def _fault(item: os.DirEntry) -> str | None:
         return "a link that leads back to itself" if item.is_symlink() else str(error.strerror)
     if not stat.S_ISREG(about.st_mode):
         return "no file, but a pipe, a socket or a device"
-    return f"too large: a file of {about.st_size / 1e9:.1f} GB" if about.st_size > LARGEST_FILE else None
+    if about.st_size <= LARGEST_FILE or item.name.endswith(TABLES):
+        return None
+    return f"too large: a file of {about.st_size / 1e9:.1f} GB"
+
+
+def _list_tables(folder: Path, walk: _Walk, listing: Listing) -> Raw:
+    """Tables, unless there are as many files of pictures as pictures in the tables, or more; a note says so."""
+    loose = [readable(file) for file, fault in listing.files()
+             if fault is None and (is_picture_name(file) or is_picture(folder / file))]
+    if not loose:
+        return list_tables(folder, walk.tables, alone=True)
+    if sum(pictures_in(folder / table) for table in walk.tables) > len(loose):
+        raw = list_tables(folder, walk.tables, alone=False)
+        said = f"Pictures beside the tables, which hold more of them, are left out: {_some(loose)}."
+        return replace(raw, ignored=loose, notes=[*raw.notes, said])
+    raw = _list_folder(folder, walk, listing)
+    names = _some([readable(table) for table in walk.tables])
+    said = (f"Tables beside the pictures are left out: {names}. Labels and paired files are read from metadata.jsonl "
+            "or metadata.csv.")
+    return replace(raw, notes=[*raw.notes, said])
 
 
 def _list_folder(folder: Path, walk: _Walk, listing: Listing) -> Raw:
@@ -156,7 +177,7 @@ def _list_folder(folder: Path, walk: _Walk, listing: Listing) -> Raw:
     for file, fault in listing.files():
         if file in walk.metadata or (told and listing.is_paired(file)):
             continue
-        if fault or (told and listing.row(file)) or _is_picture(folder / file):
+        if fault or (told and listing.row(file)) or is_picture_name(file) or is_picture(folder / file):
             listing.add_picture(file, fault)
         else:
             ignored.append(readable(file))
@@ -182,18 +203,6 @@ def _list_folder(folder: Path, walk: _Walk, listing: Listing) -> Raw:
     return Raw(entries, length, length - spare, columns, ignored, notes)
 
 
-def _is_picture(file: Path) -> bool:
-    """By its suffix, else by its first bytes."""
-    suffix = file.suffix.lower()
-    if suffix in Image.registered_extensions() or suffix in UNREADABLE:
-        return True
-    try:
-        with Image.open(file):
-            return True
-    except Exception:  # PIL's plugins raise what they like on strange bytes
-        return False
-
-
 def _why_lost(folder: Path, file: str) -> str:
     reason = named(folder, file)
     return "named in the metadata, but not there" if reason in (None, "is missing") else (
@@ -206,7 +215,7 @@ class _Places:
 
     splits: how many pictures are of each, and at which depth the folders are splits; none where they are not. depth:
     of the folders that are classes; classes: their names, none where they are not. tops: outermost folders, None for
-    none, two of them at most.
+    none, two of them at most. maps: folders that are no classes and are called as folders of masks or depth are.
     """
 
     splits: Counter[str]
@@ -214,6 +223,7 @@ class _Places:
     depth: int
     classes: set[str]
     tops: set[str | None]
+    maps: set[str]
 
     @classmethod
     def of(cls, listing: Listing, labelled: bool) -> _Places:
@@ -237,7 +247,8 @@ class _Places:
                 inside += 1
                 names.add(folders[depth])
         classes = names if not labelled and inside > listing.counts()[0] / 2 else set()
-        return cls(splits, split_depth, depth, classes, tops)
+        maps = {name for name in names - classes if name.lower() in MASK_FOLDERS}
+        return cls(splits, split_depth, depth, classes, tops, maps)
 
     def split(self, file: str) -> str | None:
         """That a picture belongs to by its folders."""
@@ -250,6 +261,11 @@ class _Places:
 
     def suspicions(self) -> list[str]:
         """What looks like a mistake, but may be meant."""
+        if self.maps:
+            name = readable(min(self.maps))
+            return [f"The files in the folder {name} are taken for pictures of the set: if they are masks or maps of "
+                    f"the others, pair them, for instance by make own with PAIR=segmentation={name} and "
+                    "PRESET=own-masks."]
         found = sorted(name for name in self.classes if name.lower() in MASK_FOLDERS)
         return [f"The folder {readable(name)} is taken for a class: if it holds masks or maps of the pictures, pair "
                 "them in metadata.jsonl." for name in found]
@@ -277,9 +293,8 @@ def _entry(folder: Path, file: str, row: Row | None, places: _Places, columns: l
            fault: str | None) -> Entry:
     pairs = row.pairs if row else {}
     label = row.label if row and row.label is not None else places.label(file)
-    suffix = Path(file).suffix.lower()
-    if suffix in UNREADABLE and suffix not in Image.registered_extensions():
-        fault = fault or f"{UNREADABLE[suffix]} pictures are not read here: convert this one to PNG or JPEG"
+    if kind := unreadable(file):
+        fault = fault or f"{kind} pictures are not read here: convert this one to PNG or JPEG"
     if places.classes and places.label(file) is None:
         fault = fault or "lies in no class folder, unlike most"
     for column in columns:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tesserae.data.entries import SPLITS, Entry, Raw, RawError, mark_of
 
 TABLES = (".parquet", ".arrow")
+HUB_KEYS = {"name": "hub_config", "split": "hub_split", "revision": "hub_revision"}  # of the block prepare
 SAVED = ("dataset_dict.json", "state.json")  # of sets that `datasets` has saved
 
 
-def list_tables(folder: Path) -> Raw:
-    """List a folder of tables. Raises RawError."""
+def list_tables(folder: Path, tables: list[str], alone: bool) -> Raw:
+    """List a folder of tables; alone: whether there are no files of pictures beside them. Raises RawError."""
     import datasets
 
     try:
         if any((folder / name).is_file() for name in SAVED):
             return _list_dataset(datasets.load_from_disk(str(folder)), str(folder))
-        return _list_dataset(datasets.load_dataset(str(folder)), str(folder))
+        if alone:
+            return _list_dataset(datasets.load_dataset(str(folder)), str(folder))
+        return _list_dataset(_load_files(folder, tables), str(folder))
     except RawError:
         raise
     except Exception as error:
@@ -26,17 +31,64 @@ def list_tables(folder: Path) -> Raw:
         raise RawError(f"{folder} holds tables that cannot be loaded ({reason}): mend them.") from None
 
 
-def list_hub(name: str) -> Raw:
-    """List a dataset on the hub. Raises RawError."""
+def pictures_in(table: Path) -> int:
+    """How many pictures a table holds; 0 for one that cannot be read or has no column of pictures."""
+    import datasets
+    import pyarrow.parquet
+
+    try:
+        if table.suffix == ".parquet":
+            with pyarrow.parquet.ParquetFile(table) as opened:
+                features, rows = datasets.Features.from_arrow_schema(opened.schema_arrow), opened.metadata.num_rows
+        else:
+            opened = datasets.Dataset.from_file(str(table))
+            features, rows = opened.features, len(opened)
+    except Exception:  # of a library, on a file that may hold anything
+        return 0
+    return rows if any(isinstance(feature, datasets.Image) for feature in features.values()) else 0
+
+
+def _load_files(folder: Path, tables: list[str]):
+    """Those tables that hold pictures, by the splits that their names tell."""
+    import datasets
+
+    files: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    counts: dict[str, int] = defaultdict(int)
+    for table in tables:
+        if pictures := pictures_in(folder / table):
+            kind = Path(table).suffix[1:]
+            split = next((SPLITS[word] for word in re.split("[^a-z]+", table.lower()) if word in SPLITS), "train")
+            files[kind][split].append(str(folder / table))
+            counts[kind] += pictures
+    kind = max(counts, key=lambda name: counts[name])
+    return datasets.load_dataset(kind, data_files=dict(files[kind]))
+
+
+def list_hub(name: str, said: Mapping[str, str]) -> Raw:
+    """List a dataset on the hub. said: what `datasets.load_dataset` is told besides. Raises RawError."""
     import datasets
 
     try:
-        return _list_dataset(datasets.load_dataset(name), name)
+        return _list_dataset(datasets.load_dataset(name, **said), name)
     except RawError:
         raise
     except Exception as error:
-        raise RawError(f"{name} is neither a folder here nor a dataset that could be loaded from the hub "
-                       f"({_one_line(error)}): check prepare.source and the connection.") from None
+        raise RawError(_hub_fault(name, said, _one_line(error))) from None
+
+
+def _hub_fault(name: str, said: Mapping[str, str], reason: str) -> str:
+    """Why a dataset cannot be loaded, as a sentence: `datasets` lists what there is to choose from in brackets."""
+    found = re.search(r"\[('.*?')\]", reason)
+    choice = found and found[1].replace("'", "")
+    if choice and "config" in reason.lower():
+        wrong = f"no configuration {said['name']!r}, but" if "name" in said else "several configurations,"
+        return f"{name} has {wrong} {choice}: set prepare.hub_config to one of them."
+    if choice and "split" in said and "split" in reason.lower():
+        return (f"{name} has no split {said['split']!r}, but {choice}: set prepare.hub_split to one of them, or to "
+                '"".')
+    keys = ["source", *(HUB_KEYS[key] for key in said)]
+    return (f"{name} is neither a folder here nor a dataset that could be loaded from the hub ({reason}): check "
+            f"{', '.join(f'prepare.{key}' for key in keys)} and the connection.")
 
 
 def _list_dataset(loaded, name: str) -> Raw:
