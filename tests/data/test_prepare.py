@@ -195,6 +195,27 @@ def test_paired_columns(folder, tmp_path):
         assert pictures.look("segmentation", range(len(pictures))).shape == (len(part), 3, 16, 16)
 
 
+def test_pairs_that_lie_otherwise_than_their_picture_are_noted(tmp_path):
+    """Turned where the sizes say so, named where they cannot."""
+    rows, exif = [], Image.Exif()
+    for number in range(6):
+        picture = Image.open(draw(tmp_path / "data" / f"{number}.png", number, (20, 24)))
+        exif[0x112] = 6 if number < 3 else 3  # a quarter turn, or upside down
+        if number < 5:
+            picture.save(tmp_path / "data" / f"{number}.png", exif=exif)
+        (tmp_path / "data" / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.full((20, 24), number % 2, np.uint8)).save(tmp_path / "data" / "masks" / f"{number}.png")
+        rows.append(f'{{"file_name": "{number}.png", "segmentation_file_name": "masks/{number}.png"}}\n')
+    (tmp_path / "data" / "metadata.jsonl").write_text("".join(rows))
+    report = prepare(tmp_path / "data", tmp_path / "out", params(), 0)
+    assert not report.rejected
+    said = [note for note in report.notes if "EXIF" in note]
+    assert said == [
+        "EXIF turns 0.png and 2 more but not the segmentation, which lay on its side and was turned with it.",
+        "EXIF turns or mirrors 3.png and 1 more, and the segmentation has no EXIF and fits either way: it is taken "
+        "as upright; where it lies as the picture is stored, remove the orientation from the picture's EXIF."]
+
+
 def test_labels_from_metadata(tmp_path):
     for number in range(6):
         draw(tmp_path / "data" / f"{number}.png", number)
@@ -276,3 +297,22 @@ def test_a_source_is_a_folder_here_or_a_name_on_the_hub(tmp_path):
     assert find_source("my/set", tmp_path) == tmp_path / "my" / "set"
     assert find_source("someone/flowers", tmp_path) == "someone/flowers"
     assert find_source(str(tmp_path / "gone"), tmp_path) == tmp_path / "gone"
+
+
+def test_a_table_larger_than_any_picture_is_still_a_table(folder, tmp_path, monkeypatch):
+    images = [{"bytes": file.read_bytes(), "path": None} for file in sorted(folder.rglob("*.png"))]
+    table = datasets.Dataset.from_dict({"image": images}, datasets.Features({"image": datasets.Image()}))
+    (tmp_path / "tables").mkdir()
+    table.to_parquet(str(tmp_path / "tables" / "train.parquet"))
+    monkeypatch.setattr("tesserae.data.raw.LARGEST_FILE", 1000)
+    assert sum(prepare(tmp_path / "tables", tmp_path / "out", params(), 0).counts.values()) == 12
+
+
+def test_classes_that_lack_a_side_are_counted(tmp_path):
+    for number in range(24):
+        draw(tmp_path / "data" / ("train" if number < 20 else "val") / f"c{number % 5}" / f"{number}.png", number)
+    draw(tmp_path / "data" / "val" / "only" / "1.png", 77)
+    draw(tmp_path / "data" / "val" / "only" / "2.png", 78)
+    notes = prepare(tmp_path / "data", tmp_path / "out", params(), 0).notes
+    assert "1 class has no picture that is held out, since all lie in the training split: c4." in notes
+    assert "1 class has no picture to train on, since all are held out: only." in notes

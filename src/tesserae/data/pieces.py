@@ -29,7 +29,10 @@ import PIL
 
 from tesserae.data.decode import Picture, decode
 from tesserae.data.entries import Entry, Raw
+from tesserae.data.left_out import check_columns
+from tesserae.data.lock import held, run_of
 from tesserae.data.raw import find_source, list_raw
+from tesserae.data.scales import said_of
 from tesserae.data.workers import cores, eta, in_order
 from tesserae.errors import TesseraeError, writing
 from tesserae.params import PrepareParams, load_params
@@ -41,7 +44,8 @@ MANY = 1000  # pieces of a set, while they are within these
 PIECES = "pieces"  # their folder
 ROWS = 256  # pictures that are written or read together
 NAME = re.compile(r"\d{12}-[0-9a-f]{16}\.(arrow|json)")
-COMPUTING = ("data/decode.py", "data/entries.py", "data/masks.py", "data/pieces.py")
+COMPUTING = ("data/decode.py", "data/entries.py", "data/formats.py", "data/masks.py", "data/near.py",
+             "data/orientation.py", "data/pieces.py", "data/scales.py", "data/values.py")
 
 
 def pieces_of(count: int, least: int, multiple: int = 1) -> list[range]:
@@ -75,9 +79,14 @@ def make_pieces(raw: Raw, params: PrepareParams, folder: Path, share: tuple[int,
     """The pieces that `folder` has, and those that it lacks as they are made, in order, on all cores.
 
     share: (k, n) for every n-th piece from number k on, so that n processes make each once. Tables have the columns
-    image (PNG), label, given (its split), path, sha, width, height (as it came), and the paired ones (PNG).
+    image (PNG), label, given (its split), path, sha, width, height (as it came), look, odd (JSON of `Picture.odd`),
+    values (`scales.said_of`), and the paired ones (PNG). Files of more than 8 bits keep their values until the scale
+    of the set is known.
     progress(done, total) counts files. Raises DiskFullError, TesseraeError.
     """
+    for name in sorted({*raw.columns} & {*features([])}):
+        raise TesseraeError(f"The paired column {name!r} has a name that the prepared set uses itself: give it "
+                            f"another in metadata.jsonl, such as {name}_map_file_name.")
     mine = pieces_of(raw.length, LEAST)[share[0]::share[1]]
     done, total = 0, sum(map(len, mine))
 
@@ -98,7 +107,7 @@ def make_pieces(raw: Raw, params: PrepareParams, folder: Path, share: tuple[int,
             name = f"{numbers.start:012d}-{_identity(facts, entries)}"
             piece = _found(folder, name)
             if piece is None:
-                _remove(folder.glob(f"*{numbers.start:012d}-*"))  # of other files, or half of it
+                _remove(folder.glob(f"{numbers.start:012d}-*"))  # of other files
                 results = in_order(pool, partial(_named_decode, **how), entries, 4 * workers)
                 piece = _made(folder, name, results, raw.columns, one_more)
             for _ in range(len(numbers) - (done - before)):
@@ -124,7 +133,8 @@ def features(columns: list[str]):
     text, number = datasets.Value("string"), datasets.Value("int32")
     pairs = {name: datasets.Image() for name in columns}
     return datasets.Features({"image": datasets.Image(), "label": text, "path": text, "sha": text, "given": text,
-                              "width": number, "height": number, **pairs})
+                              "odd": text, "values": text, "width": number, "height": number,
+                              "look": datasets.Value("binary"), **pairs})
 
 
 def _identity(facts: str, entries: list[Entry]) -> str:
@@ -160,7 +170,8 @@ def _made(folder: Path, name: str, results: Iterator[tuple[Entry, Picture | Exce
                         pairs = {column: _stored(content) for column, content in result.pairs.items()}
                         writer.write({"image": _stored(result.image), "label": entry.label, "path": entry.path,
                                       "sha": result.sha, "given": entry.split, "width": result.width,
-                                      "height": result.height, **pairs})
+                                      "height": result.height, "look": result.look,
+                                      "odd": json.dumps(result.odd), "values": said_of(result.found), **pairs})
                         rows += 1
                     else:
                         rejected.append((entry.path, str(result)))
@@ -227,12 +238,18 @@ def _share(params_file: str, share: tuple[int, int]) -> str:
     """Make every n-th piece from number k on, share (k,n); what became of them, in a sentence."""
     root = find_root()
     params = load_params(root / params_file)
-    with tempfile.TemporaryDirectory() as scratch:
+    out, run = root / "prepared", run_of(os.environ)
+    with writing(aside_of(out)), held(out, "python -m tesserae.data.pieces", run), \
+            tempfile.TemporaryDirectory() as scratch:
+        if run is None:
+            tidy(aside_of(out) / PIECES)
         try:
-            raw = list_raw(find_source(params.prepare.source, root), Path(scratch) / "raw.sqlite")
+            source = find_source(params.prepare.source, root)
+            raw = list_raw(source, Path(scratch) / "raw.sqlite", params.prepare.hub)
+            check_columns(str(source), raw.columns, {name: block.column for name, block in params.vqgan.items()})
         except sqlite3.Error as error:
             raise TesseraeError(f"{scratch} cannot be written ({error}): see to the disk and its rights.") from None
-        pieces = list(make_pieces(raw, params.prepare, aside_of(root / "prepared") / PIECES, share,
+        pieces = list(make_pieces(raw, params.prepare, aside_of(out) / PIECES, share,
                                   None if share[0] else eta("files")))
     rows, rejected = sum(piece.rows for piece in pieces), sum(len(piece.rejected) for piece in pieces)
     return (f"process {share[0] + 1} of {share[1]}: {rows:,} pictures in {len(pieces):,} "

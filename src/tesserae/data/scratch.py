@@ -12,10 +12,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
+from tesserae.data.near import groups_of
 from tesserae.data.raw_metadata import Row
+from tesserae.data.splitting import hold_out
 from tesserae.errors import TesseraeError
 
 SPLIT = ("train", "validation")
+_GIVEN = {name: number for number, name in enumerate(SPLIT)}
 
 
 class Listing:
@@ -88,13 +93,19 @@ class Listing:
 
 
 class Kept:
-    """The pictures that come into a set, no two alike, in the order they came."""
+    """The pictures that come into a set, no two the same, in the order they came.
+
+    Known once they are split: with_copies: how many have near-copies among them; leaked: held-out ones that have some
+    in training; own_splits: whether they came with splits.
+    """
 
     def __init__(self, place: str | Path = "") -> None:
         """place: as a Listing's."""
         self._tables = _opened(place, "kept (number INTEGER PRIMARY KEY, sha TEXT UNIQUE, path TEXT, label TEXT, "
-                                      "given TEXT, width INTEGER, height INTEGER, place REAL, split TEXT)")
+                                      "given TEXT, width INTEGER, height INTEGER, split TEXT)")
         self._count = 0
+        self.with_copies, self.leaked, self.own_splits = 0, 0, False
+        self._copies: dict[str, tuple[int, str, str]] = {}  # by label: how many, the first and what it is a copy of
 
     def __len__(self) -> int:
         return self._count
@@ -110,26 +121,45 @@ class Kept:
         self._count += done.rowcount
         if done.rowcount:
             return None
-        return self._tables.execute("SELECT path FROM kept WHERE sha = ?", (sha,)).fetchone()[0]
+        same = self._tables.execute("SELECT path FROM kept WHERE sha = ?", (sha,)).fetchone()[0]
+        if label is not None:
+            count, *first = self._copies.get(label, (0, path, same))
+            self._copies[label] = (count + 1, *first)
+        return same
 
-    def split(self, holdout: float, seed: int) -> None:
-        """Say of each whether it is to train on, by its own hash alone, so that adding pictures moves none.
+    def copied_classes(self) -> list[tuple[str, int, str, str]]:
+        """Labels that no kept picture has, most copies first: label, copies, one of them, the picture kept for it."""
+        there = {label for label, in self._tables.execute("SELECT DISTINCT label FROM kept")}
+        lost = [] if None in there else [(name, *said) for name, said in self._copies.items() if name not in there]
+        return sorted(lost, key=lambda item: -item[1])
 
-        Pictures with a split of their own keep it, where both occur. Where chance leaves a split empty, it gets the
-        picture whose hash comes nearest. Raises TesseraeError with fewer than two pictures.
+    def split(self, holdout: float, seed: int, pairs: np.ndarray | None = None,
+              sure: np.ndarray | None = None) -> None:
+        """Say of each whether it is to train on, by its content; see `hold_out` of the module splitting.
+
+        pairs, sure: near-copies, as `near.near_copies` gives them, counted from 0 in the order of addition. Pictures
+        with a split of their own keep it, where both occur. Raises TesseraeError with fewer than two pictures.
         """
         if len(self) < 2:
             raise TesseraeError("A split needs two pictures at least: add some.")
-        run, (train, validation) = self._tables.execute, SPLIT
-        self._tables.create_function("place_of", 1, lambda sha: _place(sha, seed), deterministic=True)
-        both = len(run("SELECT DISTINCT given FROM kept WHERE given IN (?, ?)", SPLIT).fetchall()) == 2
-        run("UPDATE kept SET place = place_of(sha)")
-        run("UPDATE kept SET split = CASE WHEN ? AND given IS NOT NULL THEN given WHEN place < ? THEN ? ELSE ? END",
-            (both, holdout, validation, train))
-        for split, nearest in ((validation, "ASC"), (train, "DESC")):
-            if not run("SELECT 1 FROM kept WHERE split = ? LIMIT 1", (split,)).fetchone():
-                run(f"UPDATE kept SET split = ? WHERE number = (SELECT number FROM kept ORDER BY place {nearest}, "
-                    f"number {nearest} LIMIT 1)", (split,))
+        pairs = np.zeros((0, 2), np.int64) if pairs is None else pairs
+        sure = np.zeros(len(pairs), bool) if sure is None else sure
+        names: dict[str | None, int] = {}
+        rows = self._tables.execute("SELECT number, sha, label, given FROM kept ORDER BY sha")  # not by file names
+        values = ((number, _place(sha, seed), names.setdefault(label, len(names)), _GIVEN.get(given, -1))
+                  for number, sha, label, given in rows)
+        found = np.fromiter(values, [("number", "i8"), ("place", "f8"), ("class", "i8"), ("given", "i8")])
+        one, other = np.argsort(found["number"])[pairs].T  # now counted in the order of hashes
+        self.own_splits = {0, 1} <= set(np.unique(found["given"]))
+        if self.own_splits:
+            held = np.where(found["given"] < 0, found["place"] < holdout, found["given"] == 1)
+        else:
+            classes = found["class"] * (None not in names)  # labels that not all have are left out
+            held = hold_out(found["place"], classes, groups_of(len(found), np.stack([one, other], 1), sure), holdout)
+        self.with_copies = len(np.unique(pairs))
+        self.leaked = len(np.unique(np.where(held[one], one, other)[held[one] != held[other]]))
+        chosen = ((SPLIT[own], number) for own, number in zip(held.astype(int), map(int, found["number"])))
+        self._tables.executemany("UPDATE kept SET split = ? WHERE number = ?", chosen)
 
     def splits(self, numbers: range) -> list[str | None]:
         """Which split each of these numbers is in, None where nothing is kept."""
@@ -140,6 +170,10 @@ class Kept:
     def first_path(self) -> str:
         """Of the first one."""
         return self._tables.execute("SELECT path FROM kept ORDER BY number LIMIT 1").fetchone()[0]
+
+    def paths(self) -> Iterator[str]:
+        """Of all."""
+        return (path for path, in self._tables.execute("SELECT path FROM kept"))
 
     def shas(self, split: str) -> Iterator[str]:
         """The hashes of a split's pictures."""
