@@ -1,5 +1,7 @@
 """Code maps: what is written is read, bad files are named."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def saved(folder, split="train", views=2, labels=True, **changes):
     indices, classes = make(views, labels)
     names = ["a", "b", "ü"] if labels else []
     values = {"indices": indices, "labels": classes, "class_names": names, "codebook_size": K,
-              "vqgan": "f00"} | changes
+              "origin": {"vqgan": "f00"}} | changes
     save_codes(folder, split, **values)
     return CodeMaps.load(folder, split)
 
@@ -38,7 +40,7 @@ def test_round_trip(tmp_path, views, labels):
     assert maps.indices.dtype == torch.int32
     assert (maps.labels is None) if classes is None else torch.equal(maps.labels, classes)
     assert maps.class_names == (["a", "b", "ü"] if labels else [])
-    assert (maps.codebook_size, maps.vqgan, maps.shape, len(maps)) == (K, "f00", (2, 3), N)
+    assert (maps.codebook_size, maps.origin, maps.shape, len(maps)) == (K, {"vqgan": "f00"}, (2, 3), N)
 
 
 def test_equal_codes_give_equal_bytes(tmp_path):
@@ -53,7 +55,8 @@ def test_equal_codes_give_equal_bytes(tmp_path):
 def test_the_file_is_as_the_library_writes_it_from_memory(tmp_path, labels, count):
     indices, classes = make(labels=labels)
     classes = classes[:count] if labels else None
-    path = save_codes(tmp_path, "train", indices[:count], classes, ["a", 'b"', "ü"] if labels else [], K, "f00")
+    names = ["a", 'b"', "ü"] if labels else []
+    path = save_codes(tmp_path, "train", indices[:count], classes, names, K, {"vqgan": "f00"})
     with safe_open(path, "pt") as file:
         tensors = {"indices": indices[:count].contiguous()} | ({"labels": classes} if labels else {})
         save_file(tensors, tmp_path / "library.safetensors", file.metadata())
@@ -91,6 +94,28 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(CodesError, match=r"train\.safetensors is damaged"):
             CodeMaps.load(tmp_path, "train")
+
+
+@pytest.mark.parametrize("back", [1, 40, 200])
+def test_a_flipped_byte_is_noticed(tmp_path, back):
+    saved(tmp_path / "codes/image")
+    path = tmp_path / "codes/image/train.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-back] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CodesError, match=r"is damaged .*: remove it, then run dvc checkout codes/image, or dvc repro "
+                                         r"codebook@image\.$"):
+        CodeMaps.load(tmp_path / "codes/image", "train")
+
+
+def test_maps_of_an_older_version_load_unchecked(tmp_path):
+    indices, classes = make()
+    about = {"class_names": ["a", "b", "c"], "codebook_size": K, "vqgan": "f00"}
+    save_file({"indices": indices, "labels": classes}, tmp_path / "train.safetensors",
+              {"tesserae": json.dumps(about)})
+    maps = CodeMaps.load(tmp_path, "train")
+    assert torch.equal(maps.indices, indices)
+    assert maps.origin == {}
 
 
 @pytest.mark.parametrize(("changes", "said"), [

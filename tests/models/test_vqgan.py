@@ -144,6 +144,34 @@ def test_indices_outside_the_codebook_are_refused(index):
 
 
 @pytest.mark.parametrize("quantizer", ["nearest", "ema", "simvq", "fsq", "lfq", "gumbel"])
+def test_what_is_no_picture_and_no_index_is_one_sentence(quantizer):
+    model = tiny(quantizer=quantizer)
+    for indices, word in ((torch.zeros(1, 2, 2), "type float32: whole numbers"), (torch.zeros(2, 2).long(), "shape"),
+                          (torch.zeros(1, 2, 2, dtype=torch.bool), "type bool"),
+                          (torch.zeros(1, 0, 0).long(), "shape"), (torch.full((1, 2, 2), 16), "0 to 15"),
+                          (torch.full((1, 2, 2), -1), "0 to 15")):
+        with pytest.raises(TesseraeError, match=word):
+            model.decode(indices)
+    for images, word in ((torch.zeros(3, 8, 8), "shape"), (torch.zeros(1, 3, 0, 0), "shape"),
+                         (torch.zeros(1, 1, 8, 8), r"\(pictures, 3, height, width\)"),
+                         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "type uint8: floats are needed")):
+        with pytest.raises(TesseraeError, match=word):
+            model.encode(images)
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "ema", "simvq", "fsq", "lfq", "gumbel"])
+def test_no_pictures_have_no_codes_and_the_other_way_round(quantizer):
+    model = tiny(quantizer=quantizer)
+    f = model.config.downsampling
+    codes = model.encode(torch.zeros(0, 3, 4 * f, 2 * f))
+    assert (codes.shape, codes.dtype) == ((0, 4, 2), torch.int64)
+    assert model.decode(codes).shape == (0, 3, 4 * f, 2 * f)
+    few = model.encode(torch.rand(1, 3, 8, 8) * 2 - 1)
+    for dtype in (torch.int32, torch.int16, torch.uint8):  # as other programs keep them
+        assert torch.equal(model.decode(few.to(dtype)), model.decode(few))
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "ema", "simvq", "fsq", "lfq", "gumbel"])
 def test_saved_and_loaded(tmp_path, quantizer):
     model = tiny(quantizer=quantizer, patch=2).train()
     images = torch.rand(4, 3, 16, 16) * 2 - 1

@@ -176,7 +176,7 @@ def test_pieces_of_another_model_or_set_are_not_taken_up(project, by_two, monkey
     told = []
     with opened(project, monkeypatch) as stage:
         if changed == "weights":
-            monkeypatch.setattr(encoding, "weights_fingerprint", lambda folder: "another")
+            monkeypatch.setattr(encoding, "fingerprint_of", lambda folder: "another")
         elif changed == "pictures":
             splits["validation"].labels = 1 - splits["validation"].labels
         else:

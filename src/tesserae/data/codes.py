@@ -29,14 +29,15 @@ class CodeMaps:
 
     indices: (N,V,h,w) int32 in [0, codebook_size); V = 2 views, as it is and mirrored, or V = 1.
     labels: (N,) int64 or None; class_names: the words for them, [] without.
-    vqgan: fingerprint of the VQGAN that encoded.
+    origin: fingerprints of the VQGAN that encoded, as "vqgan", and of the split's pictures, as "pictures"; {} where
+    they are not known, as of files of an older version.
     """
 
     def __init__(self, indices: Tensor, labels: Tensor | None, class_names: Sequence[str], codebook_size: int,
-                 vqgan: str = "") -> None:
+                 origin: Mapping[str, str] | None = None) -> None:
         _check(indices.shape, [indices.numpy()], labels, class_names, codebook_size)
         self.indices, self.labels = indices, labels
-        self.class_names, self.codebook_size, self.vqgan = list(class_names), codebook_size, vqgan
+        self.class_names, self.codebook_size, self.origin = list(class_names), codebook_size, dict(origin or {})
 
     @classmethod
     def load(cls, folder: str | Path, split: str) -> CodeMaps:
@@ -48,11 +49,16 @@ class CodeMaps:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 about = json.loads(file.metadata()[_KEY])
-            return cls(tensors["indices"], tensors.get("labels"), **about)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CodesError(f"{path} is damaged or another version's ({reason}): "
-                             "run dvc repro codebook.") from None
+            about.pop("vqgan", None)  # an older version's fingerprint, of the weights' file
+            checksum = about.pop("checksum", None)
+            maps = cls(tensors["indices"], tensors.get("labels"), **about)
+            if checksum not in (None, maps.fingerprint):
+                raise ValueError("its codes do not have the checksum that they were saved with")
+            return maps
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            raise CodesError(f"{path} is damaged or another version's ({reason}): remove it, then run dvc checkout "
+                             f"codes/{path.parent.name}, or dvc repro codebook@{path.parent.name}.") from None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -65,15 +71,12 @@ class CodeMaps:
     @cached_property
     def fingerprint(self) -> str:
         """32 hex digits that change with any code, label or class name."""
-        digest = hashlib.blake2b(self.indices.contiguous().numpy(), digest_size=16)
-        if self.labels is not None:
-            digest.update(self.labels.contiguous().numpy())
-        digest.update(json.dumps([self.class_names, self.codebook_size, list(self.indices.shape)]).encode())
-        return digest.hexdigest()
+        return _fingerprint([self.indices.contiguous().numpy()], self.indices.shape, self.labels, self.class_names,
+                            self.codebook_size)
 
 
 def save_codes(folder: str | Path, split: str, indices: Tensor | Sequence[np.ndarray], labels: Tensor | None,
-               class_names: Sequence[str], codebook_size: int, vqgan: str = "") -> Path:
+               class_names: Sequence[str], codebook_size: int, origin: Mapping[str, str] | None = None) -> Path:
     """Write one split for `CodeMaps.load`; arguments as CodeMaps' attributes. Equal codes give equal bytes.
 
     indices may come in parts, (n,V,h,w) arrays one after the other: where those are mapped from files, memory holds
@@ -83,7 +86,8 @@ def save_codes(folder: str | Path, split: str, indices: Tensor | Sequence[np.nda
     parts = [part.astype("<i4", order="C", copy=False) for part in parts]
     shape = (sum(map(len, parts)), *(parts[0].shape[1:] if parts else ()))
     _check(shape, parts, labels, class_names, codebook_size)
-    about = {"class_names": list(class_names), "codebook_size": codebook_size, "vqgan": vqgan}
+    about = {"class_names": list(class_names), "codebook_size": codebook_size, "origin": dict(origin or {}),
+             "checksum": _fingerprint(parts, shape, labels, class_names, codebook_size)}
     tensors: dict[str, tuple[str, tuple[int, ...], Sequence[np.ndarray]]] = {}
     if labels is not None:
         tensors["labels"] = ("I64", tuple(labels.shape), [labels.numpy().astype("<i8", order="C")])
@@ -99,6 +103,18 @@ def save_codes(folder: str | Path, split: str, indices: Tensor | Sequence[np.nda
                     file.write(array.data)  # tofile would not say why it failed
         os.replace(part, path)
     return path
+
+
+def _fingerprint(parts: Sequence[np.ndarray], shape: Sequence[int], labels: Tensor | None,
+                 class_names: Sequence[str], codebook_size: int) -> str:
+    """Of maps that come in parts (n,V,h,w) int32, together of that shape."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    if labels is not None:
+        digest.update(labels.long().contiguous().numpy())  # as the file has them
+    digest.update(json.dumps([list(class_names), codebook_size, list(shape)]).encode())
+    return digest.hexdigest()
 
 
 def _header(tensors: Mapping[str, tuple[str, tuple[int, ...], Sequence[np.ndarray]]], about: dict[str, str]) -> bytes:

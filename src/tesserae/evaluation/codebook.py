@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,12 +14,6 @@ from tesserae.evaluation.distributions import exact
 
 AT_ONCE = 1 << 14  # maps that are looked at together, so that memory does not grow with the set
 TWINS = 0.05  # distance to the nearest other code, over the median of these: closer ones are doubles
-
-
-def weights_fingerprint(folder: str | Path) -> str:
-    """32 hex digits that change with any weight of the model saved in `folder`."""
-    with (Path(folder) / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 def usage_counts(indices: Tensor, codebook_size: int) -> Tensor:

@@ -45,6 +45,7 @@ def _alex_steps() -> list[tuple]:
             ("conv", 192, 384, 3, 1, 1), tap, ("conv", 384, 256, 3, 1, 1), tap, ("conv", 256, 256, 3, 1, 1), tap]
 
 
+LEAST = {"vgg": 16, "alex": 31}  # pixels a side of which the last tapped layer keeps one
 _NETS = {"vgg": ("vgg16", "VGG16", _vgg_steps), "alex": ("alexnet", "AlexNet", _alex_steps)}
 
 
@@ -52,12 +53,13 @@ class Backbone(nn.Module):
     """ImageNet convolutions up to the last tapped activation.
 
     `forward(images (B,3,H,W) in [-1,1]) -> list of feature maps`, one for each of LPIPS's five layers.
-    Weights are frozen and laid out channels-last, which bf16 convolutions are quickest in.
+    Weights are frozen and laid out channels-last, which bf16 convolutions are quickest in. Raises TesseraeError for
+    pictures with a side below LEAST.
     """
 
     def __init__(self, net: str) -> None:
         super().__init__()
-        self.steps = _NETS[net][2]()
+        self.net, self.steps = net, _NETS[net][2]()
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, kernel, stride, padding)
             for i, o, kernel, stride, padding in (step[1:] for step in self.steps if step[0] == "conv")
@@ -66,6 +68,10 @@ class Backbone(nn.Module):
         self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None])
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        if min(images.shape[-2:]) < LEAST[self.net]:
+            height, width = images.shape[-2:]
+            raise TesseraeError(f"pictures of {width}x{height} pixels are too small for {_NETS[self.net][1]}, which "
+                                f"needs {LEAST[self.net]} a side: take larger ones.")
         weight = self.convs[0].weight
         x = ((images.float() - self.shift) / self.scale).to(weight.dtype)
         x = x.contiguous(memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -179,13 +180,19 @@ def _plain(layer: nn.Linear | PackedLinear | nn.LayerNorm) -> Callable[[Tensor],
 
 
 class LatentTransformer(nn.Module):
-    """`model(prefix (B,P), indices (B,T)) -> logits (B,T,K)`; logits[:, i] are p(s_i | s_<i, prefix)'s."""
+    """`model(prefix (B,P), indices (B,T)) -> logits (B,T,K)`; logits[:, i] are p(s_i | s_<i, prefix)'s.
+
+    origin: JSON values that say what it was trained on, kept with the model. fingerprint: 32 hex digits for the
+    weights and the config that `from_pretrained` read, "" for a network made in memory.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         if config.n_embd % config.n_head:
             raise TesseraeError(f"n_embd = {config.n_embd} must be a multiple of n_head = {config.n_head}.")
         self.config = c = config
+        self.origin: dict[str, Any] = {}
+        self.fingerprint = ""
         self.prefix_embedding = nn.Embedding(c.prefix_vocab, c.n_embd)
         self.token_embedding = nn.Embedding(c.codebook_size, c.n_embd)
         self.positions = nn.Parameter(torch.empty(c.block_size, c.n_embd))
@@ -309,13 +316,13 @@ class LatentTransformer(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into `folder`."""
-        save_model(self, self.config, folder)
+        save_model(self, self.config, folder, self.origin)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> LatentTransformer:
         """Read what `save_pretrained` wrote. Raises TesseraeError where it is missing or damaged."""
         model = cls(read_config(TransformerConfig, cls.__name__, folder))
-        load_weights(model, folder)
+        model.fingerprint, model.origin = load_weights(model, folder)
         return model.eval()
 
     def _embed(self, prefix: Tensor, indices: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +27,19 @@ class VQGANConfig:
     convolutions at full resolution. `refine` adds a last layer of so many channels at full resolution, which
     removes the checkerboard that unfolded patches leave (0: none). `attention` is that of the middle, at the lowest
     resolution; `attention_levels` adds attention after each residual block of those levels, counted from the highest
-    resolution. `gradient`: see `quantizers.with_gradient`. view, column, colours: what of a picture the network sees,
-    for `data.views.view_of`. For FSQ, `codebook_size` becomes the product of `levels`, which follow from it.
+    resolution. `gradient`: see `quantizers.with_gradient`. view, column, colours, ignore_index, void_colour: what of
+    a picture the network sees, for `data.views.view_of`. whole_range, float_range: the values of files of more than 8
+    bits, whole numbers and floats, that are black and white in its set, () where it has none. For FSQ,
+    `codebook_size` becomes the product of `levels`, which follow from it.
     """
 
     view: str = "image"
     column: str = "image"
     colours: tuple[int, ...] = ()
+    ignore_index: int = -1
+    void_colour: int = 0
+    whole_range: tuple[float, ...] = ()
+    float_range: tuple[float, ...] = ()
     in_channels: int = 3
     out_channels: int = 3
     channels: int = 128
@@ -136,11 +143,17 @@ class Decoder(nn.Module):
 
 
 class VQGAN(nn.Module):
-    """Encoder, quantizer and decoder, with 1x1 convolutions between z_channels and n_z on either side."""
+    """Encoder, quantizer and decoder, with 1x1 convolutions between z_channels and n_z on either side.
+
+    origin: JSON values that say what it was trained on, kept with the model. fingerprint: 32 hex digits for the
+    weights and the config that `from_pretrained` read, "" for a network made in memory.
+    """
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.config = config
+        self.origin: dict[str, Any] = {}
+        self.fingerprint = ""
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.pre_quant = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
         self.quantizer = make_quantizer(config.quantizer, config.codebook_size, config.codebook_dim, config.gradient,
@@ -166,10 +179,15 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """images (B,3,H,W) in [-1,1] -> indices (B,h,w) int64.
+        """images (B,3,H,W) in [-1,1] -> indices (B,h,w) int64; of no pictures, B = 0, none.
 
-        Nothing random is in it and nothing of the model changes, also while the model is in training mode.
+        Nothing random is in it and nothing of the model changes, also while the model is in training mode. Raises
+        TesseraeError for pictures of another form.
         """
+        self._check_images(images)
+        if not len(images):
+            f = self.config.downsampling
+            return images.new_zeros(0, images.shape[2] // f, images.shape[3] // f, dtype=torch.int64)
         with evaluating(self):
             return self.quantizer(self.latents(images)).indices
 
@@ -177,14 +195,31 @@ class VQGAN(nn.Module):
     def decode(self, indices: Tensor) -> Tensor:
         """indices (B,h,w) int64 -> images (B,3,H,W) float32 in [-1,1].
 
-        Of a VQGAN of classes: logits (B,classes,H,W), unbounded. As `encode`, the same in any mode.
+        Of a VQGAN of classes: logits (B,classes,H,W), unbounded. As `encode`, the same in any mode. Raises
+        TesseraeError for what are no indices of this codebook.
         """
+        if indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex():
+            raise TesseraeError(f"indices are of the type {_named(indices.dtype)}: whole numbers are needed, as "
+                                "encode gives them.")
+        if indices.ndim != 3 or not all(indices.shape[1:]):
+            raise TesseraeError(f"indices have the shape {tuple(indices.shape)}: (pictures, rows, columns) is "
+                                "needed, with a row and a column at least.")
+        indices = indices.long()
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.config.codebook_size:
             raise TesseraeError(f"indices run from {int(indices.min())} to {int(indices.max())}: "
                                 f"this codebook has 0 to {self.config.codebook_size - 1}.")
         with evaluating(self):
             made = self.decode_latents(self.quantizer.lookup(indices)).float()
         return made if self.config.colours else made.clamp(-1, 1)
+
+    def _check_images(self, images: Tensor) -> None:
+        channels = self.config.in_channels
+        if images.ndim != 4 or images.shape[1] != channels or not all(images.shape[2:]):
+            raise TesseraeError(f"pictures have the shape {tuple(images.shape)}: (pictures, {channels}, height, "
+                                "width) is needed, with a pixel at least.")
+        if not images.is_floating_point():
+            raise TesseraeError(f"pictures are of the type {_named(images.dtype)}: floats are needed, those of "
+                                "colours from -1 to 1.")
 
     @property
     def codebook(self) -> Tensor:
@@ -198,14 +233,18 @@ class VQGAN(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into `folder`."""
-        save_model(self, self.config, folder)
+        save_model(self, self.config, folder, self.origin)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> VQGAN:
         """Read what `save_pretrained` wrote. Raises TesseraeError where it is missing or damaged."""
         model = cls(read_config(VQGANConfig, cls.__name__, folder))
-        load_weights(model, folder)
+        model.fingerprint, model.origin = load_weights(model, folder)
         return model.eval()
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @contextlib.contextmanager

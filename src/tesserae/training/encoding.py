@@ -15,7 +15,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,11 +29,14 @@ from tesserae.data.pieces import pieces_of
 from tesserae.data.scratch import SPLIT
 from tesserae.data.views import view_of
 from tesserae.data.workers import eta, in_order
-from tesserae.evaluation.codebook import weights_fingerprint
+from tesserae.errors import command
+from tesserae.models.saving import fingerprint_of
 from tesserae.models.vqgan import VQGAN
 from tesserae.stage import Stage, write_atomically
 from tesserae.training.identity import checkpoint_folder, code_of
 from tesserae.training.loop import make_accelerator
+from tesserae.training.origins import check_vqgan
+from tesserae.training.vqgan import model_config
 
 LEAST = 1024  # pictures a piece, which is what a stop may lose
 COMPUTING = ("data/views", "models/layers.py", "models/quantizers.py", "models/vqgan.py", "training/encoding.py")
@@ -71,19 +74,23 @@ def encode_set(stage: Stage, model: VQGAN, pictures: Mapping[str, Pictures], acc
     """Encode the splits of a codebook's stage, or what is missing of them; leave them in codes/<target>.
 
     model: of models/vqgan-<target>, on the accelerator's device. Every process takes part and gets the code maps,
-    which are mapped from their files.
+    which are mapped from their files. Raises OriginError where the model belongs to other pictures or parameters.
     """
-    weights = weights_fingerprint(stage.root / "models" / f"vqgan-{stage.target}")
+    asked = stage.params.vqgan[stage.target]
+    wanted = replace(model_config(asked, view_of(model.config)), view=asked.view, column=asked.column)
+    check_vqgan(stage.target, model, wanted, pictures.get("train"))
+    made_by = model.fingerprint or fingerprint_of(stage.root / "models" / f"vqgan-{stage.target}")
     folder, batch_size = stage.path("codes", stage.target), stage.block.batch_size
     for split, each in pictures.items():
-        facts = {"weights": weights, "config": json.dumps(asdict(model.config), sort_keys=True),
+        facts = {"model": made_by, "config": json.dumps(asdict(model.config), sort_keys=True),
                  "data": each.fingerprint_of(model.config.column), "batch_size": str(batch_size),
                  "code": code_of(*COMPUTING)}
         paths = encode_pieces(model, each, batch_size, checkpoint_folder(stage.home, stage.name, facts), accelerator,
                               progress=progress)
         if accelerator.is_main_process:
             save_codes(folder, split, [np.load(path, mmap_mode="r") for path in paths], each.labels,
-                       each.class_names, model.config.codebook_size, weights)
+                       each.class_names, model.config.codebook_size,
+                       {"vqgan": made_by, "pictures": each.fingerprint})
     accelerator.wait_for_everyone()
     return {split: CodeMaps.load(folder, split) for split in pictures}
 
@@ -123,7 +130,7 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
     parser.add_argument("--target", default="image", help="the block under codebook: in it (default: image)")
     arguments = parser.parse_args()
-    with Stage.open("codebook", arguments.target, arguments.params) as stage:
+    with command(), Stage.open("codebook", arguments.target, arguments.params) as stage:
         accelerator = make_accelerator("fp32", stage.params.threads)
         model = VQGAN.from_pretrained(stage.root / "models" / f"vqgan-{stage.target}").to(accelerator.device)
         pictures = {split: Pictures.load(stage.path("prepared"), split, hold=0) for split in SPLIT}
