@@ -143,4 +143,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tesserae.errors import command
+
+    with command():
+        main()

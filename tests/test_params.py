@@ -53,8 +53,8 @@ def test_every_shipped_file_is_valid(path):
 
 
 def test_presets_say_what_they_are_for():
-    assert [path.stem for path in PRESETS] == ["landscapes-128", "laptop", "own-64", "own-spatial", "paper-f16-256",
-                                               "photos"]
+    assert [path.stem for path in PRESETS] == ["landscapes-128", "laptop", "own-64", "own-depth", "own-masks",
+                                               "own-spatial", "paper-f16-256", "photos"]
     for path in (path for path in PRESETS if path.stem != "laptop"):
         assert f"cp presets/{path.name} params.yaml" in path.read_text(encoding="utf-8").split("seed:")[0]
 
@@ -145,6 +145,10 @@ def test_a_bad_value_is_named_with_its_remedy(path, value, words):
          ["disc_layers = 5 must be at most 4 with discriminator = 'features'"]),
         ({(*VQGAN, "discriminator"): "pixels"}, ["discriminator = 'pixels'", "one of patch, features"]),
         ({(*VQGAN, "view"): "edges"}, ["view = 'edges' has no colours", "gan_loss: none"]),
+        ({(*VQGAN, "ignore_index"): 255}, ["vqgan.image: ignore_index = 255 is for view = 'segmentation'",
+                                           "set it to -1"]),
+        ({("vqgan", "segmentation", "ignore_index"): 256}, ["vqgan.segmentation.ignore_index = 256",
+                                                            "at least -1 and at most 255"]),
         ({(*VQGAN, "view"): "thermal"}, ["vqgan.image.view = 'thermal'", "one of image, segmentation, depth"]),
         # crops
         ({(*VQGAN, "crop"): 60}, ["crop = 60 must be a multiple of the downsampling f = 8"]),
@@ -187,6 +191,19 @@ def test_a_bad_value_is_named_with_its_remedy(path, value, words):
         ({(*VQGAN, "quantizer"): "fsq", (*VQGAN, "codebook_size"): 101}, ["codebook_size = 101", "fsq", "use "]),
         ({(*VQGAN, "quantizer"): "lfq", (*VQGAN, "codebook_size"): 300}, ["codebook_size = 300", "lfq", "use 256"]),
         ({(*VQGAN, "attention_levels"): [2]}, ["attention_levels = [2] names a level that channel_mult lacks"]),
+        ({(*VQGAN, "quantizer"): "fsq", (*VQGAN, "codebook_size"): 2}, ["codebook_size = 2", "fsq", "use 3."]),
+        ({(*VQGAN, "crop"): 8, (*VQGAN, "perceptual_weight"): 0.0}, ["vqgan.image.crop = 8 leaves", "at least 16"]),
+        ({("vqgan", "segmentation", "crop"): 16}, ["zoom = 3 enlarges 5.33 pixels", "the 8", "a zoom of at most 2"]),
+        ({("prepare", "image_size"): 8, (*VQGAN, "crop"): 0, ("vqgan", "segmentation", "crop"): 0},
+         ["prepare.image_size = 8 leaves vqgan.image one code a side"]),
+        # blocks that need each other
+        ({("codebook",): {"image": VALUES["codebook"]["image"]}},
+         ["transformer.layout.condition names 'segmentation'", "no codebook.segmentation", "add that block"]),
+        ({("codebook",): {"segmentation": VALUES["codebook"]["segmentation"]}},
+         ["transformer.class.vqgan = 'image' has no codebook.image", "add that block"]),
+        ({(*TRANSFORMER, "order"): "z_curve", ("highres",): {}},
+         ["transformer.layout.order = 'z_curve' does not go with its window of 8 codes", "the 12 codes a side",
+          "sample.layout", "take order: row, or window: 0"]),
         # large pictures
         ({(*TRANSFORMER, "order"): "z_curve"}, ["highres.layout needs transformer.layout.order = 'row'"]),
         ({(*HIGHRES, "sizes"): [[512, 516]]}, ["highres.layout.sizes holds [512, 516]", "multiple of 8"]),
@@ -195,6 +212,7 @@ def test_a_bad_value_is_named_with_its_remedy(path, value, words):
         ({(*HIGHRES, "stride"): 9}, ["highres.layout.stride = 9 must be at most the window of 8 codes"]),
         ({(*HIGHRES, "compare_stride"): 9}, ["highres.layout.compare_stride = 9"]),
         ({("sample", "layout", "stride"): 9}, ["sample.layout.stride = 9 must be at most the window of 8 codes"]),
+        ({(*TRANSFORMER, "window"): 1}, ["highres.layout slides the window of transformer.layout", "one code"]),
         ({(*HIGHRES, "tile"): 4}, ["highres.layout.tile = 4", "at least 8"]),
         ({("highres",): {"other": VALUES["highres"]["layout"]}}, ["highres.other has no transformer.other"]),
     ],
@@ -299,3 +317,22 @@ def test_nasty_yaml_gives_a_sentence(tmp_path, text):
     with pytest.raises(ParamsError) as caught:
         load_params(path)
     assert_is_a_sentence(str(caught.value).replace(str(tmp_path), "somewhere"))
+
+
+def test_numbers_without_a_dot_are_numbers(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text().replace("lr: 1.0e-3 ", "lr: 1e-3 ", 1))
+    assert load_params(path).vqgan["image"].lr == 1e-3
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("seed: 0\nseed: 3\n", r"params\.yaml is not YAML: line 2: found duplicate key \"seed\""),
+    ("seed: 0\n\tx: 1\n", r"params\.yaml is not YAML: line \d+: "),
+])
+def test_what_is_no_yaml_names_the_line(tmp_path, text, words):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError, match=words) as error:
+        load_params(path)
+    assert "http" not in str(error.value)
+    assert len(str(error.value)) < len(str(path)) + 150

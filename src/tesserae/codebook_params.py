@@ -102,9 +102,11 @@ def fsq_levels(codebook_size: int) -> tuple[int, ...]:
         found = _factors(codebook_size, smallest, largest)
         if found:
             return found
-    near = sorted(known, key=lambda size: abs(size - codebook_size))[:3]
+    smallest, largest = _RANGES[-1]
+    sides = (range(codebook_size - 1, smallest - 1, -1), range(codebook_size + 1, 2 * max(codebook_size, smallest)))
+    near = [next((size for size in side if _factors(size, smallest, largest)), None) for side in sides]
     raise TesseraeError(f"codebook_size = {codebook_size} does not go with quantizer fsq, which needs a product of "
-                        f"levels of {_RANGES[-1][0]} to {_RANGES[-1][1]}: use {', '.join(map(str, sorted(near)))}.")
+                        f"levels of {smallest} to {largest}: use {' or '.join(str(size) for size in near if size)}.")
 
 
 def _factors(number: int, smallest: int, largest: int) -> tuple[int, ...] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from pathlib import Path
@@ -21,10 +22,13 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Dropout = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+Range = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)]  # of stages, so of files
 
 
 VGG_LEAST = 16  # pixels a side of which VGG16's last layers keep one
+_POWER = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")  # 1e-3
+COLOURED = ("image", "low_resolution")  # views whose reconstructions LPIPS judges
 PLAIN_CONDITIONS = ("class", "coordinates")  # all others are VQGANs, whose codes are prepended
 
 
@@ -53,6 +57,23 @@ class PrepareParams(_Block):
     holdout: Annotated[float, Field(gt=0, lt=1)]
     min_side: Positive
     max_rejected: Share
+    hub_config: str = ""
+    hub_split: str = ""
+    hub_revision: str = ""
+    value_ranges: dict[Name, Range] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> PrepareParams:
+        for name, (low, high) in self.value_ranges.items():
+            if low >= high:
+                raise ValueError(f"value_ranges.{name} = {[low, high]} must rise: black first, then white")
+        return self
+
+    @property
+    def hub(self) -> dict[str, str]:
+        """What is said of a dataset on the hub, as `datasets.load_dataset` names it."""
+        said = {"name": self.hub_config, "split": self.hub_split, "revision": self.hub_revision}
+        return {name: value for name, value in said.items() if value}
 
 
 class VQGANParams(_Block):
@@ -60,6 +81,7 @@ class VQGANParams(_Block):
 
     view: Literal["image", "segmentation", "depth", "edges", "low_resolution"]
     column: Name
+    ignore_index: Annotated[int, Field(ge=-1, le=255)]
     # network
     channels: Annotated[int, Field(ge=1, le=4096)]
     channel_mult: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1, max_length=8)]
@@ -164,6 +186,9 @@ class VQGANParams(_Block):
             allowed = "cross_entropy" if classes else "l1 or l2"
             raise ValueError(f"pixel_loss = {self.pixel_loss!r} does not go with view = {self.view!r}; "
                              f"take {allowed}")
+        if self.ignore_index >= 0 and not classes:
+            raise ValueError(f"ignore_index = {self.ignore_index} is for view = 'segmentation', whose pixels have an "
+                             f"index; with view = {self.view!r} set it to -1")
         if self.view in ("segmentation", "depth", "edges") and (self.perceptual_weight or self.gan_loss != "none"):
             raise ValueError(f"view = {self.view!r} has no colours for LPIPS and the discriminator to judge; set "
                              "perceptual_weight: 0 and gan_loss: none")
@@ -316,10 +341,20 @@ class Params(_Block):
             for name in getattr(self, kind):
                 if name not in self.transformer:
                     raise ValueError(f"{kind}.{name} has no transformer.{name} to go with it")
-        for name, sample in self.sample.items():
-            self._check_stride(f"sample.{name}.stride", sample.stride, self._window(self.transformer[name]))
         for name, highres in self.highres.items():
             self._check_highres(name, highres)
+        for name, sample in self.sample.items():
+            self._check_sample(name, sample)
+        return self
+
+    @model_validator(mode="after")
+    def _pictures_can_be_judged(self) -> Params:
+        size = self.prepare.image_size
+        coloured = [name for name, block in self.vqgan.items() if block.view in COLOURED]
+        if size < VGG_LEAST and (coloured or self.sample):
+            who = f"vqgan.{coloured[0]}" if coloured else f"the samples of sample.{next(iter(self.sample))}"
+            raise ValueError(f"prepare.image_size = {size} is too small for LPIPS, which judges {who}; take at least "
+                             f"{VGG_LEAST}")
         return self
 
     def _check_side(self, name: str, block: VQGANParams) -> None:
@@ -332,6 +367,9 @@ class Params(_Block):
         if (block.perceptual_weight or block.judges_features) and side < VGG_LEAST:
             raise ValueError(f"{what} is too small for LPIPS and a discriminator of features, which need {VGG_LEAST} "
                              f"pixels; take more, or perceptual_weight: 0 and discriminator: patch")
+        if side / block.zoom < f:
+            raise ValueError(f"vqgan.{name}.zoom = {block.zoom:g} enlarges {side / block.zoom:.3g} pixels to {what}, "
+                             f"fewer than the {f} that a code stands for; take a zoom of at most {side / f:g}")
         if block.gan_loss != "none" and block.discriminator == "patch" and side // 2**block.disc_layers < 3:
             fits = max((layers for layers in range(1, 7) if side // 2**layers >= 3), default=0)
             remedy = f"take disc_layers of at most {fits}" if fits else "take gan_loss: none"
@@ -341,10 +379,16 @@ class Params(_Block):
         if block.vqgan not in self.vqgan:
             raise ValueError(f"transformer.{name}.vqgan = {block.vqgan!r} must be one of {sorted(self.vqgan)}")
         f = self.vqgan[block.vqgan].downsampling
+        if block.vqgan not in self.codebook:
+            raise ValueError(f"transformer.{name}.vqgan = {block.vqgan!r} has no codebook.{block.vqgan}, which "
+                             "encodes the pictures; add that block")
         for condition in block.codes_read:
             if condition not in self.vqgan:
                 allowed = ", ".join([*PLAIN_CONDITIONS, *self.vqgan])
                 raise ValueError(f"transformer.{name}.condition names {condition!r}, which is none of {allowed}")
+            if condition not in self.codebook:
+                raise ValueError(f"transformer.{name}.condition names {condition!r}, and there is no "
+                                 f"codebook.{condition}, which encodes it; add that block")
             own = self.vqgan[condition].downsampling
             if f % own:
                 raise ValueError(f"transformer.{name}: the downsampling {own} of vqgan.{condition} must divide the "
@@ -358,12 +402,25 @@ class Params(_Block):
             raise ValueError(f"transformer.{name}.window = {block.window} must be at most the "
                              f"{side} codes a side of a whole picture")
 
+    def _check_sample(self, name: str, block: SampleParams) -> None:
+        transformer = self.transformer[name]
+        window, side = self._window(transformer), self._side(transformer)
+        self._check_stride(f"sample.{name}.stride", block.stride, window)
+        if window < side and transformer.order != "row":
+            raise ValueError(f"transformer.{name}.order = {transformer.order!r} does not go with its window of "
+                             f"{window} codes, which slides row by row over the {side} codes a side of the pictures "
+                             f"of sample.{name}; take order: row, or window: 0")
+
     def _check_stride(self, key: str, stride: int, window: int) -> None:
         if stride > window:
             raise ValueError(f"{key} = {stride} must be at most the window of {window} codes")
 
     def _window(self, transformer: TransformerParams) -> int:
-        return transformer.window or self.prepare.image_size // self.vqgan[transformer.vqgan].downsampling
+        return transformer.window or self._side(transformer)
+
+    def _side(self, transformer: TransformerParams) -> int:
+        """Codes a side of a whole picture."""
+        return self.prepare.image_size // self.vqgan[transformer.vqgan].downsampling
 
     def _check_highres(self, name: str, block: HighresParams) -> None:
         transformer = self.transformer[name]
@@ -371,6 +428,9 @@ class Params(_Block):
         window = self._window(transformer)
         if transformer.order != "row":
             raise ValueError(f"highres.{name} needs transformer.{name}.order = 'row': the window slides row by row")
+        if window < 2:
+            raise ValueError(f"highres.{name} slides the window of transformer.{name}, which is one code; take a "
+                             "window of at least 2, or leave the block out")
         for height, width in block.sizes:
             if height % f or width % f or min(height, width) < window * f:
                 raise ValueError(f"highres.{name}.sizes holds {[height, width]}; each side must be a multiple of "
@@ -393,10 +453,19 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} cannot be read as a text file: {error}.") from None
     try:
-        values = YAML(typ="safe", pure=True).load(text)
+        values = _numbers(YAML(typ="safe", pure=True).load(text))
     except Exception as error:  # the parser has many ways to fail, deep nesting among them
         raise ParamsError(f"{path} is not YAML: {_one_line(error)}.") from None
     return check_params(values, path)
+
+
+def _numbers(values: object) -> object:
+    """YAML reads 1e-3, without a dot, as text: it becomes the number that is meant."""
+    if isinstance(values, dict):
+        return {key: _numbers(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_numbers(value) for value in values]
+    return float(values) if isinstance(values, str) and _POWER.fullmatch(values) else values
 
 
 def check_params(values: object, origin: str | Path = "params") -> Params:
@@ -410,6 +479,9 @@ def check_params(values: object, origin: str | Path = "params") -> Params:
 
 
 def _one_line(error: Exception) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark and problem:  # of the parser: what is wrong, and where
+        return f"line {mark.line + 1}: {_short(' '.join(str(problem).split()), 200)}".rstrip(".")
     return _short(" ".join(str(error).split()) or type(error).__name__, 300).rstrip(".")
 
 

@@ -31,6 +31,14 @@ def test_downsampling_and_rate_follow_from_the_parameters():
     assert "params.vqgan.image.downsampling" not in _runs()
 
 
+def test_the_rate_of_fsq_is_that_of_its_levels():
+    runs = _runs(mults=([1], [1], [1]), **{"params.vqgan.image.quantizer": ["lfq", "nearest", "fsq"]})
+    rates = comparison.add_derived(runs)["params.vqgan.image.bits_per_pixel"]
+    assert list(rates) == pytest.approx([6 / 4, 8 / 4, math.log2(240) / 4])
+    older = _runs(**{"params.vqgan.image.quantizer": ["fsq", None, math.nan]})  # 64 has levels, what is unknown has K
+    assert list(comparison.add_derived(older)["params.vqgan.image.bits_per_pixel"]) == [6 / 16, 8 / 16, 8 / 64]
+
+
 def test_runs_without_these_parameters_have_no_rate():
     runs = _runs(mults=([1, 2], None, [1]))
     assert math.isnan(comparison.add_derived(runs)["params.vqgan.image.downsampling"][1])

@@ -429,6 +429,19 @@ def test_effort_lengthens_all_that_is_counted_in_steps(pytestconfig, effort):
     assert len(said) == (0 if effort == 1 else 2)
 
 
+def test_what_a_training_ends_before_is_said(pytestconfig):
+    block = load_params(pytestconfig.rootpath / "params.yaml").vqgan["image"]
+    assert loop.never_reached(block) == []
+    assert loop.never_reached(block.model_copy(update={"steps": 900})) == [
+        "disc_start = 900 is beyond the last of 900 steps, so the discriminator does not join."]
+    said = loop.never_reached(block.model_copy(update={"steps": 49, "gan_loss": "none"}))
+    assert [sentence.partition(" ")[0] for sentence in said] == ["warmup", "perceptual_start"]
+    other = load_params(pytestconfig.rootpath / "params.yaml").transformer["class"]
+    assert loop.never_reached(other.model_copy(update={"steps": other.warmup})) == []
+    (sentence,) = loop.never_reached(other.model_copy(update={"steps": other.warmup - 1}))
+    assert sentence.endswith("so the learning rate does not reach its full value.")
+
+
 def test_networks_are_compiled_where_a_compiler_works(monkeypatch):
     """auto: on a GPU. It is tried before anything is trained, and what comes of it is one sentence."""
     gpu, cpu = torch.device("cuda"), torch.device("cpu")

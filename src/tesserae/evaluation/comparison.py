@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tesserae.codebook_params import entries
+from tesserae.errors import TesseraeError
+
 _LABEL = 40  # letters of a run's label
 _SYMBOLS = {"codebook_size": "K", "downsampling": "f", "codebook_dim": "n_z"}  # the paper's, in labels
 _BOUNDS = ("_low", "_high")  # of an interval: shown in the table beside their number, no axis
@@ -23,7 +26,8 @@ _NOT_COMPARED = ("lr", "seconds", "best_step", "steps")  # metrics that are no r
 def add_derived(table: pd.DataFrame) -> pd.DataFrame:
     """Join what follows from a VQGAN's parameters, for each params.vqgan.<name>.
 
-    downsampling: f = patch * 2^(levels - 1); bits_per_pixel: log2(K) / f^2, the rate in rate and distortion.
+    downsampling: f = patch * 2^(levels - 1); bits_per_pixel: log2(K) / f^2, the rate in rate and distortion, of the K
+    that FSQ has, the product of its levels.
     """
     table = table.copy()
     for column in [c for c in table if c.startswith("params.vqgan.") and c.endswith(".channel_mult")]:
@@ -31,7 +35,7 @@ def add_derived(table: pd.DataFrame) -> pd.DataFrame:
         levels = table[column].map(lambda mult: len(mult) if isinstance(mult, list) else math.nan)
         factor = _numbers(table, f"{vqgan}.patch") * 2.0 ** (levels - 1)
         table[f"{vqgan}.downsampling"] = factor
-        table[f"{vqgan}.bits_per_pixel"] = np.log2(_numbers(table, f"{vqgan}.codebook_size")) / factor**2
+        table[f"{vqgan}.bits_per_pixel"] = np.log2(_entries(table, vqgan)) / factor**2
     return table
 
 
@@ -137,6 +141,21 @@ def _numbers(table: pd.DataFrame, column: str) -> pd.Series:
         return pd.Series(math.nan, table.index)
     return pd.to_numeric(table[column].map(lambda v: math.nan if isinstance(v, (bool, list, str)) else v),
                          errors="coerce").astype(float)
+
+
+def _entries(table: pd.DataFrame, vqgan: str) -> pd.Series:
+    """How many codes each run's codebook has; those of an FSQ that cannot have its K as it is said."""
+    sizes = _numbers(table, f"{vqgan}.codebook_size")
+    if f"{vqgan}.quantizer" not in table:
+        return sizes
+
+    def found(quantizer: Any, size: float) -> float:
+        try:
+            return float(entries(quantizer, int(size)))
+        except (TesseraeError, ValueError):  # no number, or a run of an older version
+            return size
+
+    return pd.Series([found(*pair) for pair in zip(table[f"{vqgan}.quantizer"], sizes)], table.index, dtype=float)
 
 
 def _text(value: Any) -> str:

@@ -168,6 +168,17 @@ def lengthened(block: Any, effort: float, say: Callable[[str], None] = print) ->
     return found
 
 
+def never_reached(block: Any) -> list[str]:
+    """Which of a training's beginnings lie beyond its end, a sentence each; what they begin does not happen."""
+    what = {"warmup": "the learning rate does not reach its full value", "perceptual_start": "LPIPS does not join",
+            "disc_start": "the discriminator does not join"}
+    used = {"perceptual_start": "perceptual_weight", "disc_start": "gan_loss"}
+    return [f"{name} = {getattr(block, name):,} is beyond the last of {block.steps:,} steps, so {words}."
+            for name, words in what.items()
+            if hasattr(block, name) and getattr(block, used.get(name, name)) not in (0, "none")
+            and getattr(block, name) >= block.steps + (name == "warmup")]
+
+
 def step_seed(seed: int, step: int, stream: int = 0) -> int:
     """One number for everything random in a step; other streams for other uses of the same step."""
     return int(np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0] >> 1)

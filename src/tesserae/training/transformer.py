@@ -21,7 +21,7 @@ from tesserae.data.conditions import conditions_of, make_prefix, record
 from tesserae.data.paired import PairedMaps
 from tesserae.data.pictures import spread
 from tesserae.data.views import view_of
-from tesserae.errors import writing
+from tesserae.errors import command, writing
 from tesserae.evaluation.likelihood import Likelihood, evaluate_codes, likelihood, nats_to_bits, unigram_nll
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN
@@ -38,12 +38,14 @@ from tesserae.training.loop import (
     deliver,
     lengthened,
     make_accelerator,
+    never_reached,
     of_one,
     step_seed,
     to_device_soon,
     train,
 )
 from tesserae.training.optimisers import MuonAndAdam, set_share, with_full_rates
+from tesserae.training.origins import check_codes, origin_of
 from tesserae.training.processes import Group, clipped, in_shares, memory_of, shared, take_up, weights_of
 
 SHOWN = 16  # pictures in the grids by step
@@ -60,7 +62,8 @@ def fitting(block: TransformerParams, maps: CodeMaps, say: Callable[[str], None]
         return block
     left = [name for name in block.condition if name != "class"]
     without = f"with {', '.join(left)} alone" if left else "without a condition"
-    say(f"The pictures have no classes, so this transformer learns {without}; class folders would give one.")
+    say(f"The pictures have no classes, so this transformer, whose condition names class, learns {without}; class "
+        "folders would give one.")
     return block.model_copy(update={"condition": left})
 
 
@@ -241,6 +244,7 @@ class TransformerTask:
             return None
         model = LatentTransformer(self.model.config)
         model.load_state_dict(weights)
+        model.origin = self.model.origin
         return model.to(self.device)
 
 
@@ -274,14 +278,19 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
     accelerator = make_accelerator(params.precision, params.threads)
     say = of_one(say, accelerator)
     block = lengthened(block, params.effort, say)
+    for sentence in never_reached(block):
+        say(sentence)
     block = fitting(block, CodeMaps.load(stage.path("codes", block.vqgan), "train"), say)
     data, held_out = (PairedMaps.load(stage.path("codes"), split, block) for split in ("train", "validation"))
     vqgans = {name: VQGAN.from_pretrained(stage.path("models", f"vqgan-{name}"))
               for name in (block.vqgan, *block.codes_read)}
+    for each in (data, held_out):
+        check_codes({block.vqgan: each.maps, **each.others}, vqgans)
     compiled = compiles(params.compile, accelerator.device, say)
+    origin = origin_of(data, block.vqgan)
     facts = facts_of(block, seed=params.seed, precision=params.precision, compile=params.compile,
-                     data=[data.fingerprint, held_out.fingerprint], processes=accelerator.num_processes,
-                     code=code_of(*COMPUTING))
+                     data=[data.fingerprint, held_out.fingerprint], vqgans=origin["vqgans"],
+                     processes=accelerator.num_processes, code=code_of(*COMPUTING))
     folder = checkpoint_folder(stage.home, stage.name, facts, say)
 
     def show(picture: Image.Image, step: int) -> None:
@@ -292,6 +301,7 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
             picture.save(path)
 
     task = TransformerTask(block, params.seed, data, held_out, vqgans, accelerator, show, compiled)
+    task.model.origin = origin
     progress = train(task, block, params.seed, folder, stage.reports, stage.run.metrics, accelerator, say)
     if accelerator.is_main_process:
         models = stage.path("models", stage.name)
@@ -322,7 +332,7 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
     parser.add_argument("--target", default="class", help="the block under transformer: (default: class)")
     arguments = parser.parse_args()
-    with Stage.open("transformer", arguments.target, arguments.params) as stage:
+    with command(), Stage.open("transformer", arguments.target, arguments.params) as stage:
         train_transformer(stage)
 
 

@@ -18,6 +18,7 @@ from tesserae import figures
 from tesserae.data.batches import augment, batch_indices
 from tesserae.data.pictures import Pictures, spread
 from tesserae.data.views import View, make_view
+from tesserae.errors import command
 from tesserae.evaluation.codebook import usage_statistics
 from tesserae.evaluation.images import mean_metrics, reconstruction_measures
 from tesserae.models.discriminator import FeatureDiscriminator, PatchDiscriminator
@@ -35,6 +36,7 @@ from tesserae.training.loop import (
     deliver,
     lengthened,
     make_accelerator,
+    never_reached,
     of_one,
     step_seed,
     to_device_soon,
@@ -46,10 +48,10 @@ from tesserae.training.processes import Group, average_gradients, clipped, with_
 
 FIRST_PICTURES = 256  # pictures whose encodings the codebook starts from
 SHOWN = 8  # pictures in the grids by step
-COMPUTING = ("codebook_params.py", "data/batches.py", "data/views", "models/discriminator.py", "models/layers.py",
-             "models/perceptual.py", "models/quantizers.py", "models/vqgan.py", "training/loop.py",
-             "training/muon.py", "training/objective.py", "training/optimisers.py", "training/processes.py",
-             "training/vqgan.py")  # code that decides what is learned
+COMPUTING = ("codebook_params.py", "data/batches.py", "data/palette.py", "data/views", "models/discriminator.py",
+             "models/layers.py", "models/perceptual.py", "models/quantizers.py", "models/vqgan.py",
+             "training/loop.py", "training/muon.py", "training/objective.py", "training/optimisers.py",
+             "training/processes.py", "training/vqgan.py")  # code that decides what is learned
 
 
 def model_config(block: VQGANParams, view: View) -> VQGANConfig:
@@ -101,7 +103,7 @@ class VQGANTask:
         self.block, self.seed, self.accelerator, self.show = block, seed, accelerator, show
         self.pictures, self.held_out = pictures, held_out
         self.device = device = accelerator.device
-        self.view = make_view(block.view, block.column, pictures, held_out)
+        self.view = make_view(block.view, block.column, pictures, held_out, ignore_index=block.ignore_index)
         self.score = self.view.judged
         self.model = VQGAN(model_config(block, self.view)).to(device)
         self.weights, self.group = objective_weights(block), Group(accelerator)
@@ -279,16 +281,23 @@ def train_vqgan(stage: Stage, say: Callable[[str], None] = print) -> Progress:
     accelerator = make_accelerator(params.precision, params.threads)
     say = of_one(say, accelerator)
     block = lengthened(block, params.effort, say)
+    for sentence in never_reached(block):
+        say(sentence)
     pictures = Pictures.load(stage.path("prepared"), "train")
     held_out = Pictures.load(stage.path("prepared"), "validation")
+    view = make_view(block.view, block.column, pictures, held_out, ignore_index=block.ignore_index,
+                     key=f"vqgan.{stage.target}.column")
+    for note in view.notes((pictures, held_out), f"vqgan.{stage.target}"):
+        say(note)
     compiled = compiles(params.compile, accelerator.device, say)
-    facts = facts_of(block, seed=params.seed, precision=params.precision, compile=params.compile,
-                     data=pictures.fingerprint_of(block.column),
-                     processes=accelerator.num_processes, code=code_of(*COMPUTING))
+    data = pictures.fingerprint_of(block.column)
+    facts = facts_of(block, seed=params.seed, precision=params.precision, compile=params.compile, data=data,
+                     view=view.record(), processes=accelerator.num_processes, code=code_of(*COMPUTING))
     folder = checkpoint_folder(stage.home, stage.name, facts, say)
     task = VQGANTask(block, params.seed, pictures, held_out, accelerator,
                      show=lambda picture, step: stage.run.image(picture, "reconstructions", step),
                      compiled=compiled)
+    task.model.origin = {"pictures": data}
     progress = train(task, block, params.seed, folder, stage.reports, stage.run.metrics, accelerator, say)
     if accelerator.is_main_process:
         deliver(folder, stage.path("models", stage.name))
@@ -306,7 +315,7 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
     parser.add_argument("--target", default="image", help="the block under vqgan: in it (default: image)")
     arguments = parser.parse_args()
-    with Stage.open("vqgan", arguments.target, arguments.params) as stage:
+    with command(), Stage.open("vqgan", arguments.target, arguments.params) as stage:
         train_vqgan(stage)
 
 
