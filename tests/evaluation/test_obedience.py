@@ -231,6 +231,14 @@ def test_too_few_windows_have_no_distance_and_too_large_ones_are_refused():
         frechet(pictures(4), pictures(4, 1, (8, 64)))
 
 
+def test_windows_too_small_for_vgg_have_no_distance_and_that_is_said(capsys):
+    vgg = FeatureNetwork("vgg16", "", "VGG16", "", torch.device("cpu"), lambda x: (texture(to_unit(x)), None))
+    made, real = pictures(9), pictures(20, 1)
+    assert window_frechet(made, [real], 8, 8, vgg).values == {}
+    assert "Windows of 8 pixels a side are too small for VGG16, which needs 16" in capsys.readouterr().out
+    assert window_frechet(made, [real], 16, 32, vgg).values
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_seam_ratio_is_one_without_seams_and_grows_with_them(size):
     images = pictures(60, size=size)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tesserae.data.batches import to_unit
+from tesserae.data.views import Depth
 from tesserae.evaluation import obeyed as module
 from tesserae.evaluation.features import FeatureNetwork
 from tesserae.evaluation.obeyed import SampleRequest, obeyed
@@ -50,3 +51,29 @@ def test_at_most_so_many_samples_are_measured(monkeypatch, most, count):
     assert share["features"] == "colour"
     assert held_out["n"] == 12
     assert shown == {}
+
+
+def test_one_held_out_picture_is_compared_with_no_other():
+    asked = SampleRequest(torch.zeros(4, dtype=torch.int64), None, {"edges": object()})
+    pictures = Coloured()
+    pictures.size = 32
+    found, _ = obeyed(Images(4, lambda numbers: to_unit(pictures.batch(numbers.tolist()))), asked, pictures, pictures,
+                      NETWORK, 0)
+    assert found.values == {}
+    assert found.notes == ["lpips_true and lpips_other are left out: they need two held-out pictures, here is one "
+                           "(prepare.holdout sets how many)."]
+
+
+@pytest.mark.parametrize("side", [16, 24, 28, 30, 31, 40])
+def test_pictures_too_small_for_alexnet_go_without_its_distances_and_that_is_said(side, monkeypatch):
+    monkeypatch.setattr(module.LPIPS, "load", classmethod(lambda cls, net: cls(net)))  # sizes are what matters
+    pictures = Coloured()
+    pictures.size, plain = side, pictures.batch
+    monkeypatch.setattr(pictures, "batch", lambda *of: plain(*of)[..., :1, :1].expand(-1, -1, side, side))
+    samples = Images(8, lambda numbers: to_unit(pictures.batch(numbers.tolist())))
+    asked = SampleRequest(torch.arange(8), None, {"depth": Depth("depth")})
+    found, _ = obeyed(samples, asked, pictures, pictures, NETWORK, 0)
+    words = ("lpips_true and lpips_other are left out: LPIPS (AlexNet) needs 31 pixels a side, the pictures have "
+             f"{side}.")
+    assert ("lpips_true" in found.values) == (side >= 31)
+    assert found.notes == ([words] if side < 31 else [])

@@ -72,11 +72,22 @@ def test_a_bank_is_spread_over_the_set_and_says_how_large_it_is(house, embed):
     assert overlap.protocol[0]["reference"] == bank.words
 
 
+def test_a_share_below_a_twentieth_of_the_held_out_needs_twenty_of_them(house, embed):
+    vqgan, train, held_out = house
+    few = CodeMaps(held_out.indices[:19], None, [], held_out.codebook_size)
+    found = quality.nearness(of_codes(vqgan, few.indices[:, 0]), vqgan, (train, few), embed, Bank.of(40))
+    measures = found.measures(None, train, few)
+    assert "near_share" not in measures.values
+    assert "distance" in measures.values
+    assert measures.notes == ["near_share is left out: the limit below which 5% of the held-out pictures fall needs "
+                              "20 of them, here are 19 (prepare.holdout sets how many)."]
+
+
 def test_unseen_maps_are_not_copies(house, embed):
     vqgan, train, held_out = house
     found = quality.nearness(of_codes(vqgan, held_out.indices[:, 0]), vqgan, (train, held_out), embed, Bank.of(40))
     assert found.measures(None, train, held_out).values["near_share"] <= 0.06  # by definition of the quantile
-    assert torch.equal(found.samples.distances, found.held_out.distances)
+    torch.testing.assert_close(found.samples.distances, found.held_out.distances, rtol=0, atol=1e-5)
 
 
 def test_pictures_as_files(tmp_path):
@@ -88,3 +99,12 @@ def test_pictures_as_files(tmp_path):
         "a/0000.png", "a/0001.png", "b_ü/0000.png"]
     assert np.asarray(Image.open(folder / "a/0001.png")).min() == 255
     assert [path.name for path in folder.parent.iterdir()] == ["class"]
+
+
+def test_folders_of_pictures_may_have_any_class_for_a_name(tmp_path):
+    names = ["\U0001f436" * 200, "\U0001f436" * 199 + "x", "two\nlines", "..", "a/b"]
+    quality.write_pictures(tmp_path / "samples", torch.zeros(5, 3, 8, 8), names)
+    folders = {path.name for path in (tmp_path / "samples").iterdir()}
+    assert len(folders) == 5
+    assert {"two_lines", "_", "a_b"} < folders
+    assert max(len(name.encode()) for name in folders) <= 120

@@ -64,12 +64,14 @@ class Measures:
     """Numbers of a stage for `Stage.metrics`.
 
     values: {name: number}, with <name>_low and <name>_high beside those that have an interval. protocol: a record for
-    each number, {"of": name, ...}: what it was measured with, on what, and how.
+    each number, {"of": name, ...}: what it was measured with, on what, and how. notes: what could not be measured,
+    and why, a sentence each.
     """
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
         self.protocol: list[dict[str, Any]] = []
+        self.notes: list[str] = []
 
     def add(self, name: str, value: float, protocol: Mapping[str, Any], resampled: Tensor | None = None,
             bounds: tuple[float, float] = (-math.inf, math.inf)) -> None:
@@ -86,8 +88,12 @@ class Measures:
 
     def add_means(self, each: Mapping[str, Tensor], protocol: Mapping[str, Any], prefix: str = "",
                   bounds: tuple[float, float] = (-math.inf, math.inf)) -> None:
-        """The mean of values (N,) of single pictures, for each name. One picture alone has no interval."""
+        """The mean of values (N,) of single pictures, for each name. One picture alone has no interval.
+
+        Pictures whose value is NaN have none, and are left out, unless that is so of all.
+        """
         for name, values in each.items():
+            values = values if values.isnan().all() else values[~values.isnan()]
             resampled = resampled_means(values) if len(values) > 1 else None
             self.add(prefix + name, float(values.double().mean()), {"n": len(values), **protocol}, resampled, bounds)
 
@@ -112,3 +118,4 @@ class Measures:
         """Take over what another one holds."""
         self.values |= other.values
         self.protocol += other.protocol
+        self.notes += [note for note in other.notes if note not in self.notes]

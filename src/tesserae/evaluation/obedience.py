@@ -17,6 +17,7 @@ from tesserae.evaluation.images import Distance
 from tesserae.evaluation.intervals import Measures, resampled_counts
 from tesserae.evaluation.neighbours import nearest
 from tesserae.evaluation.segmenter import Segmenter, confusions, scores
+from tesserae.models.perceptual import LEAST
 
 AT_ONCE = 32
 Features = Callable[[Tensor], Tensor]  # images (B,3,H,W) in [-1,1] -> (B,D)
@@ -122,11 +123,17 @@ def window_frechet(large: Tensor, real: Iterable[Tensor], window_pixels: int, bo
     large (N,3,H,W) and real, batches of such pictures, are uint8 or floats in [-1,1]. Real scenes of the large
     pictures' size are cut at the same places, so that sky is compared with sky; scenes without room for a
     window across borders are cut inside only. Half of the scenes are reference. No number where there are too few
-    windows. Raises TesseraeError where no window fits into a cell, or none into a scene.
+    windows, or where they are too small for VGG16, but a note. Raises TesseraeError where no window fits into a cell,
+    or none into a scene.
     """
     if window_pixels > border_every_pixels:
         raise TesseraeError(f"windows of {window_pixels} pixels do not fit between borders every "
                             f"{border_every_pixels}: take smaller windows.")
+    if network.name == "vgg16" and window_pixels < LEAST["vgg"]:
+        found = Measures()
+        found.notes.append(f"Distances between windows are left out: windows of {window_pixels} pixels a side are "
+                           f"too small for VGG16, which needs {LEAST['vgg']}.")
+        return found
     scenes = [scene for batch in real for scene in batch]  # (3,H,W) each
     scenes = [scenes[place] for place in _lot(len(scenes))]  # sets may come class by class, or day after night
     kinds = [False, True]
@@ -140,7 +147,11 @@ def window_frechet(large: Tensor, real: Iterable[Tensor], window_pixels: int, bo
     count = min(most, len(unseen), *map(len, made))
     against = min(most, *map(len, known))
     if min(count, against) < 2:
-        return Measures()
+        found = Measures()
+        found.notes.append("Distances between windows are left out: they need two windows of each kind, here are "
+                           f"{count} drawn and {against} real ones, from {len(scenes)} held-out pictures "
+                           "(prepare.holdout sets how many).")
+        return found
 
     def features(windows: list[Tensor], number: int) -> Tensor:  # at random: even steps could miss a place in all
         chosen = [windows[place] for place in _lot(len(windows))[:number]]

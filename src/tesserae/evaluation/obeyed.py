@@ -15,7 +15,7 @@ from tesserae.evaluation.intervals import Measures
 from tesserae.evaluation.obedience import class_agreement, lpips_to_own_and_other, segmenter_scores
 from tesserae.evaluation.segmenter import fit_segmenter, predicted
 from tesserae.evaluation.streams import AT_ONCE, Images
-from tesserae.models.perceptual import LPIPS
+from tesserae.models.perceptual import LEAST, LPIPS
 
 QUERIES, BANK, NEAREST = 48, 200, 5  # pictures asked about, and training pictures they are compared with
 MOST = 512  # samples that obedience is measured on
@@ -59,7 +59,16 @@ def obeyed(samples: Images, asked: SampleRequest, train: Pictures, held_out: Pic
 
 
 def _to_the_true_ones(drawn: Tensor, asked: SampleRequest, held_out: Pictures, device: torch.device) -> Measures:
-    found, real = Measures(), held_out.batch(asked.chosen.tolist())
+    found = Measures()
+    if held_out.size < LEAST["alex"]:
+        found.notes.append(f"lpips_true and lpips_other are left out: LPIPS (AlexNet) needs {LEAST['alex']} pixels a "
+                           f"side, the pictures have {held_out.size}.")
+        return found
+    if len(asked.chosen.unique()) < 2:
+        found.notes.append("lpips_true and lpips_other are left out: they need two held-out pictures, here is one "
+                           "(prepare.holdout sets how many).")
+        return found
+    real = held_out.batch(asked.chosen.tolist())
     each = lpips_to_own_and_other(drawn, real, LPIPS.load("alex").to(device), asked.chosen, device=device)
     found.add_means(each, {"features": "LPIPS (AlexNet)",
                            "reference": "validation split, the pictures of the conditions",
@@ -86,14 +95,14 @@ def _segmented(drawn: Tensor, chosen: Tensor, view: Classes, sets: tuple[Picture
                device: torch.device) -> tuple[Measures, dict[str, Tensor]]:
     train, held_out = sets
     taught = spread(TAUGHT, len(train))
-    masks = train.batch(taught, view.column)[:, 0]
+    masks = view.targets(view.stored(train, taught))
     segmenter = fit_segmenter(train.batch(taught), masks, view.channels, seed=seed, device=device)
-    masks = held_out.batch(chosen.tolist(), view.column)[:, 0]
-    scores = segmenter_scores(segmenter, drawn, None, held_out.batch(chosen.tolist()), masks, {
+    masks = view.stored(held_out, chosen.tolist())
+    scores = segmenter_scores(segmenter, drawn, None, held_out.batch(chosen.tolist()), view.targets(masks), {
         "features": f"a segmenter fitted to {len(taught)} of {len(train)} training pictures",
         "reference": "validation split, the layouts asked for", "n": len(drawn), "pixels": "float, decoded",
         "resampled": "the pictures"})
     few = slice(0, 6)
     index = predicted(segmenter, drawn[few])
-    return scores, {"asked": view.drawn(view.seen(masks[few, None])), "sample": drawn[few],
+    return scores, {"asked": view.drawn(view.seen(masks[few])), "sample": drawn[few],
                     "found in it": view.drawn(view.seen(index[:, None]))}

@@ -86,7 +86,7 @@ def sample_realism(vqgan: VQGAN, samples: Images, reference: RealSet, maps: tupl
     in one order each. Numbers are named by `network.named`: of the samples Fréchet and kernel distance, precision,
     recall and, with Inception, its score; `<Fréchet>_real` of real pictures that are not in the reference, and
     `<Fréchet>_reconstructions` of those as the VQGAN returns them, of as many as there are samples, where there are
-    as many. What needs more pictures than there are is left out.
+    as many. What needs more pictures than there are is left out, with a note.
     """
     train, held_out = maps
     known = set(reference.numbers)
@@ -97,6 +97,8 @@ def sample_realism(vqgan: VQGAN, samples: Images, reference: RealSet, maps: tupl
     source = "validation split" + (" and training pictures outside the reference" if len(floor) > len(unseen) else "")
     found = Measures()
     if len(reference.numbers) < 2 or len(samples) < 2:
+        found.notes.append(f"Distances between samples and training pictures are left out: they need two of each, "
+                           f"here are {len(samples)} samples and {len(reference.numbers)} training pictures.")
         return found
     statistics = reference.statistics(network)
     protocol = _protocol(network, reference, {"generated": "samples of the transformer, decoded"})
@@ -107,16 +109,21 @@ def sample_realism(vqgan: VQGAN, samples: Images, reference: RealSet, maps: tupl
             name = network.named("frechet", min(len(samples), len(floor), len(statistics)))
             _add_frechet(found, f"{name}_{ending}", images.some(floor), statistics, network,
                          protocol | {"generated": words})
+    else:
+        found.notes.append("The distances of other real pictures and of reconstructions are left out: they need two "
+                           f"pictures outside the reference, here are {len(floor)} (prepare.holdout sets how many).")
     return found
 
 
 def reconstruction_realism(vqgan: VQGAN, held_out: RealSet, network: FeatureNetwork) -> Measures:
     """The Fréchet distance of reconstructions to the very pictures: `rfid`, or `frechet_<name>_reconstructions`.
 
-    {} of pictures where there are fewer than two.
+    Where there are fewer than two pictures a note in its place.
     """
     found, device = Measures(), vqgan.codebook.device
     if len(held_out.numbers) < 2:
+        found.notes.append("The distance between reconstructions and pictures as sets is left out: it needs two "
+                           "held-out pictures, here is one (prepare.holdout sets how many).")
         return found
     view = held_out.pictures.view
 
@@ -147,6 +154,9 @@ def set_measures(images: Images, reference: SetStatistics, network: FeatureNetwo
         for measure, each in zip(sides, precision_recall(features, reference.features)):
             found.add_shares({network.named(measure, fewer): each},
                              protocol | {"k": NEAREST, "resampled": sides[measure]})
+    else:
+        found.notes.append(f"Precision and recall are left out: they need more than {NEAREST} pictures on either "
+                           f"side, here are {len(images)} and {len(reference)}.")
     if logits is not None:
         splits = SPLITS if len(logits) >= FOR_SPLITS else 1
         value, resampled = inception_score(logits, splits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from tesserae.evaluation.streams import Images, joined, of_codes
 from tesserae.models.vqgan import VQGAN
 
 BANK = 2000  # training pictures among which the nearest are looked for, where nothing else is asked
+ENOUGH = round(1 / USUAL)  # held-out pictures, at least, for the limit that a share of USUAL of them falls below
+LONGEST = 120  # bytes of a folder's name
 HELD_OUT = 512  # held-out pictures, at most, that say how near a new picture lies
 
 
@@ -76,8 +79,11 @@ class Nearness:
                     "size": "at 64 pixels of the longer side", "pixels": "float, decoded"}
         near, known = (each.distances[:, 0] for each in (self.samples, self.held_out))
         values = copying(near, known)
-        share = near < torch.quantile(known.float(), USUAL)
-        found.add_shares({"near_share": share}, protocol)
+        if len(known) >= ENOUGH:
+            found.add_shares({"near_share": near < torch.quantile(known.float(), USUAL)}, protocol)
+        else:
+            found.notes.append(f"near_share is left out: the limit below which {USUAL:.0%} of the held-out pictures "
+                               f"fall needs {ENOUGH} of them, here are {len(known)} (prepare.holdout sets how many).")
         for name, distances in (("distance", near), ("distance_held_out", known)):
             found.add(name, values[name], protocol, resampled_medians(distances))
         found.add("bank_images", len(self.bank.numbers), {"reference": self.bank.words})
@@ -122,13 +128,16 @@ def overlaps(samples: Tensor, train: CodeMaps, held_out: CodeMaps, bank: Bank,
 
 
 def write_pictures(folder: Path, images: Iterable[Tensor], groups: Sequence[str]) -> None:
-    """Images (3,H,W) in [-1,1], of any sizes, as folder/<group>/<number>.png: anew, all of them or none."""
+    """Images (3,H,W) in [-1,1], of any sizes, as folder/<group>/<number>.png: anew, all of them or none.
+
+    A group's name is made fit for a folder: without slashes, and a long one cut, with a checksum behind it.
+    """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     counts: dict[str, int] = {}
     for image, group in zip(images, groups):
         pixels = rearrange(to_bytes(image.cpu()), "c h w -> h w c").numpy()
-        name = group.replace("/", "_").lstrip(".") or "_"
+        name = _folder_name(group)
         place = part / name / f"{counts.get(name, 0):04d}.png"
         counts[name] = counts.get(name, 0) + 1
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -136,3 +145,11 @@ def write_pictures(folder: Path, images: Iterable[Tensor], groups: Sequence[str]
             Image.fromarray(pixels).save(place)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+
+
+def _folder_name(group: str) -> str:
+    name = "".join(letter if letter.isprintable() and letter != "/" else "_" for letter in group).lstrip(".") or "_"
+    encoded = name.encode()
+    if len(encoded) <= LONGEST:
+        return name
+    return f"{encoded[:LONGEST - 9].decode(errors='ignore')}-{hashlib.sha256(group.encode()).hexdigest()[:8]}"
