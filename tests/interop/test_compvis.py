@@ -18,6 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tesserae.errors import TesseraeError
 from tesserae.interop.compvis import load_transformer, load_vqgan
+from tesserae.sampling.orderings import ordering
 
 torch.set_num_threads(1)
 
@@ -210,8 +211,63 @@ def test_transformer_checkpoint_also_gives_its_first_stage():
     load_transformer(given, state)
 
 
+BOXES = {"target": "taming.models.dummy_cond_stage.DummyCondStage", "params": {"conditional_key": "boxes"}}
+
+
+@pytest.mark.parametrize(("condition", "changes", "sentence"), [
+    (LABEL, {"sizes": {"n_unmasked": 4}}, r"n_unmasked = 4 is not the length of its prefix, 1 tokens"),
+    (BOXES, {"sizes": {"n_unmasked": 7}}, r"n_unmasked = 7 is not the length of its prefix, 8 tokens: only 8"),
+    (BOXES, {"sizes": {"n_unmasked": 9}}, "n_unmasked = 9"),
+    ({"target": "mine.LabelSampler", "params": {"n_labels": 3}}, {}, "condition LabelSampler is not known here"),
+    ({"target": "ldm.models.autoencoder.AutoencoderKL", "params": {"ddconfig": DDCONFIG}}, {},
+     "condition AutoencoderKL is a KL model"),
+    ({"params": {}}, {}, r"lacks 'cond_stage_config\.target'"),
+    (LABEL | {"params": {"n_classes": 1000}}, {}, "counts to 1000, and its vocab_size = 40"),
+    ("__is_unconditional__", {"sos_token": 40}, "counts to 41, and its vocab_size = 40"),
+    (BOXES, {"block": 16}, "block_size = 16 leaves nothing beside 16 codes"),
+    ("__is_first_stage__", {"block": 15}, "block_size = 15 leaves no room for codes beside a condition of 16"),
+    (LABEL, {"transformer_config": {"target": "taming.modules.transformer.mingpt.CodeGPT", "params": {}}},
+     "transformer CodeGPT is not known here: only GPT"),
+    (LABEL, {"sizes": {"n_layer": "two"}}, "n_layer = 'two' is not a whole number"),
+])
+def test_conditions_and_sizes_that_ours_cannot_hold_are_named(condition, changes, sentence):
+    with pytest.raises(TesseraeError, match=sentence):
+        load_transformer(transformer_config(condition, **changes), reference_transformer(gpt2()))
+
+
+def test_configs_without_a_transformer_are_named():
+    state = reference_transformer(gpt2())
+    with pytest.raises(TesseraeError, match=r"that of VQModel, which has no transformer .* load_vqgan loads"):
+        load_transformer(model_of("taming.models.vqgan.VQModel"), state)
+    first = {"first_stage_config": model_of("ldm.VQModelInterface")["model"]}
+    with pytest.raises(TesseraeError, match="that of LatentDiffusion, which has no transformer"):
+        load_transformer({"model": {"target": "ldm.LatentDiffusion", "params": first}}, state)
+
+
+def test_sizes_of_transformers_that_differ_are_named_once():
+    state = reference_transformer(gpt2())
+    both = r"differs: tok_emb\.weight is \(40, 32\), not \(50, 32\), head\.weight is \(40, 32\), not \(50, 32\): give"
+    with pytest.raises(TesseraeError, match=both):
+        load_transformer(transformer_config(LABEL, sizes={"vocab_size": 50}), state)
+    with pytest.raises(TesseraeError, match=r"pos_emb is \(24, 32\), not \(30, 32\)"):
+        load_transformer(transformer_config(LABEL, block=30), state)
+    state["transformer.pos_emb"] = torch.zeros(24)
+    with pytest.raises(TesseraeError, match=r"pos_emb is \(24,\), not \(24, 32\)"):
+        load_transformer(transformer_config(LABEL), state)
+
+
+def test_the_permuter_in_the_checkpoint_is_the_configs():
+    target = "taming.modules.transformer.permuter.{}"
+    given = transformer_config(LABEL, permuter_config={"target": target.format("SpiralOut")})
+    state = reference_transformer(gpt2())
+    kept = {"permuter.forward_shuffle_idx": ordering("spiral_out", 4, 4)}
+    assert load_transformer(given, state | kept).config.order == "spiral_out"
+    given = transformer_config(LABEL, permuter_config={"target": target.format("SpiralIn")})
+    with pytest.raises(TesseraeError, match=r"forward_shuffle_idx, 16 codes\) is not the order spiral_in"):
+        load_transformer(given, state | kept)
+
+
 @pytest.mark.parametrize(("changes", "word"), [
-    ({"sizes": {"n_unmasked": 4}}, "n_unmasked"),
     ({"permuter_config": {"target": "taming.modules.transformer.permuter.Random"}}, "Random is an order that"),
 ])
 def test_transformers_that_ours_cannot_hold_are_refused(changes, word):
@@ -309,11 +365,26 @@ def test_names_of_code_are_refused(tmp_path, name):
         load_vqgan(config(), path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04broken"])
-def test_files_that_are_no_checkpoints(tmp_path, content):
+@pytest.mark.parametrize(("content", "meaning"), [
+    (b"", "it is empty"), (b"not a checkpoint", "damaged or no checkpoint"),
+    (b"PK\x03\x04broken", "cut short at 10 bytes"), (b"<!DOCTYPE html>", "a web page"),
+    (b"version https://git-lfs.github.com/spec/v1", "Git LFS's pointer"),
+])
+def test_files_that_are_no_checkpoints(tmp_path, content, meaning):
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
-    with pytest.raises(TesseraeError, match=r"x\.ckpt is refused"):
+    with pytest.raises(TesseraeError, match=rf"x\.ckpt is refused, as .*{meaning}.*download or copy"):
+        load_vqgan(config(), path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.99])
+def test_a_checkpoint_that_is_cut_short(tmp_path, zipped, kept):
+    path = tmp_path / "x.ckpt"
+    torch.save({"state_dict": reference_state(diffusers_model())}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:int(kept * len(whole))])
+    with pytest.raises(TesseraeError, match=r"x\.ckpt is refused, as it is .*: download or copy"):
         load_vqgan(config(), path)
 
 
@@ -322,6 +393,8 @@ def test_missing_files(tmp_path):
         load_vqgan(config(), tmp_path / "none.ckpt")
     with pytest.raises(TesseraeError, match=r"none\.yaml does not exist"):
         load_vqgan(tmp_path / "none.yaml", {})
+    with pytest.raises(TesseraeError, match=r"is a folder: give the \.ckpt file in it"):
+        load_vqgan(config(), tmp_path)
 
 
 def test_what_does_not_fit_is_named():
@@ -331,6 +404,12 @@ def test_what_does_not_fit_is_named():
         load_vqgan(config(), lacking)
     with pytest.raises(TesseraeError, match=r"unknown here, quantize\.used"):
         load_vqgan(config(), state | {"quantize.used": torch.zeros(3)})
+    with pytest.raises(TesseraeError, match=r"unknown here, quantize\.used \(its codes are remapped\)"):
+        load_vqgan(config(), state | {"quantize.used": torch.zeros(3)})
+    with pytest.raises(TesseraeError, match=r"quantize\.embedding\.weight is \(24, 8\), not \(25, 8\)"):
+        load_vqgan({"model": {"params": {**PARAMS, "n_embed": 25}}}, state)
+    with pytest.raises(TesseraeError, match=r"encoder\.mid\.attn_1\.q\.weight is \(64, 64\), not \(64, 64, 1, 1\)"):
+        load_vqgan(config(), state | {"encoder.mid.attn_1.q.weight": torch.zeros(64, 64)})
     with pytest.raises(TesseraeError, match=r"encoder\.conv_out\.bias is \(16,\), not \(32,\)"):
         load_vqgan(config(z_channels=32), state)
     broken = config()
@@ -339,3 +418,97 @@ def test_what_does_not_fit_is_named():
         load_vqgan(broken, state)
     with pytest.raises(TesseraeError, match="no state dict of tensors"):
         load_vqgan(config(), {"state_dict": {"a": 1}})
+    with pytest.raises(TesseraeError, match=r"its keys are epoch, optimizer_states\): give"):
+        load_vqgan(config(), {"epoch": 3, "optimizer_states": []})
+
+
+@pytest.mark.parametrize(("changes", "sentence"), [
+    ({"double_z": True}, r"double_z = True .* KL models .* no codebook"),
+    ({"attn_type": "linear"}, r"attn_type = 'linear' is another kind of attention"),
+    ({"use_linear_attn": True}, r"use_linear_attn = True is another kind of attention"),
+    ({"resamp_with_conv": False}, r"resamp_with_conv = False .*only models with resamp_with_conv = True"),
+    ({"give_pre_end": True}, r"give_pre_end = True ends the decoder before its last layer"),
+    ({"tanh_out": True}, r"tanh_out = True ends the decoder in a tanh"),
+    ({"mid_attention": 2}, r"ddconfig\.mid_attention = 2 is not known here: take it out"),
+    ({"attn_resolutions": None}, r"attn_resolutions = None is not a list of whole numbers"),
+    ({"attn_resolutions": 8}, r"attn_resolutions = 8 is not a list of whole numbers"),
+    ({"ch_mult": []}, r"ch_mult = \[\] is not a list"),
+    ({"ch": "32"}, r"ch = '32' is not a whole number from 1"),
+    ({"num_res_blocks": [1, 1]}, r"num_res_blocks = \[1, 1\] is not a whole number"),
+    ({"dropout": "none"}, r"dropout = 'none' is not a number from 0 to 1"),
+])
+def test_keys_that_our_network_does_not_honour_are_named(changes, sentence):
+    with pytest.raises(TesseraeError, match=sentence):
+        load_vqgan(config(**changes), reference_state(diffusers_model()))
+
+
+def test_what_changes_nothing_is_let_through():
+    same = {"tanh_out": False, "use_linear_attn": False, "resamp_with_conv": True, "give_pre_end": False,
+            "attn_type": "vanilla"}
+    load_vqgan(config(**same), reference_state(diffusers_model()))
+
+
+def model_of(target, without=(), **params):
+    kept = {key: value for key, value in PARAMS.items() if key not in without}
+    return {"model": {"target": target, "params": {**kept, **params}}}
+
+
+@pytest.mark.parametrize(("given", "sentence"), [
+    (model_of("ldm.models.autoencoder.AutoencoderKL", ["n_embed"]),
+     "AutoencoderKL is a KL model, .* no codebook: only VQModel"),
+    (model_of("taming.models.vqgan.VQModel", remap="used.npy"), r"remap = 'used\.npy' gives the codes other indices"),
+    (model_of("taming.models.vqgan.VQModel", ddconfig=None), "ddconfig = None does not describe a network"),
+    (model_of("other.ViTVQ"), "model ViTVQ is not known here: only VQModel"),
+    (model_of("taming.models.vqgan.VQSegmentationModel", ddconfig={**DDCONFIG, "out_ch": 9}),
+     "in_channels = 3 and out_ch = 9 .* not the same number of classes"),
+    (model_of("ldm.LatentDiffusion", first_stage_config=model_of("ldm.AutoencoderKL")["model"]),
+     "first_stage_config AutoencoderKL is a KL model"),
+    (model_of("ldm.LatentDiffusion", first_stage_config="none"), "first_stage_config = 'none' is no VQGAN"),
+    ({"model": {"params": None}}, "params = None describes no model"),
+    ({"data": {}}, "lacks 'model.params'"),
+])
+def test_other_models_are_named_as_what_they_are(given, sentence):
+    with pytest.raises(TesseraeError, match=sentence):
+        load_vqgan(given, reference_state(diffusers_model()))
+
+
+@pytest.mark.parametrize("prefix", ["first_stage_model.", "module.", "model.first_stage_model.", "vqgan."])
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict", None])
+def test_weights_are_found_below_prefixes_and_wrappers(prefix, wrapper):
+    state = reference_state(diffusers_model())
+    given = {f"{prefix}{key}": value for key, value in state.items()} | {"model.diffusion_model.w": torch.ones(1)}
+    ours = load_vqgan(config(), {wrapper: given, "epoch": 3} if wrapper else given)
+    assert torch.equal(ours.codebook, state["quantize.embedding.weight"])
+
+
+def test_of_several_networks_the_first_stage_is_taken_unless_asked_otherwise():
+    first, cond = reference_state(diffusers_model()), reference_state(diffusers_model())
+    cond["quantize.embedding.weight"] = cond["quantize.embedding.weight"] + 1
+    given = {f"first_stage_model.{key}": value for key, value in first.items()}
+    given |= {f"cond_stage_model.{key}": value for key, value in cond.items()}
+    assert torch.equal(load_vqgan(config(), given).codebook, first["quantize.embedding.weight"])
+    assert torch.equal(load_vqgan(config(), given, stage="cond").codebook, cond["quantize.embedding.weight"])
+    with pytest.raises(TesseraeError, match="stage = 'second' is not known: take first or cond"):
+        load_vqgan(config(), given, stage="second")
+    given = {re.sub(r"^(first|cond)_stage_model", r"\1", key): value for key, value in given.items()}
+    with pytest.raises(TesseraeError, match=r"several networks, under cond\., first\.: give the weights of one"):
+        load_vqgan(config(), given)
+
+
+def test_moving_averages_of_the_weights_are_taken_where_asked():
+    state = reference_state(diffusers_model())
+    averages = {f"model_ema.{key.replace('.', '')}": value + 1 for key, value in state.items()}
+    both = state | averages | {"model_ema.decay": torch.tensor(0.99), "model_ema.num_updates": torch.tensor(7)}
+    with pytest.warns(UserWarning, match=r"weights of the last step are loaded; ema=True loads the averages"):
+        ours = load_vqgan(config(), both)
+    assert torch.equal(ours.codebook, state["quantize.embedding.weight"])
+    averaged = load_vqgan(config(), both, ema=True)
+    for name, weight in ours.named_parameters():
+        torch.testing.assert_close(averaged.get_parameter(name), weight + 1)
+    with pytest.raises(TesseraeError, match="the checkpoint has none: leave ema out"):
+        load_vqgan(config(), state, ema=True)
+
+
+def test_a_block_of_a_config_by_itself():
+    state = reference_state(diffusers_model())
+    assert load_vqgan(model_of("taming.models.vqgan.VQModel")["model"], state).config.codebook_size == 24

@@ -1,4 +1,4 @@
-"""Models of the reference implementation, CompVis/taming-transformers: its YAML and its checkpoint, as ours.
+"""Models of the reference implementation, CompVis/taming-transformers, and latent-diffusion's VQ models, as ours.
 
     vqgan = load_vqgan("configs/model.yaml", "checkpoints/last.ckpt")
 
@@ -12,20 +12,22 @@ with the codebook term, not with the commitment term ("legacy"; here: codebook_w
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from torch import Tensor, nn
 
-from tesserae.codebook_params import downsampling
 from tesserae.errors import TesseraeError
+from tesserae.interop.compvis_configs import model_block, stage_block, transformer_config, vqgan_config
 from tesserae.interop.lightning import load_state
-from tesserae.models.transformer import LatentTransformer, TransformerConfig
-from tesserae.models.vqgan import VQGAN, VQGANConfig
+from tesserae.models.transformer import LatentTransformer
+from tesserae.models.vqgan import VQGAN
+from tesserae.sampling.orderings import ordering
+
+__all__ = ["load_transformer", "load_vqgan", "vqgan_config"]
 
 # Parts of our names -> parts of the reference's.
 _VQGAN_NAMES = (
@@ -41,129 +43,104 @@ _TRANSFORMER_NAMES = (
     (r"\.norm_(\d)\.", r".ln\1."), (r"\.attention\.", ".attn."), (r"\.up\.", ".mlp.0."),
     (r"\.down\.", ".mlp.2."), (r"^norm\.", "ln_f."),
 )
-# The reference's permuters -> our orders.
-_ORDERS = {"Identity": "row", "Subsample": "subsample", "ZCurve": "z_curve", "SpiralOut": "spiral_out",
-           "SpiralIn": "spiral_in", "AlternateParsing": "alternate"}
-_NOT_WEIGHTS = re.compile(r"^loss\.|^colorize$|^blocks\.\d+\.attn\.mask$")
+_NOT_WEIGHTS = re.compile(r"^loss\.|^model_ema\.|^colorize$|^blocks\.\d+\.attn\.mask$")
+_MEANING = {"quantize.used": " (its codes are remapped)"}
+_PREFIX = "prefix_embedding.weight"  # rows of the reference's common table
 
 
-def load_vqgan(config: str | Path | Mapping, checkpoint: str | Path | Mapping) -> VQGAN:
-    """A VQGAN of the reference, VQModel or GumbelVQ, in evaluation mode.
+def load_vqgan(config: str | Path | Mapping, checkpoint: str | Path | Mapping, stage: str = "first",
+               ema: bool = False) -> VQGAN:
+    """A VQGAN of the reference or of latent-diffusion, in evaluation mode.
 
-    config: its YAML, a path or what was read from it; that of a transformer gives its first stage.
-    checkpoint: its .ckpt file, or a state dict. Raises TesseraeError where they do not go together, or where
-    the model has a part that ours lacks.
+    config: its YAML, a path or what was read from it; that of a transformer or of a latent diffusion model gives
+    its first stage, or with stage = "cond" the VQGAN of its condition. checkpoint: its .ckpt file, or a state dict.
+    ema: take the moving averages of the weights that latent-diffusion's trainings with `use_ema` keep
+    (`model_ema.*`), not the weights of the last step.
+
+    A model of masks (VQSegmentationModel) encodes one-hot masks (B,classes,H,W) and decodes to logits of the same
+    shape, its `config.view` is segmentation. Codes that are moving averages (EMAVQ) go on as such in training, and
+    those of GumbelVQ are chosen by logits. Raises TesseraeError where config and checkpoint do not go together, or
+    where the model has a part that ours lacks.
     """
-    params, state = _params(config), load_state(checkpoint)
-    if "first_stage_config" in params:
-        state = _below("first_stage_model.", state)
-        params = _get(params, "first_stage_config.params")
-    gumbel = any(key.startswith("quantize.proj.") for key in state)
-    model = VQGAN(vqgan_config(params, "gumbel" if gumbel else "nearest"))
+    if stage not in ("first", "cond"):
+        raise TesseraeError(f"stage = {stage!r} is not known: take first or cond.")
+    block = stage_block(model_block(config), stage)
+    state = _network(load_state(checkpoint), f"{stage}_stage_model.", "encoder.conv_in.weight")
+    if ema or any(key.startswith("model_ema.") for key in state):
+        state = _averaged(state, ema)
+    model = VQGAN(vqgan_config(block["params"], block["target"], state))
     wanted = {key: _vqgan_names(key, len(model.config.channel_mult)) for key in model.state_dict()}
-    wanted["quantizer.codebook"] = ["quantize.embed.weight" if gumbel else "quantize.embedding.weight"]
-    return _filled(model, wanted, state)
+    return _filled(model, wanted | _codebook_names(model.config.quantizer, state), state)
 
 
 def load_transformer(config: str | Path | Mapping, checkpoint: str | Path | Mapping) -> LatentTransformer:
     """A latent transformer of the reference (Net2NetTransformer), in evaluation mode.
 
     The reference embeds condition and codes by one table, ours by two: the condition's is a copy of those
-    rows that it uses. Unconditional models take the prefix 0. Raises TesseraeError as `load_vqgan` does, and
-    where the model attends to its prefix without a mask (n_unmasked) or orders its codes at random.
+    rows that it uses. Unconditional models take the prefix 0. n_unmasked, where it is the length of the prefix, is
+    prefix_attention: full. Raises TesseraeError as `load_vqgan` does, and where the model orders its codes at random.
     """
-    params, state = _params(config), _below("transformer.", load_state(checkpoint))
-    sizes = _get(params, "transformer_config.params")
-    if sizes.get("n_unmasked"):
-        raise TesseraeError(f"the config's n_unmasked = {sizes['n_unmasked']} asks for a prefix without a "
-                            "causal mask: only transformers with n_unmasked 0 can be loaded.")
-    permuter = str((params.get("permuter_config") or {}).get("target", "Identity"))
-    order = _ORDERS.get(permuter.rsplit(".", 1)[-1])
-    if order is None:
-        raise TesseraeError(f"the config's permuter {permuter} is an order that is not known here: only "
-                            f"{', '.join(_ORDERS)} can be loaded.")
-    vocab, block = _get(sizes, "vocab_size"), _get(sizes, "block_size")
-    length, first, rows = _prefix(params, vocab, block)
-    model = LatentTransformer(TransformerConfig(
-        codebook_size=vocab, prefix_vocab=rows, prefix_length=length, max_tokens=block - length + 1,
-        n_layer=sizes.get("n_layer", 12), n_head=sizes.get("n_head", 8), n_embd=sizes.get("n_embd", 256),
-        dropout=float(sizes.get("resid_pdrop", 0.0)), order=order,
-    ))
+    sizes, first = transformer_config(model_block(config))
+    everything = load_state(checkpoint)
+    _check_order(sizes.order, everything)
+    state, model = _network(everything, "transformer.", "tok_emb.weight"), LatentTransformer(sizes)
     wanted = {key: _transformer_names(key) for key in model.state_dict()}
     if "tok_emb.weight" in state:
-        state["prefix_embedding.weight"] = state["tok_emb.weight"][first:first + rows]
-    if "pos_emb" in state:
+        state[_PREFIX] = state["tok_emb.weight"][first:first + sizes.prefix_vocab]
+    if "pos_emb" in state and state["pos_emb"].ndim == 3:
         state["pos_emb"] = state["pos_emb"].flatten(0, 1)  # (1,block,C) -> (block,C)
     return _filled(model, wanted, state)
 
 
-def vqgan_config(params: Mapping, quantizer: str = "nearest") -> VQGANConfig:
-    """`model.params` of the reference's YAML -> our config."""
-    network = _get(params, "ddconfig")
-    mult = tuple(_get(network, "ch_mult"))
-    resolution, attended = _get(network, "resolution"), _get(network, "attn_resolutions")
-    return VQGANConfig(
-        in_channels=_get(network, "in_channels"), out_channels=_get(network, "out_ch"),
-        channels=_get(network, "ch"), channel_mult=mult, res_blocks=_get(network, "num_res_blocks"),
-        attention_levels=tuple(n for n in range(len(mult)) if resolution // 2**n in attended),
-        z_channels=_get(network, "z_channels"), dropout=float(network.get("dropout", 0.0)),
-        quantizer=quantizer, codebook_size=_get(params, "n_embed"),
-        codebook_dim=_get(params, "embed_dim"),
-    )
+def _network(state: dict[str, Tensor], preferred: str, known: str) -> dict[str, Tensor]:
+    """The weights of one network of a checkpoint, under their own names; all of them where it is not found.
+
+    known: a weight that it has. What stands before that name is its prefix; of several the `preferred` is taken.
+    """
+    prefixes = sorted(key.removesuffix(known) for key in state if key == known or key.endswith(f".{known}"))
+    if len(prefixes) > 1:
+        prefixes = [prefix for prefix in prefixes if f".{prefix}".endswith(f".{preferred}")] or prefixes
+    if len(prefixes) > 1 and "" not in prefixes:
+        raise TesseraeError(f"the checkpoint holds several networks, under {_listed(prefixes)}: give the weights of "
+                            "one of them, as a state dict.")
+    if not prefixes or "" in prefixes:
+        return state
+    return {key.removeprefix(prefixes[0]): value for key, value in state.items() if key.startswith(prefixes[0])}
 
 
-def _prefix(params: Mapping, vocab: int, block: int) -> tuple[int, int, int]:
-    """Tokens that the condition takes, its first row in the common table, and the number of its rows."""
-    stage = params.get("cond_stage_config")
-    if params.get("unconditional") or stage == "__is_unconditional__":
-        return 1, params.get("sos_token", 0), 1
-    first = _get(params, "first_stage_config.params")
-    if stage == "__is_first_stage__":
-        params = {**params, "cond_stage_config": params["first_stage_config"]}
-    kind = str(_get(params, "cond_stage_config.target")).split(".")[-1]
-    inner = params["cond_stage_config"].get("params") or {}
-    if kind == "Labelator":
-        return 1, 0, _get(inner, "n_classes")
-    if kind == "CoordStage":
-        side = _get(first, "ddconfig.resolution") // _get(inner, "down_factor")
-        return side**2, 0, min(_get(inner, "n_embed") + 1, vocab)  # it rounds up to n_embed itself
-    if "ddconfig" in inner:
-        side = params.get("downsample_cond_size", -1)
-        side = side if side > 0 else _get(inner, "ddconfig.resolution")
-        return (side // downsampling(1, _get(inner, "ddconfig.ch_mult"))) ** 2, 0, _get(inner, "n_embed")
-    codes = (_get(first, "ddconfig.resolution") // downsampling(1, _get(first, "ddconfig.ch_mult"))) ** 2
-    if codes >= block:
-        raise TesseraeError(f"the config's condition {kind} is not known, and its block_size = "
-                            f"{block} leaves no room for one beside {codes} codes: it cannot be loaded.")
-    return block - codes, 0, vocab
+def _averaged(state: dict[str, Tensor], ema: bool) -> dict[str, Tensor]:
+    """The state with moving averages in place of the weights where asked; says which are taken where it has both."""
+    averages = {key: state[name] for key in state if (name := f"model_ema.{key.replace('.', '')}") in state}
+    if ema and not averages:
+        raise TesseraeError("ema = True asks for moving averages of the weights (model_ema.*), and the checkpoint "
+                            "has none: leave ema out.")
+    if not ema:
+        warnings.warn("The checkpoint also holds moving averages of its weights (model_ema.*): the weights of the "
+                      "last step are loaded; ema=True loads the averages.", stacklevel=3)
+    return state | averages if ema else state
 
 
-def _params(config: str | Path | Mapping) -> Mapping:
-    if not isinstance(config, Mapping):
-        path = Path(config)
-        try:
-            config = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise TesseraeError(f"{path} does not exist: give the YAML of the reference's run.") from None
-        except (OSError, ValueError, YAMLError) as error:
-            raise TesseraeError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-    return _get(config, "model.params")
+def _check_order(order: str, state: Mapping[str, Tensor]) -> None:
+    """Raise TesseraeError where the permuter that a checkpoint keeps is not the order of that name."""
+    kept = next((state[key].flatten() for key in state if key.endswith("permuter.forward_shuffle_idx")), None)
+    if kept is None:
+        return
+    count = len(kept)
+    shapes = [(height, count // height) for height in range(1, count + 1) if count % height == 0]
+    if not any(torch.equal(kept.long().cpu(), ordering(order, *shape)) for shape in shapes):
+        raise TesseraeError(f"the checkpoint's permuter (permuter.forward_shuffle_idx, {count} codes) is not the "
+                            f"order {order} that the config names: give the YAML file that goes with the checkpoint.")
 
 
-def _get(values: Any, path: str) -> Any:
-    """The value at a dotted path. Raises TesseraeError where the config lacks it."""
-    for name in path.split("."):
-        if not isinstance(values, Mapping) or name not in values:
-            raise TesseraeError(f"the reference's config lacks {path!r}: give the YAML file that goes with "
-                                "the checkpoint.")
-        values = values[name]
-    return values
-
-
-def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under a prefix, without it; all of them where none has it."""
-    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return found or state
+def _codebook_names(quantizer: str, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """The reference's names of what our quantizers hold beside a projection."""
+    if quantizer == "gumbel":
+        return {"quantizer.codebook": ["quantize.embed.weight"]}
+    names = {"quantizer.codebook": ["quantize.embedding.weight"]}
+    if quantizer == "ema":
+        place = "quantize." if "quantize.cluster_size" in state else "quantize.embedding."
+        names |= {"quantizer.counts": [f"{place}cluster_size"], "quantizer.sums": [f"{place}embed_avg"]}
+    return names
 
 
 def _vqgan_names(key: str, levels: int) -> list[str]:
@@ -177,8 +154,7 @@ def _vqgan_names(key: str, levels: int) -> list[str]:
 
 
 def _transformer_names(key: str) -> list[str]:
-    fixed = {"prefix_embedding.weight": "prefix_embedding.weight", "token_embedding.weight": "tok_emb.weight",
-             "positions": "pos_emb"}
+    fixed = {_PREFIX: _PREFIX, "token_embedding.weight": "tok_emb.weight", "positions": "pos_emb"}
     if key in fixed:
         return [fixed[key]]
     return _split_qkv(_renamed(key, _TRANSFORMER_NAMES), ("query", "key", "value"))
@@ -197,18 +173,19 @@ def _split_qkv(key: str, names: tuple[str, ...]) -> list[str]:
 def _filled(model: nn.Module, wanted: dict[str, list[str]], state: dict[str, Tensor]) -> Any:
     """`model` with the weights of `state`. Raises TesseraeError naming what is missing, over or misshapen."""
     names = {name for parts in wanted.values() for name in parts}
-    missing = sorted(names - state.keys())
-    over = sorted(key for key in state.keys() - names if not _NOT_WEIGHTS.match(key))
+    missing = sorted(names - state.keys() - {_PREFIX})
+    over = sorted(f"{key}{_MEANING.get(key, '')}" for key in state.keys() - names if not _NOT_WEIGHTS.match(key))
     wrong = []
     with torch.no_grad():
         for key, target in model.state_dict().items():
             if not wanted[key] or not state.keys() >= set(wanted[key]):
                 continue
-            value = torch.cat([state[name] for name in wanted[key]])
-            if value.shape != target.shape:
-                wrong.append(f"{wanted[key][0]} is {tuple(value.shape)}, not {tuple(target.shape)}")
-            else:
-                target.copy_(value)
+            parts = [state[name] for name in wanted[key]]
+            shape = (target.shape[0] // len(parts), *target.shape[1:])
+            misshapen = [name for name, part in zip(wanted[key], parts) if part.shape != shape]
+            wrong += [f"{name} is {tuple(state[name].shape)}, not {shape}" for name in misshapen if name != _PREFIX]
+            if not misshapen:
+                target.copy_(torch.cat(parts))
     faults = (("lacks", missing), ("has, unknown here,", over), ("differs:", wrong))
     said = [f"{verb} {_listed(keys)}" for verb, keys in faults if keys]
     if said:

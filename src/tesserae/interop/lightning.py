@@ -27,6 +27,8 @@ _INERT = {"pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "ta
           "copy_reg", "_codecs"}
 _PLAIN = {"set", "frozenset", "object", "list", "dict", "tuple", "int", "long", "float", "complex", "str",
           "bytes", "bytearray", "bool", "unicode", "slice", "range"}
+# Where training scripts put the weights.
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "module", "params")
 
 
 class _Inert:
@@ -44,6 +46,10 @@ class _Inert:
     __setstate__ = __setitem__ = append = extend = add = _forget
 
 
+class _Refused(pickle.UnpicklingError):
+    """The pickle names what no checkpoint needs."""
+
+
 class _InertUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _REBUILT:
@@ -51,41 +57,67 @@ class _InertUnpickler(pickle.Unpickler):
         plain = module in ("builtins", "__builtin__") and name in _PLAIN
         if plain or module.split(".")[0] in _INERT:
             return _Inert
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint needs")
+        raise _Refused(f"it names {module}.{name}, which no checkpoint needs")
 
 
 def load_state(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
-    """The state dict of a checkpoint: a path, or one already loaded, with or without "state_dict" around it.
+    """The state dict of a checkpoint: a path, or one already loaded.
 
-    Raises TesseraeError where the file is missing, is no checkpoint or names code that none has a use for.
+    The weights lie at the top, or under one of the names that training scripts give them (`_WRAPPERS`). Raises
+    TesseraeError where the file is missing, damaged, no checkpoint, or names code that none has a use for.
     """
     content = checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint))
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        origin = "the checkpoint" if isinstance(checkpoint, Mapping) else checkpoint
-        raise TesseraeError(f"{origin} holds no state dict of tensors: give the reference's .ckpt file.")
-    return dict(state)
+    keys = content if isinstance(content, Mapping) else {}
+    for state in (content, *(keys[name] for name in _WRAPPERS if name in keys)):
+        if isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values()):
+            return dict(state)
+    origin = "the checkpoint" if isinstance(checkpoint, Mapping) else checkpoint
+    there = f"its keys are {', '.join(map(str, [*keys][:5]))}{', ...' * (len(keys) > 5)}" if keys else "it is empty"
+    there = there if isinstance(content, Mapping) else "it holds another object"
+    raise TesseraeError(f"{origin} holds no state dict of tensors ({there}): give the reference's .ckpt file, or "
+                        "tensors by their names under state_dict.")
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
+    if not path.exists():
         raise TesseraeError(f"{path} does not exist: give the .ckpt file of the reference's run.")
+    if not path.is_file():
+        raise TesseraeError(f"{path} is a folder: give the .ckpt file in it.")
     try:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             return _read_inertly(path)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise TesseraeError(f"{path} is refused ({reason}): give one from a source you trust, or save its "
+    except PermissionError:
+        raise TesseraeError(f"{path} may not be read: see to its permissions.") from None
+    except _Refused as error:
+        raise TesseraeError(f"{path} is refused ({error}): give one from a source you trust, or save its "
                             "state_dict alone with torch.save.") from None
+    except Exception as error:
+        raise TesseraeError(f"{path} is refused, as {_fault_of(path, error)}: download or copy the checkpoint "
+                            "again.") from None
+
+
+def _fault_of(path: Path, error: Exception) -> str:
+    """What a file is that cannot be read as a checkpoint."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "it is empty"
+    if start.lstrip().startswith(b"<"):
+        return "it is a web page"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is Git LFS's pointer to a file, not the file"
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        return f"it is cut short at {path.stat().st_size:,} bytes"
+    return f"it is damaged or no checkpoint ({' '.join(str(error).split())[:120]})"
 
 
 def _read_inertly(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("constants.pkl") for name in archive.namelist()):
-                raise pickle.UnpicklingError("it is a TorchScript program, not a checkpoint")
+                raise _Refused("it is a TorchScript program, not a checkpoint")
     reader = types.SimpleNamespace(__name__="inert", Unpickler=_InertUnpickler, load=_load)
     return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
 
