@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tesserae import figures
+from tesserae.figures.files import png_of
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -21,6 +22,13 @@ def _plain(*colours, side=16):
 def _rendered(figure) -> np.ndarray:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def whole(figure) -> np.ndarray:
+    """To its last pixel, as stages save figures."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
@@ -93,6 +101,23 @@ def test_reconstructions_stand_below_their_pictures():
     assert _count(pixels, (0, 128, 255)) == 3 * 96**2  # twice the difference around grey
 
 
+def test_a_legend_stands_below_and_moves_nothing():
+    pictures = torch.randint(0, 256, (6, 3, 48, 48), dtype=torch.uint8)
+    plain = whole(figures.image_grid(pictures, 3, row_titles=["a", "b"]))
+    entries = [(f"{index} sky", (200, index, 7)) for index in range(9)] + [("and 3 more", None)]
+    found = whole(figures.with_legend(figures.image_grid(pictures, 3, row_titles=["a", "b"]), entries))
+    assert np.array_equal(found[:len(plain)], plain)
+    below = found[len(plain):]
+    assert len(below) < 100
+    assert all((below == colour).all(-1).sum() > 40 for _, colour in entries[:-1])
+
+
+def test_without_entries_there_is_no_legend():
+    figure = figures.image_grid(torch.zeros(2, 3, 8, 8), 2)
+    size = figure.get_size_inches().tolist()
+    assert figures.with_legend(figure, []).get_size_inches().tolist() == size
+
+
 def test_figures_are_shown_once_and_leak_nothing():
     before = plt.get_fignums()
     figures.image_grid(_plain(RED), 1)
@@ -162,6 +187,67 @@ def test_class_counts_add_up_the_splits():
     figure = figures.class_counts({"train": {"a": 8, "b": 3}, "validation": {"a": 2, "c": 1}})
     assert [text.strip() for text in _texts(figure)] == ["10", "3", "1"]
     assert "no classes" in _texts(figures.class_counts({"train": {}}))[0]
+
+
+ODD_NAMES = ["a cost of $5 or $6_x", "$\\frac{$ and on", "two\nlines\tand\x00more", "\U0001f436 dog", "猫の写真",
+             "half \udc80", "very long name " * 14 + "the end", ""]
+
+
+def _labels(figure) -> list[str]:
+    return [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+@pytest.mark.parametrize("draw", [
+    lambda names: figures.class_counts({"train": dict.fromkeys(names, 3)}),
+    lambda names: figures.paired_bars(names, {"right": [1.0] * len(names)}, "t", "x"),
+    lambda names: figures.image_grid(_plain(*[RED] * len(names)), 1, row_titles=names),
+    lambda names: figures.image_grid(_plain(*[RED] * len(names)), len(names), titles=names, column_titles=names),
+    lambda names: figures.stacked({name: Image.new("RGB", (300, 20)) for name in names}),
+], ids=["counts", "bars", "rows", "titles", "stacked"])
+def test_any_class_name_can_be_drawn_as_it_is(draw, recwarn):
+    """Dollar signs are no maths, long names do not widen the figure, nothing warns of letters that a font lacks."""
+    content = png_of(draw(ODD_NAMES))
+    assert max(Image.open(io.BytesIO(content)).size) < 1400
+    assert not recwarn.list
+
+
+def test_a_caption_keeps_both_ends_of_a_long_name():
+    assert figures.caption("plain") == "plain"
+    short = figures.caption("trained on " + "x" * 200 + " number 7")
+    assert len(short) == 32
+    assert short.startswith("trained on")
+    assert short.endswith("number 7")
+    assert figures.caption("two\nlines") == "two lines"
+
+
+def test_of_a_thousand_classes_the_largest_and_the_smallest_are_counted():
+    sizes = {f"class {number:04d}": 5 + number * 7 % 1000 for number in range(1000)}
+    figure = figures.class_counts({"train": sizes, "validation": {"class 0000": 2000}})
+    ranked = sorted(sizes, key=lambda name: -(sizes[name] + 2000 * (name == "class 0000")))
+    assert _labels(figure) == ranked[:12] + ranked[-12:]
+    assert "the 12 largest and the 12 smallest of 1,000 classes" in figure.axes[0].get_title()
+    assert figure.get_figheight() < 8
+    assert [text.strip() for text in _texts(figure)][:1] == ["2005"]
+    few = figures.class_counts({"train": {name: sizes[name] for name in ranked[:24]}})
+    assert _labels(few) == ranked[:24]
+
+
+def test_of_a_thousand_gaps_the_longest_and_the_shortest_are_drawn():
+    """A class without held-out pictures has none."""
+    right = np.random.default_rng(0).random(1000)
+    gaps = np.random.default_rng(1).random(1000)
+    gaps[::2] = np.nan
+    names = [f"class {number}" for number in range(1000)]
+    figure = figures.paired_bars(names, {"right class": right, "wrong class": right + gaps}, "Nats", "x")
+    ranked = [number for number in np.argsort(-gaps) if np.isfinite(gaps[number])]
+    assert _labels(figure) == [names[number] for number in ranked[:12] + ranked[-12:]]
+    assert figure.axes[0].get_title() == "Nats: the 12 longest and the 12 shortest gaps of 500"
+    assert figure.get_figheight() < 14
+
+
+def test_a_grid_of_many_pictures_is_not_much_larger_than_its_file_may_be():
+    pixels = _rendered(figures.image_grid(torch.zeros(160, 3, 96, 96), 10))
+    assert 300_000 < pixels.shape[0] * pixels.shape[1] < 800_000
 
 
 def test_a_histogram_counts_every_value_and_marks_lines():

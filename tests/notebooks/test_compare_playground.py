@@ -2,7 +2,10 @@
 
 import datetime
 import io
+import shutil
+from pathlib import Path
 
+import datasets
 import papermill
 import pytest
 import torch
@@ -185,6 +188,67 @@ def test_the_code_under_the_frame_is_picked_up(models):
     controls["row"].value, controls["column"].value = 0, 3
     controls["pick up"].click()
     assert controls["code"].value == int(codes[0, 3])
+
+
+def test_a_click_moves_the_frame_and_chooses_a_code(models):
+    """In pixels of the canvas, as a browser reports it."""
+    controls = playground.codes_panel(models).controls
+    codes = work.encode(models, models.held_out.batch([0])[0])
+    for name in ("picture shown", "codes", "decoded"):
+        for row, column in ((0, 3), (3, 0), (1, 2)):
+            side = controls[name].canvas.width // 4
+            controls[name].click((column + 0.5) * side, (row + 0.3) * side)
+            assert (controls["row"].value, controls["column"].value) == (row, column)
+            assert f"Here stands code {int(codes[row, column])}." in controls["message"].value
+    side = controls["codebook"].canvas.width / 4  # 16 codes in rows of 4
+    controls["codebook"].click(2.5 * side, 1.5 * side)
+    assert controls["code"].value == 6
+    controls["paint"].click()
+    assert "Here stands code 6." in controls["message"].value
+
+
+def test_the_held_out_slider_shows_its_picture_at_once(models):
+    controls = playground.complete_panel(models).controls
+    before = controls["view"].value
+    controls["picture"].value = 3
+    seen = _picture(controls["view"].value).convert("RGB")
+    assert controls["view"].value != before
+    expected = figures.to_pixels(models.held_out.batch([3]))[0]
+    assert seen.getpixel((6, 6)) == tuple(expected[0, 0])
+    shown = controls["view"].value
+    controls["given"].value = "nothing"
+    assert controls["view"].value != shown
+
+
+def test_a_missing_vqgan_of_a_condition_leaves_the_codes(project, monkeypatch):
+    monkeypatch.chdir(project)
+    depth = {"kind": "codes", "name": "depth", "vocab": 16, "window": (4, 4)}
+    told = TransformerConfig(codebook_size=16, prefix_vocab=16, prefix_length=16, max_tokens=16, n_layer=1, n_head=2,
+                             n_embd=16, conditions=(depth,), window=(4, 4))
+    LatentTransformer(told).save_pretrained("models/transformer-class")
+    models = playground.load_models()
+    for panel in (playground.draw_panel, playground.complete_panel, playground.paint_panel):
+        assert "vqgan-depth" in panel(models).controls["message"].value
+    assert playground.codes_panel(models).controls["decoded"].value
+
+
+def test_pictures_that_lost_their_classes_have_numbers_for_names(project, monkeypatch):
+    monkeypatch.chdir(project)
+    prepared = datasets.load_from_disk("prepared").remove_columns("label")
+    prepared.save_to_disk("other")
+    shutil.rmtree("prepared")
+    Path("other").rename("prepared")
+    controls = playground.complete_panel(playground.load_models()).controls
+    assert [name for name, _ in controls["class"].options] == ["class 0", "class 1"]
+    assert controls["view"].value
+
+
+def test_long_class_names_and_labels_fit(models):
+    models.class_names[:] = ["very long " * 20 + "end", "two\nlines"]
+    controls = playground.draw_panel(models).controls
+    assert max(len(name) for name, _ in controls["class"].options) <= 32
+    assert all(control.style.description_width == "100px" for control in controls.values()
+               if getattr(control, "description", "") in ("temperature", "top-k (0: all)"))
 
 
 def test_painting_stays_inside_the_map():

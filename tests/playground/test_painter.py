@@ -6,15 +6,20 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from ipywidgets import Button
 from PIL import Image
 
 from tesserae import load_params
 from tesserae.data.conditions import Codes, Label, record
+from tesserae.data.foreign import foreign_condition
+from tesserae.data.layouts import read_layout
 from tesserae.data.pictures import Pictures
+from tesserae.data.scenes import SEGMENT_PALETTE
 from tesserae.data.views import Classes
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
-from tesserae.playground import draw_panel, paint_panel
+from tesserae.playground import codes_panel, complete_panel, draw_panel, paint_panel
+from tesserae.playground.painter import SIZES
 from tesserae.playground.work import Models, stroke
 
 SIZE, CODES = 32, 16
@@ -27,24 +32,26 @@ def png(pixels, mode):
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def make_models(conditions, request):
+def make_models(conditions, request, colours=COLOURS, count=4):
+    names, shape = ["day", "night"][:conditions[0].vocab], (count, SIZE, SIZE)
     generator = np.random.default_rng(0)
-    rows = {"image": [png(generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8), "RGB") for _ in range(4)],
-            "segmentation": [png(generator.integers(0, 3, (SIZE, SIZE), dtype=np.uint8), "L") for _ in range(4)],
-            "label": [0, 1, 0, 1], "path": list("abcd")}
+    images = generator.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    maps = generator.integers(0, len(colours), shape, dtype=np.uint8)
+    rows = {"image": [png(image, "RGB") for image in images], "segmentation": [png(each, "L") for each in maps],
+            "label": [number % len(names) for number in range(count)], "path": list("abcd")[:count]}
     features = datasets.Features(image=datasets.Image(), segmentation=datasets.Image(),
-                                 label=datasets.ClassLabel(names=["day", "night"]), path=datasets.Value("string"))
+                                 label=datasets.ClassLabel(names=names), path=datasets.Value("string"))
     held_out = Pictures(datasets.Dataset.from_dict(rows, features=features))
     torch.manual_seed(0)
     small = {"channels": 16, "channel_mult": (1, 1), "patch": 4, "res_blocks": 1, "z_channels": 16,
              "codebook_size": CODES, "codebook_dim": 4}
-    reader = VQGAN(VQGANConfig(**Classes("segmentation", COLOURS).record(), **small)).eval()
+    reader = VQGAN(VQGANConfig(**Classes("segmentation", colours).record(), **small)).eval()
     config = TransformerConfig(codebook_size=CODES, prefix_vocab=sum(c.vocab for c in conditions),
                                prefix_length=sum(c.length for c in conditions), max_tokens=4, n_layer=1, n_head=2,
                                n_embd=16, conditions=tuple(record(c) for c in conditions), window=(2, 2))
     filters = load_params(request.config.rootpath / "tests/plain.yaml").sample["class"]
     readers = {"segmentation": reader} if len(conditions) > 1 else {}
-    return Models(VQGAN(VQGANConfig(**small)).eval(), LatentTransformer(config).eval(), ["day", "night"], held_out,
+    return Models(VQGAN(VQGANConfig(**small)).eval(), LatentTransformer(config).eval(), names, held_out,
                   SIZE, "cover", filters, readers=readers)
 
 
@@ -104,6 +111,84 @@ def test_layouts_decide_what_is_drawn(models):
         panel.controls["draw"].click()
         made.append(panel.controls["view"].value)
     assert made[0] != made[1]
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+def test_a_saved_layout_is_read_back_as_it_was_painted(models, tmp_path, size):
+    models.root = tmp_path
+    panel = paint_panel(models)
+    panel.controls["size"].value = size
+    board = panel.controls["board"]
+    board.layout[:] = np.random.default_rng(0).integers(0, 3, board.layout.shape)
+    panel.controls["save"].click()
+    panel.controls["fill"].click()
+    panel.controls["save"].click()  # beside the first one
+    board.layout[:] = np.random.default_rng(0).integers(0, 3, board.layout.shape)
+    assert "sample.layout.elsewhere: painted/layout-002.png" in panel.controls["message"].value
+    files = [tmp_path / "painted" / f"layout-00{number}.png" for number in (1, 2)]
+    assert torch.equal(read_layout(files[0], 3, COLOURS), torch.from_numpy(board.layout).long())
+    assert read_layout(files[1], 3, COLOURS).unique().tolist() == [0]
+    view = models.view("segmentation")
+    (told,) = foreign_condition("painted/layout-001.png", {"layout": view}, (SIZE, SIZE), tmp_path).values()
+    assert told.shape == (1, 1, SIZE, SIZE)
+    assert size != next(iter(SIZES)) or np.array_equal(told[0, 0], board.layout)
+
+
+def test_a_layout_that_cannot_be_saved_is_one_sentence(models, tmp_path):
+    models.root = tmp_path
+    (tmp_path / "painted").write_text("a file, not a folder")
+    panel = paint_panel(models)
+    panel.controls["save"].click()
+    assert "painted/layout-001.png cannot be written" in panel.controls["message"].value
+
+
+def test_the_canvas_keeps_its_size_beside_a_wide_picture(models):
+    """A flexible row would shrink it to nothing, for a canvas has no least width."""
+    panel = paint_panel(models)
+    canvas = panel.controls["board"].canvas
+    panel.controls["size"].value = "wide"
+    panel.controls["draw"].click()
+    assert (canvas.width, canvas.height) == (768, 192)
+    around = [widget for widget in panel.widget.children[-1].children if canvas in getattr(widget, "children", ())]
+    assert [widget.layout.flex for widget in (canvas, *around)] == ["0 0 auto"] * 2
+    assert panel.widget.children[-1].layout.flex_flow == "row wrap"
+
+
+def test_no_picture_is_shown_before_there_is_one(models):
+    panel = paint_panel(models)
+    assert panel.controls["view"].layout.display == "none"
+    panel.controls["draw"].click()
+    assert panel.controls["view"].layout.display is None
+
+
+def test_an_example_has_no_class_that_the_set_lacks(request):
+    """The built-in scenes' first seven classes, of which a painted landscape has more."""
+    models = make_models([Label(2), Codes("segmentation", CODES, (2, 2))], request, SEGMENT_PALETTE[:7])
+    panel = paint_panel(models)
+    assert set(np.unique(panel.controls["board"].layout)) == set(range(7))
+    panel.controls["draw"].click()
+    assert panel.controls["message"].value == ""
+
+
+def test_one_class_and_one_held_out_picture_are_enough(request):
+    models = make_models([Label(1), Codes("segmentation", CODES, (2, 2))], request, COLOURS[:1], 1)
+    for panel in (paint_panel(models), draw_panel(models), complete_panel(models), codes_panel(models)):
+        for name, control in panel.controls.items():
+            if isinstance(control, Button) and name != "save":
+                control.click()
+                assert "<b>" not in panel.controls["message"].value
+    assert draw_panel(models).controls["picture"].disabled
+
+
+def test_the_chosen_picture_and_its_map_are_seen_before_it_is_drawn(models):
+    panel = draw_panel(models)
+    before, drawn = panel.controls["condition"].value, panel.controls["view"].value
+    panel.controls["picture"].value = 3
+    assert panel.controls["condition"].value != before
+    assert panel.controls["view"].value == drawn
+    seen = np.asarray(Image.open(io.BytesIO(panel.controls["condition"].value)).convert("RGB"))
+    colours = {tuple(int(value) for value in colour) for colour in seen.reshape(-1, 3)[::97]}
+    assert colours & set(COLOURS)
 
 
 def test_without_a_map_of_classes_it_says_where_to_look(request):

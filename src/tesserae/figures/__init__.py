@@ -14,11 +14,12 @@ from tesserae.figures.grids import (
     to_pixels,
 )
 from tesserae.figures.latent import paired_bars, position_map, spreads, stacked
-from tesserae.figures.style import COLOURS, message, new_axes, new_figure, styled
+from tesserae.figures.legends import with_legend
+from tesserae.figures.style import COLOURS, caption, message, new_axes, new_figure, shortened, styled
 
 __all__ = [
-    "COLOURS", "class_counts", "code_maps", "curves", "dictionary", "grid_image", "histogram",
+    "COLOURS", "caption", "class_counts", "code_maps", "curves", "dictionary", "grid_image", "histogram",
     "image_grid", "message", "new_axes", "new_figure", "occurrence", "overlaid", "pair_matrix",
     "paired_bars", "pairs", "position_map", "projection", "reconstruction_grid", "resize", "scatter",
-    "spreads", "stacked", "stacked_rows", "styled", "to_pixels", "usage",
+    "shortened", "spreads", "stacked", "stacked_rows", "styled", "to_pixels", "usage", "with_legend",
 ]

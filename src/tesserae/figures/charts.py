@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
-from tesserae.figures.style import COLOURS, GREY, colours, message, new_axes, styled
+from tesserae.figures.style import COLOURS, GREY, caption, colours, message, new_axes, styled
 
 LOG_FROM = 30  # a panel whose positive values span more than this factor gets a logarithmic axis
 HELD_OUT = "val_"
+EXTREMES = 12  # bars at either end that are shown of more than twice as many
 
 
 @styled
@@ -75,25 +77,46 @@ def overlaid(runs: Mapping[str, object], names: Sequence[str], smooth: int = 9):
 
 @styled
 def class_counts(counts: Mapping[str, Mapping[str, int]], title: str = "Pictures of each class"):
-    """Bars: {split: {class: number}}, one colour for each split, the splits of a class end to end."""
+    """Bars: {split: {class: number}}, one colour for each split, the splits of a class end to end.
+
+    Of more than 24 classes the 12 with the most pictures and the 12 with the fewest.
+    """
     classes = list(dict.fromkeys(name for split in counts.values() for name in split))
     if not classes:
         return message("There are no classes: every picture counts alike.")
-    figure, (axes,) = new_axes(1, 1, 6.4, 0.8 + 0.24 * len(classes))
-    start = np.zeros(len(classes))
+    totals = np.array([sum(split.get(name, 0) for split in counts.values()) for name in classes])
+    shown, places = extremes(-totals)
+    if len(shown) < len(classes):
+        title += f": the {EXTREMES} largest and the {EXTREMES} smallest of {len(classes):,} classes"
+    figure, (axes,) = new_axes(1, 1, 6.4, 0.8 + 0.24 * len(shown))
+    start = np.zeros(len(shown))
     for (split, numbers), colour in zip(counts.items(), colours()):
-        widths = np.array([numbers.get(name, 0) for name in classes])
-        axes.barh(range(len(classes)), widths, left=start, color=colour, label=split, height=0.75)
+        widths = np.array([numbers.get(classes[number], 0) for number in shown])
+        axes.barh(places, widths, left=start, color=colour, label=split, height=0.75)
         start += widths
-    for place, total in enumerate(start):
+    for place, total in zip(places, start):
         axes.text(total, place, f" {total:.0f}", va="center", fontsize=8)
-    axes.set_yticks(range(len(classes)), classes)
+    axes.set_yticks(places, [caption(classes[number]) for number in shown])
     axes.invert_yaxis()
     axes.set(title=title, xlabel="pictures", xlim=(0, max(1, start.max()) * 1.08))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=False, axis="y")
     if len(counts) > 1:
         figure.legend(loc="outside lower center", ncols=len(counts))
     return figure
+
+
+def extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which bars a chart shows, and the places of these, with a gap: the `EXTREMES` lowest, then the highest.
+
+    All of them, in their own order, where there are at most twice as many.
+    """
+    values = np.asarray(values)
+    if len(values) <= 2 * EXTREMES:
+        return np.arange(len(values)), np.arange(len(values))
+    order = np.argsort(values, kind="stable")
+    shown = np.concatenate([order[:EXTREMES], order[-EXTREMES:]])
+    return shown, np.arange(len(shown)) + (np.arange(len(shown)) >= EXTREMES)
 
 
 @styled

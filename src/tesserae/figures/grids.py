@@ -11,9 +11,10 @@ from einops import rearrange, repeat
 from PIL import Image
 from torch import Tensor
 
-from tesserae.figures.style import DPI, new_figure, styled
+from tesserae.figures.style import DPI, caption, new_figure, styled
 
 WIDEST = 1100  # pixels of a grid
+MOST = 560_000  # pixels of the pictures of a grid: more make files that have to be shrunk, words and all
 LEGIBLE = 96  # pixels a side that a picture is enlarged to, at least
 _TITLE, _MARGIN = 16, 8  # pixels a line of text, pixels around the grid
 
@@ -46,10 +47,11 @@ def image_grid(images: Tensor | np.ndarray, columns: int, titles: Sequence[str] 
     """
     pixels = to_pixels(images)
     columns = max(1, min(columns, len(pixels)))
-    pixels = resize(pixels, scale or _fitting_scale(pixels.shape[2], columns), smooth)
+    pixels = resize(pixels, scale or _fitting_scale(pixels.shape, columns), smooth)
     height, width = pixels.shape[1:3]
     rows = math.ceil(len(pixels) / columns)
     above = _TITLE if titles is not None else 4
+    row_titles = None if row_titles is None else [caption(text) for text in row_titles]
     canvas = _tile(pixels, columns, 4, above)
     left = _text_width(row_titles)
     top = _MARGIN + _TITLE * bool(column_titles) + (_TITLE + 8) * bool(title)
@@ -63,12 +65,12 @@ def image_grid(images: Tensor | np.ndarray, columns: int, titles: Sequence[str] 
     middles = [4 + column * (width + 4) + width / 2 for column in range(columns)]
     tops = [above + row * (height + above) for row in range(rows)]
     for place, text in enumerate(titles or ()):
-        axes.text(middles[place % columns], tops[place // columns] - 3, _short(text, width), ha="center",
+        axes.text(middles[place % columns], tops[place // columns] - 3, caption(text, _letters(width)), ha="center",
                   va="bottom", **say)
     for place, text in enumerate(row_titles or ()):
         axes.text(-4, tops[place] + height / 2, text, ha="right", va="center", **say)
     for place, text in enumerate(column_titles or ()):
-        axes.text(middles[place], 0, _short(text, width), ha="center", va="bottom", **say)
+        axes.text(middles[place], 0, caption(text, _letters(width)), ha="center", va="bottom", **say)
     if title:
         axes.text(canvas.shape[1] / 2, -_TITLE * bool(column_titles) - 4, title, ha="center", va="bottom",
                   fontsize=10)
@@ -113,8 +115,10 @@ def resize(pixels: np.ndarray, scale: float, smooth: bool = False) -> np.ndarray
     return np.stack([np.asarray(Image.fromarray(each).resize(size, method)) for each in pixels])
 
 
-def _fitting_scale(width: int, columns: int) -> float:
-    fits = WIDEST / (columns * width)
+def _fitting_scale(shape: tuple[int, ...], columns: int) -> float:
+    """Of pictures (B,H,W,3): whole numbers enlarge them, other ones shrink."""
+    count, height, width, _ = shape
+    fits = min(WIDEST / (columns * width), math.sqrt(MOST / (count * height * width)))
     return fits if fits < 1 else max(1, min(math.ceil(LEGIBLE / width), int(fits)))
 
 
@@ -130,12 +134,11 @@ def _tile(pixels: np.ndarray, columns: int, gap: int, above: int) -> np.ndarray:
     return canvas
 
 
-def _short(text: str, width: int) -> str:
-    fits = max(4, int(width / 5.8))  # a letter of 8 points is some 6 pixels wide
-    return text if len(text) <= fits else text[:fits - 1] + "…"
+def _letters(width: int) -> int:
+    """How many letters of 8 points fit, which are some 6 pixels wide."""
+    return max(4, int(width / 5.8))
 
 
 def _text_width(texts: Sequence[str] | None) -> int:
     """Pixels that the longest line of text needs at 8 points."""
-    lengths = [len(line) for text in texts or () for line in str(text).split("\n")]
-    return _MARGIN + round(6.2 * max(lengths, default=0))
+    return _MARGIN + round(6.2 * max((len(text) for text in texts or ()), default=0))

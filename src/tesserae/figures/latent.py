@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from tesserae.figures.style import COLOURS, GREY, message, new_axes, new_figure, styled
+from tesserae.figures.charts import EXTREMES, extremes
+from tesserae.figures.style import COLOURS, GREY, caption, message, new_axes, new_figure, styled
 
 
 @styled
@@ -31,23 +32,44 @@ def position_map(values, title: str, label: str):
 @styled
 def paired_bars(rows: Sequence[str], values: Mapping[str, Sequence[float]], title: str, xlabel: str,
                 marks: Mapping[str, float] | None = None):
-    """For each row one bar of each kind, {kind: values}; marks: {label: value}, dashed upright lines."""
+    """For each row one bar of each kind, {kind: values}; marks: {label: value}, dashed upright lines.
+
+    Of more than 24 rows those 12 and 12 are shown whose last kind exceeds the first by the most and by the least (of
+    one kind: the highest and the lowest), among those that have numbers.
+    """
     if not len(rows):
         return message(f"{title}: there is nothing to compare.")
+    rows, values, places, of = _extreme_rows(rows, values)
     figure, (axes,) = new_axes(1, 1, 6.4, 1.0 + 0.17 * len(rows) * (len(values) + 0.6))
     thickness = 0.8 / len(values)
-    places = np.arange(len(rows))
     for number, ((kind, numbers), colour) in enumerate(zip(values.items(), COLOURS)):
         shift = (number - (len(values) - 1) / 2) * thickness
         axes.barh(places + shift, numbers, thickness, color=colour, label=kind)
     for (label, value), style in zip((marks or {}).items(), ("--", ":", "-.") * 3):
         axes.axvline(value, color=GREY, linestyle=style, label=label)
-    axes.set_yticks(places, rows)
+    axes.set_yticks(places, [caption(row) for row in rows])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set(title=title, xlabel=xlabel)
+    axes.set(title=title + of, xlabel=xlabel)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _extreme_rows(rows: Sequence[str], values: Mapping[str, Sequence[float]]):
+    """The rows that are shown, their values and places, and what to say of the others."""
+    numbers = {kind: np.asarray(each, dtype=float) for kind, each in values.items()}
+    first, *_, last = [0.0, *numbers.values()] if len(numbers) == 1 else numbers.values()
+    ranked = last - first
+    if len(rows) > 2 * EXTREMES:
+        known = np.flatnonzero(np.isfinite(ranked))
+        rows, ranked = [rows[number] for number in known], ranked[known]
+        numbers = {kind: each[known] for kind, each in numbers.items()}
+    shown, places = extremes(-ranked)
+    most, least, what = ("longest", "shortest", "gaps") if len(numbers) > 1 else ("highest", "lowest", "values")
+    of = ""
+    if len(shown) < len(rows):
+        of = f": the {EXTREMES} {most} and the {EXTREMES} {least} {what} of {len(rows):,}"
+    return [rows[number] for number in shown], {kind: each[shown] for kind, each in numbers.items()}, places, of
 
 
 @styled
@@ -87,7 +109,7 @@ def stacked(pictures: Mapping[str, Image.Image], title: str = ""):
         axes = figure.add_axes((0, bottom, picture.width / width, picture.height / height))
         axes.imshow(picture, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
-        figure.text(4 / width, 1 - (top - 4) / height, text, fontsize=9, va="bottom")
+        figure.text(4 / width, 1 - (top - 4) / height, caption(text, 120), fontsize=9, va="bottom")
         top += picture.height + gap
     if title:
         figure.text(0.5, 1 - 2 / height, title, fontsize=10, ha="center", va="top")

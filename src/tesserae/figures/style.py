@@ -49,6 +49,23 @@ def message(text: str):
     return figure
 
 
+def caption(text: object, most: int = 32) -> str:
+    """`shortened` for matplotlib, which takes what stands between dollars for maths."""
+    return shortened(text, most).replace("$", r"\$")
+
+
+def shortened(text: object, most: int = 32) -> str:
+    """A name as one line of at most so many letters, of both ends where these fit.
+
+    What cannot be printed (a new line, a control character, half of a surrogate pair) becomes a space.
+    """
+    line = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    if len(line) > most:
+        tail = (most - 1) // 3 if most > 20 else 0
+        line = f"{line[:most - 1 - tail]}…{line[len(line) - tail:]}"
+    return line
+
+
 def colours() -> Iterator[str]:
     """The palette, without an end."""
     while True:

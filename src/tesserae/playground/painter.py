@@ -9,27 +9,40 @@ from ipycanvas import Canvas, hold_canvas
 
 from tesserae.data.foreign import foreign_condition
 from tesserae.data.scenes import SEGMENT_NAMES, SEGMENT_PALETTE
-from tesserae.playground.panels import Panel, absent, button, classes, filters, laid, png, values, whole
-from tesserae.playground.work import Models, draw, painted_maps, stroke
+from tesserae.playground.parts import (
+    FIXED,
+    LABELS,
+    Panel,
+    absent,
+    button,
+    classes,
+    filters,
+    laid,
+    picture_view,
+    png,
+    values,
+    whole,
+)
+from tesserae.playground.work import Models, draw, painted_maps, save_layout, stroke
 
 SCREEN = 384  # pixels of the canvas's longer side
 SIZES = {"as the set's pictures": (1, 1), "twice as large": (2, 2), "wide": (1, 4), "four times as large": (4, 4)}
 
 
 def paint_panel(models: Models) -> Panel:
-    """A canvas, a class to paint with, a brush; draw what has been painted."""
+    """A canvas, a class to paint with, a brush; draw what has been painted, or save it as a picture of classes."""
     if models.transformer is None:
         return absent(models)
     if models.painted is None:
         return _unpaintable()
-    view, message, board = widgets.Image(format="png"), widgets.HTML(), _Board(models)
+    view, message, board = picture_view(), widgets.HTML(), _Board(models)
     colours = board.view.colours
     names = SEGMENT_NAMES[:len(colours)] if colours == list(SEGMENT_PALETTE[:len(colours)]) else range(len(colours))
     controls = {
-        "paint with": widgets.Dropdown(description="paint with",
+        "paint with": widgets.Dropdown(description="paint with", style=LABELS,
                                        options=[(str(name), number) for number, name in enumerate(names)]),
         "brush": whole("brush", 2, models.size // 2, models.size // 10),
-        "size": widgets.Dropdown(options=list(SIZES), description="size"), "class": classes(models),
+        "size": widgets.Dropdown(options=list(SIZES), description="size", style=LABELS), "class": classes(models),
         **filters(models, count=1),
     }
     swatch = widgets.HTML()
@@ -53,14 +66,19 @@ def paint_panel(models: Models) -> Panel:
     def fill() -> None:
         board.fill(controls["paint with"].value)
 
+    def save() -> None:
+        path = save_layout(models, torch.from_numpy(board.layout))
+        message.value = (f"Saved as {path}: write sample.{models.target}.elsewhere: {path} into params.yaml, and the "
+                         "pictures of that stage are drawn for it, too.")
+
     board.brush = lambda: (controls["brush"].value, controls["paint with"].value)
     controls["paint with"].observe(recolour, "value")
     controls["size"].observe(lambda change: board.resize(SIZES[change["new"]]), "value")
-    controls |= {"draw": button("Draw", work, message), "fill": button("Fill", fill, message),
-                 "example": button("Example", board.example, message)}
+    for name, does in (("Draw", work), ("Fill", fill), ("Example", board.example), ("Save", save)):
+        controls[name.lower()] = button(name, does, message)
     recolour()
     board.example()
-    shown = widgets.HBox([widgets.VBox([swatch, board.canvas]), view])
+    shown = widgets.HBox([widgets.VBox([swatch, board.canvas], layout=FIXED), view], layout={"flex_flow": "row wrap"})
     return Panel(laid(controls, shown, message), controls | {"view": view, "message": message, "board": board})
 
 
@@ -70,7 +88,7 @@ class _Board:
     def __init__(self, models: Models) -> None:
         self.size, self.view = models.size, models.view(models.painted)
         self.colours = np.asarray(self.view.colours, np.uint8)
-        self.canvas, self.last = Canvas(width=SCREEN, height=SCREEN), None
+        self.canvas, self.last = Canvas(width=SCREEN, height=SCREEN, layout=FIXED), None
         self.brush = lambda: (8, 0)
         self.layout = np.zeros((self.size, self.size), np.uint8)
         self.canvas.on_mouse_down(self.down)

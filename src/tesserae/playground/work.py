@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from einops import repeat
-from PIL import Image
 from torch import Tensor
 
 from tesserae.data.batches import to_unit
 from tesserae.data.conditions import Codes, Label, conditions_of
 from tesserae.data.decode import Rejected, decode
+from tesserae.data.layouts import write_layout
 from tesserae.data.pictures import Pictures
 from tesserae.data.raw import Entry
+from tesserae.data.scales import NO_RANGES, Ranges
+from tesserae.data.sources import check_prepared
 from tesserae.data.views import Classes, View, view_of
-from tesserae.errors import TesseraeError
+from tesserae.errors import TesseraeError, writing
 from tesserae.models.transformer import LatentTransformer
 from tesserae.models.vqgan import VQGAN
 from tesserae.params import SampleParams, load_params
 from tesserae.sampling.drawing import Asked, draw_codes
 from tesserae.sampling.large import decode_map, encode_map
 from tesserae.stage import find_root, stage_block
+from tesserae.training.origins import check_decoders
 
 PARTS = ("upper half", "lower half", "left half", "right half", "all but the middle", "nothing")
 Maps = Mapping[str, Tensor]  # by condition, the codes of one picture's map (1,h,w)
@@ -35,7 +39,7 @@ class Models:
     """What the panels play with. transformer is None where none is trained yet; `absent` then says so.
 
     readers: the VQGANs whose codes are its conditions. size: pixels a side; fit: how other pictures are brought
-    to it; filters: where the sliders start.
+    to it; filters: where the sliders start. root: of the project, and target: of the transformer's parameters.
     """
 
     vqgan: VQGAN
@@ -47,11 +51,18 @@ class Models:
     filters: SampleParams
     absent: str = ""
     readers: dict[str, VQGAN] = field(default_factory=dict)
+    root: Path = Path()
+    target: str = "layout"
 
     @property
     def shape(self) -> tuple[int, int]:
         """(h,w) of a code map."""
         return (self.size // self.vqgan.config.downsampling,) * 2
+
+    @property
+    def ranges(self) -> Ranges:
+        """The scale of the set's pictures, where they have more than 8 bits."""
+        return view_of(self.vqgan.config).ranges
 
     def view(self, name: str) -> View:
         """What the VQGAN of a condition sees."""
@@ -67,26 +78,30 @@ class Models:
 def load_models(target: str = "class", params_file: str = "params.yaml") -> Models:
     """What transformer.<target> of the parameters needs, from models/ and prepared/ of this repository.
 
-    Raises TesseraeError where a VQGAN or the pictures are missing; without a transformer one can still look at
-    codes.
+    Raises TesseraeError where the VQGAN or the pictures are missing, or where what is there does not belong together;
+    without a transformer, or without the VQGANs of its conditions, one can still look at codes.
     """
     root = find_root()
     params = load_params(root / params_file)
     name, filters = stage_block(params, "transformer", target).vqgan, stage_block(params, "sample", target)
+    check_prepared(root / "prepared", params)
     held_out = Pictures.load(root / "prepared", "validation")
     vqgan = VQGAN.from_pretrained(root / "models" / f"vqgan-{name}")
-    transformer, absent, readers, told = None, "", {}, False
+    transformer, absent, readers, names = None, "", {}, ["any"]
     try:
         transformer = LatentTransformer.from_pretrained(root / "models" / f"transformer-{target}")
-    except TesseraeError as error:
-        absent = str(error)
-    else:
         conditions = conditions_of(transformer.config.conditions)
-        told = any(isinstance(condition, Label) for condition in conditions)
         readers = {condition.name: VQGAN.from_pretrained(root / "models" / f"vqgan-{condition.name}")
                    for condition in conditions if isinstance(condition, Codes)}
-    names = held_out.class_names if told else ["any"]
-    return Models(vqgan, transformer, names, held_out, held_out.size, params.prepare.fit, filters, absent, readers)
+    except TesseraeError as error:
+        transformer, absent = None, str(error)
+    else:
+        check_decoders(target, transformer, {name: vqgan, **readers}, held_out)
+        for condition in conditions:
+            if isinstance(condition, Label):  # pictures without classes have no names for them
+                names = held_out.class_names or [f"class {label}" for label in range(condition.vocab)]
+    return Models(vqgan, transformer, names, held_out, held_out.size, params.prepare.fit, filters, absent, readers,
+                  root, target)
 
 
 @torch.no_grad()
@@ -112,9 +127,14 @@ def complete(models: Models, picture: Tensor, part: str, label: int, count: int,
     codes = repeat(encode(models, picture), "h w -> b h w", b=count)
     made = draw_codes(needed(models), _asked(label, count, maps), models.shape, seed=seed, temperature=temperature,
                       top_k=top_k, top_p=top_p, given=(known.expand_as(codes), codes))
+    return given_part(models, picture, part), _look(models, made)
+
+
+def given_part(models: Models, picture: Tensor, part: str) -> Tensor:
+    """A picture (3,H,W) uint8 with what is not given in grey, (3,H,W) in [-1,1]."""
     f = models.vqgan.config.downsampling
-    shown = repeat(known, "h w -> (h f) (w g)", f=f, g=f)
-    return torch.where(shown, to_unit(picture), 0.6), _look(models, made)
+    shown = repeat(given_mask(part, models.shape), "h w -> (h f) (w g)", f=f, g=f)
+    return torch.where(shown, to_unit(picture), 0.6)
 
 
 @torch.no_grad()
@@ -123,15 +143,26 @@ def condition_maps(models: Models, picture: Tensor, number: int | None) -> dict[
 
     Raises TesseraeError where one is not known of a picture from outside.
     """
-    maps = {}
-    for name, reader in models.readers.items():
+    seen = _conditions_seen(models, picture, number)
+    return {name: models.readers[name].encode(each) for name, each in seen.items()}
+
+
+def condition_pictures(models: Models, picture: Tensor, number: int | None) -> Tensor:
+    """A picture and its conditions, as these are looked at: (1+M,3,H,W) in [-1,1]. Raises as `condition_maps`."""
+    seen = _conditions_seen(models, picture, number)
+    return torch.cat([to_unit(picture)[None], *(models.view(name).drawn(each) for name, each in seen.items())])
+
+
+def _conditions_seen(models: Models, picture: Tensor, number: int | None) -> dict[str, Tensor]:
+    found = {}
+    for name in models.readers:
         view = models.view(name)
         stored = view.of_picture(picture[None]) if number is None else view.stored(models.held_out, [number])
         if stored is None:
             raise TesseraeError(f"The {name} of your own picture is not known: take a held-out picture, or paint "
                                 "one.")
-        maps[name] = reader.encode(view.seen(stored))
-    return maps
+        found[name] = view.seen(stored)
+    return found
 
 
 @torch.no_grad()
@@ -139,6 +170,21 @@ def painted_maps(models: Models, layout: Tensor) -> dict[str, Tensor]:
     """A painted layout, (H,W) int64 of classes, as the transformer's condition."""
     seen = models.view(models.painted).seen(layout[None, None])
     return {models.painted: encode_map(models.readers[models.painted], seen)}
+
+
+def save_layout(models: Models, layout: Tensor) -> Path:
+    """Write a painted layout, (H,W) of classes, as a PNG of its indices and colours; the path, from the root.
+
+    The file is new: painted/<target>-001.png, or the next number. Raises TesseraeError where it cannot be written.
+    """
+    folder = models.root / "painted"
+    taken = {path.name for path in folder.glob("*.png")}
+    names = (f"{models.target}-{number:03d}.png" for number in itertools.count(1))
+    name = next(name for name in names if name not in taken)
+    with writing(folder / name):
+        folder.mkdir(exist_ok=True)
+        write_layout(folder / name, layout, models.view(models.painted).colours)
+    return Path("painted", name)
 
 
 def encode(models: Models, picture: Tensor) -> Tensor:
@@ -176,13 +222,15 @@ def stroke(layout: np.ndarray, start: tuple[float, float], end: tuple[float, flo
     layout[near] = value
 
 
-def read_picture(content: bytes, size: int, fit: str) -> Tensor:
-    """A file's bytes -> (3,size,size) uint8, as the pictures of the set are prepared. Raises
-    TesseraeError."""
+def read_picture(content: bytes, size: int, fit: str, ranges: Ranges = NO_RANGES) -> Tensor:
+    """A file's bytes -> (3,size,size) uint8, as the pictures of the set are prepared, with their scale.
+
+    Raises TesseraeError.
+    """
     found = decode(Entry("the file", lambda: bytes(content)), size, fit, 1)
     if isinstance(found, Rejected):
         raise TesseraeError(f"The file is refused ({found}): take a JPEG, PNG or WebP picture.")
-    return torch.from_numpy(np.array(Image.open(io.BytesIO(found.image)))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(found.shown(ranges))).permute(2, 0, 1)
 
 
 def needed(models: Models) -> LatentTransformer:
