@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-FULL_WORDS = ("No space left on device", "Disk quota exceeded")
+FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 
 class TesseraeError(Exception):
@@ -21,6 +23,17 @@ class TesseraeError(Exception):
 
 class DiskFullError(TesseraeError):
     """Something could not be written for want of space; what was there before is intact."""
+
+
+@contextmanager
+def command() -> Iterator[None]:
+    """Around a command's work: a TesseraeError ends it with the sentence alone and status 1, Ctrl-C with 130."""
+    try:
+        yield
+    except TesseraeError as error:
+        raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 @contextmanager
@@ -46,6 +59,26 @@ def writing(path: str | Path) -> Iterator[None]:
             raise TesseraeError(f"{named} cannot be written ({error.strerror}): see to the disk and its rights, then "
                                 "run again.") from None
         raise
+
+
+def see_writable(*folders: Path) -> None:
+    """See that all these folders can be written, or made. Raises TesseraeError, which names the first that cannot."""
+    for folder in folders:
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            continue
+        why = "it is read-only" if there.is_dir() else "it is no folder"
+        use = "" if there == folder else f", in which {folder.name} is to be made,"
+        raise TesseraeError(f"{there}{use} cannot be written ({why}): see to its owner and its rights (ls -ld, chmod "
+                            "u+w), then run again.")
+
+
+def sentence_of(error: BaseException | str) -> str | None:
+    """The sentence for a file that the system does not let be written or read; None for any other error."""
+    found = re.search(r"\[Errno (\d+)\] ([^:']+): '(.+?)'", str(error))
+    if not found or int(found[1]) not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return None
+    return f"{found[3]} cannot be used ({found[2]}): see to its owner and rights and to the disk, then run again."
 
 
 def is_full(error: BaseException | str) -> bool:

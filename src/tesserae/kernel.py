@@ -12,15 +12,21 @@ import contextlib
 import ctypes
 import importlib
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 POLL_SECONDS = 0.5
 EARLY = "--import"
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "tcsh", "csh", "ash", "busybox"}
+PREFIX, LIVES = "kernel-", "lives"  # of the folders of kernels' sockets, and the lock in each
+SOCKET_BYTES = 103  # a socket's path, on the system that bears least (macOS; Linux: 107)
+SHORT = ("/tmp", "/var/tmp")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -80,6 +86,32 @@ def import_early(modules: Iterable[str]) -> None:
     for name in modules:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[tuple[Path, bool]]:
+    """A temporary folder for a kernel's sockets, and whether its path is short enough for them to be files.
+
+    Where TMPDIR is too long, it lies in /tmp. What kernels left there whose pipeline was killed is removed.
+    """
+    from filelock import FileLock, Timeout
+
+    places = [Path(tempfile.gettempdir())]
+    if not _short(places[0]):
+        places += [place for place in map(Path, SHORT) if os.access(place, os.W_OK | os.X_OK)]
+    place = next(filter(_short, places), places[0])
+    for rest in place.glob(f"{PREFIX}*/{LIVES}"):
+        with contextlib.suppress(OSError, Timeout):
+            if rest.stat().st_uid == os.getuid() and time.time() - rest.stat().st_mtime > 1:  # else it just begins
+                with FileLock(rest).acquire(timeout=0):  # held for as long as its pipeline lives
+                    shutil.rmtree(rest.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as folder, \
+            FileLock(Path(folder) / LIVES):
+        yield Path(folder), _short(place)
+
+
+def _short(place: Path) -> bool:
+    return len(os.fsencode(place / f"{PREFIX}12345678" / "k.json-ipc-12")) <= SOCKET_BYTES
 
 
 def main() -> None:

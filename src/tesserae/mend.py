@@ -1,6 +1,8 @@
-"""What a killed `dvc` leaves behind that would stop the next one, put right; `make repro` does this first.
+"""What would stop the next `dvc`, put right: what a killed one left, and a folder without git.
 
     python -m tesserae.mend
+
+`make setup` and `make repro` do this.
 
 DVC writes two of its files in place, so a kill at that instant leaves half of one: `.dvc/tmp/rwlock`, which says who
 reads and writes what, and `dvc.lock`, which says what is done. DVC then asks for a file to be removed by hand.
@@ -17,16 +19,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tesserae.errors import TesseraeError
+from tesserae.errors import TesseraeError, see_writable, sentence_of
 
 LOCK = "dvc.lock"
 KEPT = Path(".dvc/tmp/tesserae.dvc.lock")  # dvc.lock as it was when the last stage began
+OUTPUTS = ("prepared", "checkpoints", "models", "codes", "samples", "reports")  # folders that stages write
 TRIES, PAUSE = 4, 0.3  # a living dvc may be writing at this moment
 
 
 def mend(root: Path) -> list[str]:
     """Put right what lies at the root of a DVC repository; a sentence for each thing that was done."""
-    return _mend_rwlock(root / ".dvc/tmp/rwlock") + _mend_lock(root)
+    return _mend_rwlock(root / ".dvc/tmp/rwlock") + _mend_lock(root) + _fit_git(root)
 
 
 def keep_lock(root: Path) -> None:
@@ -125,15 +128,44 @@ def _committed(root: Path) -> bytes:
     return done.stdout if done.returncode == 0 else b""
 
 
+def _fit_git(root: Path) -> list[str]:
+    """Without git, as in a ZIP of the repository, DVC works only where its settings say so."""
+    settings = root / ".dvc/config.local"
+    said = settings.is_file() and "no_scm = true" in settings.read_text(encoding="utf-8")
+    has_git = (root / ".git").exists() or _git_knows(root)
+    if has_git == (not said) or not settings.parent.is_dir():
+        return []
+    change = ["--unset", "core.no_scm"] if has_git else ["core.no_scm", "true"]
+    subprocess.run([sys.executable, "-m", "dvc", "config", "-q", "--local", *change], cwd=root, timeout=120)
+    return [] if has_git else ["There is no git here: the pipeline runs, but has no experiments (dvc exp) and no "
+                               "commits; `git init && git add -A && git commit -m begin` gives them."]
+
+
+def _git_knows(root: Path) -> bool:
+    try:
+        return subprocess.run(["git", "-C", str(root), "rev-parse"], capture_output=True, timeout=10).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
 def main() -> int:
     """The command: 0 also where there was nothing to do."""
     from tesserae.stage import find_root
 
     try:
-        for sentence in mend(find_root()):
+        root = find_root()
+        made = [each for name in OUTPUTS for each in (root / name, *(root / name).glob("*/"))]
+        see_writable(root, root / ".dvc", root / ".dvc" / "tmp", root / ".dvc" / "cache", *made)
+        for sentence in mend(root):
             print(sentence)
     except TesseraeError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        print(sentence, file=sys.stderr)
         return 1
     return 0
 

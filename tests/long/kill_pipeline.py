@@ -5,12 +5,14 @@
 One copy of the repository runs undisturbed. Another one is killed: everything at once or only the kernel, the
 pipeline or dvc, mostly by SIGKILL, sometimes by SIGTERM or SIGINT. After each death the two commands of `make repro`
 follow at once. When it is through, every model, code map, sample, table, metric and figure is compared byte by byte,
-and the next copy is killed, until there were as many deaths as asked for.
+what MLflow has is compared with the reports, and the next copy is killed, until there were as many deaths as asked
+for.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import re
@@ -29,6 +31,8 @@ from ruamel.yaml import YAML
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "pipeline"))
 from conftest import ROOT, Clone  # noqa: E402
+
+from tesserae import tracking  # noqa: E402
 
 REPRO = "python -m tesserae.mend && exec dvc repro"  # what `make repro` does
 COMPARED = ("prepared", "models", "codes", "samples", "reports")
@@ -195,6 +199,30 @@ def compare(found: dict[str, bytes], wanted: dict[str, bytes]) -> list[str]:
             for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
 
 
+def tracked(root: Path) -> list[str]:
+    """What MLflow's store lacks of the reports once all is sent, a line each; MLflow may have been killed, too."""
+    sync = subprocess.run([sys.executable, "-m", "tesserae.tracking", "sync"], cwd=root, capture_output=True,
+                          text=True, env=os.environ | {"PYTHONPATH": str(root / "src")})
+    faults = [f"sync: {sync.stdout}{sync.stderr}"] if sync.returncode else []
+    runs = tracking.runs_table(root)
+    faults += [f"a run of {stage} is still RUNNING" for stage in runs["stage"][runs["status"] == "RUNNING"]]
+    for report in sorted((root / "reports").glob("*/metrics.json")):
+        stage = report.parent.name
+        finished = runs[(runs["stage"] == stage) & (runs["status"] == "FINISHED")]
+        if finished.empty:
+            faults.append(f"no run of {stage} is FINISHED")
+            continue
+        newest = finished.iloc[0]
+        for name, value in json.loads(report.read_text(encoding="utf-8")).items():
+            found = newest.get(f"metrics.{name}")
+            if isinstance(value, (int, float)) and (found is None or float(f"{found:.6g}") != value):
+                faults.append(f"{stage}: {name} is {value} in the report and {found} in MLflow")
+        figures = {path.name for path in (root / "mlruns" / newest["run_id"] / "artifacts/figures").glob("*.png")}
+        faults += [f"{stage}: MLflow lacks {path.name}" for path in report.parent.glob("*.png")
+                   if path.name not in figures]
+    return faults
+
+
 def kernels_left(root: Path) -> list[int]:
     """Kernels of that copy that still live."""
     found = []
@@ -223,15 +251,15 @@ def run(folder: Path, deaths: int, seed: int, target: str = "") -> tuple[list[st
     first = shutil.copytree(template, folder / "undisturbed copy", symlinks=True)
     seconds = undisturbed(first, target)
     wanted = contents(first)
+    differences = [f"undisturbed: {each}" for each in tracked(first)]
     counted: dict[str, Counter] = defaultdict(Counter)
-    differences: list[str] = []
     number = 0
     while total(counted) < deaths:
         number += 1
         root = shutil.copytree(template, folder / f"killed copy {number}", symlinks=True)
         live(root, target, seconds, counted, deaths, rng)
         found = contents(root)
-        new = compare(found, wanted)
+        new = compare(found, wanted) + tracked(root)
         left = kernels_left(root)
         if left:
             new.append(f"kernels {left} still live")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TARGETS = ("setup", "data", "repro", "test", "lint", "lab", "ui", "bench")
+TARGETS = ("setup", "data", "own", "repro", "test", "lint", "lab", "ui", "bench", "example")
 
 
 @pytest.fixture
@@ -47,6 +47,16 @@ def test_an_old_python_is_refused_in_a_sentence(folder, tmp_path):
     assert not (folder / ".venv").exists()
 
 
+@pytest.mark.parametrize("letter", ["%", ":"])
+def test_a_path_that_cannot_work_is_refused_at_once(folder, letter):
+    """MLflow reads its own place as a pattern with %; : separates the folders of PATH."""
+    renamed = folder.rename(folder.with_name(f"my{letter}20clone"))
+    done = make(renamed, "setup")
+    assert done.returncode != 0
+    assert f"rename the folder {renamed}, then run make again" in done.stderr
+    assert not (renamed / ".venv").exists()
+
+
 def test_a_second_set_up_does_nothing_until_the_pins_change(folder):
     (folder / ".venv/bin").mkdir(parents=True)
     (folder / ".venv/bin/python").symlink_to(sys.executable)
@@ -59,23 +69,68 @@ def test_a_second_set_up_does_nothing_until_the_pins_change(folder):
     assert "-r requirements.lock" in make(folder, "--dry-run", "setup").stdout
 
 
+def installed(folder: Path) -> None:
+    """An environment as pip leaves it: a command `dvc` says where it runs, and its pip installs nothing."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / ".venv")], check=True)
+    tools = folder / ".venv/bin"
+    for name in ("pip", "dvc"):
+        head = f"#!/bin/sh\n'''exec' \"{tools}/python\" \"$0\" \"$@\"\n' '''\n"
+        (tools / name).write_text(f"{head}import sys; print(sys.prefix)\n")
+        (tools / name).chmod(0o755)
+    packages = next(folder.glob(".venv/lib/python3*/site-packages"))
+    for name in ("pip", "pip-1.dist-info", "tesserae"):
+        (packages / name).mkdir()
+    for name in ("pip/__main__.py", "pip-1.dist-info/RECORD", "tesserae/__init__.py", "tesserae/mend.py"):
+        (packages / name).touch()
+
+
+@pytest.mark.parametrize("name", ["new place", "it's new", "new$place#1", "new"])
+def test_after_a_move_the_commands_start_the_environment_of_the_new_place(folder, name):
+    installed(folder)
+    assert make(folder, "setup").returncode == 0
+    (folder / "src/tesserae").mkdir(parents=True)
+    (folder / "src/tesserae/__init__.py").touch()
+    shutil.copy(ROOT / "src/tesserae/moved.py", folder / "src/tesserae")
+    new = folder.rename(folder.with_name(name))
+    assert "The clone was moved or copied" in make(new, "setup").stdout
+    done = subprocess.run([new / ".venv/bin/dvc"], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{new / '.venv'}\n", "")
+    assert "Nothing to be done" in make(new, "setup").stdout
+
+
+def test_what_a_killed_set_up_left_half_done_is_done_again(folder):
+    """pip writes RECORD last, and takes a package without it for whole."""
+    installed(folder)
+    packages = next(folder.glob(".venv/lib/python3*/site-packages"))
+    for name in ("half-1.dist-info", "whole-1.dist-info", "~ther"):
+        (packages / name).mkdir()
+    (packages / "whole-1.dist-info/RECORD").touch()
+    assert make(folder, "setup").returncode == 0
+    left = {path.name for path in packages.iterdir()}
+    assert "whole-1.dist-info" in left
+    assert not left & {"half-1.dist-info", "~ther"}
+    (folder / ".venv/.installed").unlink()
+    (packages / "pip-1.dist-info/RECORD").unlink()  # killed while pip itself came in
+    shutil.rmtree(packages / "pip")
+    (folder / ".config/pip").mkdir(parents=True)
+    (folder / ".config/pip/pip.conf").write_text("[global]\nno-index = true\n")  # the packages are not to come
+    make(folder, "setup")
+    assert list(packages.glob("pip-*.dist-info/RECORD"))
+
+
+def test_lab_is_for_this_machine_alone_and_so_for_root_too(folder):
+    line = make(folder, "--dry-run", "lab").stdout.splitlines()[-1]
+    assert "--ip 127.0.0.1" in line
+    assert "--allow-root" in line
+
+
 @pytest.mark.parametrize("target", TARGETS[1:])
 def test_every_target_sets_up_first(folder, target):
     text = make(folder, "--dry-run", target).stdout
     assert text.index("-m venv") < text.index("-r requirements.lock") < len(text) - 1
-    assert text.rstrip().splitlines()[-1].startswith(
-        {"data": "\t|| .venv/bin/python -m tesserae.data.scenes", "repro": "dvc repro"}.get(target, "")
-    )
-
-
-def test_data_that_is_there_stays(folder):
-    (folder / ".venv/bin").mkdir(parents=True)
-    (folder / ".venv/bin/python").symlink_to("/bin/false")
-    (folder / ".venv/.installed").touch()
-    (folder / "data").mkdir()
-    (folder / "data/mine.png").touch()
-    assert make(folder, "data").returncode == 0
-    assert [path.name for path in (folder / "data").iterdir()] == ["mine.png"]
+    last = {"data": ".venv/bin/python -m tesserae.data.obtain", "own": ".venv/bin/python -m tesserae.own",
+            "repro": "dvc repro"}
+    assert text.rstrip().splitlines()[-1].startswith(last.get(target, ""))
 
 
 def test_ci_runs_tests_and_lint():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ WHOLE = ("schema: '2.0'\nstages:\n  prepare:\n    cmd: python x.py\n    outs:\n 
 @pytest.fixture
 def root(tmp_path):
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
     (tmp_path / "dvc.yaml").touch()
     return tmp_path
 
@@ -86,6 +88,35 @@ def test_a_half_written_copy_is_never_kept(root):
     keep_lock(root)
     (root / KEPT).write_text("schema: '2.0'\nstages:")
     assert "removed" in mend(root)[0]
+
+
+def test_without_git_dvc_goes_without_and_with_git_again_with(root):
+    """A ZIP of the repository."""
+    (root / ".git").rmdir()
+    said = mend(root)
+    assert len(said) == 1
+    assert said[0].startswith("There is no git here: the pipeline runs, but has no experiments")
+    assert mend(root) == []
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    done = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    assert mend(root) == []
+    assert "no_scm" not in (root / ".dvc/config.local").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root writes everywhere")
+@pytest.mark.parametrize("folder", [".", ".dvc", "models", "checkpoints", "samples/class"])
+def test_a_folder_that_cannot_be_written_is_named(root, folder):
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / folder).chmod(0o555)
+    rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    command = [*rights, sys.executable, "-m", "tesserae.mend"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    (root / folder).chmod(0o755)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{root / folder} cannot be written (it is read-only): ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_command_says_what_it_did(root):

@@ -63,7 +63,7 @@ def test_files_are_kept_as_they_were(box, tmp_path):
     places = [box.folder / record["at"] for _, _, record in box.records(FILES)]
     assert (places[0] / "metrics.json").read_text() == "old"
     assert sorted(each.name for each in places[1].iterdir()) == ["a.txt", "b.txt"]
-    assert box.size() == (2, 5)
+    assert box.waiting() == ({"files": 2}, 5)
 
 
 def test_weights_are_kept_without_a_copy_and_outlive_their_replacement(box, tmp_path):

@@ -1,5 +1,6 @@
 """MLflow: everything arrives, nothing raises, two may write at once."""
 
+import json
 import multiprocessing
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tesserae import tracking
+from tesserae.tracking.provenance import provenance
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +182,22 @@ def test_a_new_store_is_made_without_noise(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "mlflow.db").is_file()
+
+
+def test_a_notebook_that_was_only_saved_leaves_the_code_clean(tmp_path):
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=b", *words], check=True)
+
+    cells = [{"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": ["x = 1"]}]
+    path = tmp_path / "notebooks/05_sample.ipynb"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"cells": cells}))
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "x")
+    for execution_count, source, dirty in ((None, "x = 1", "false"), (3, "x = 1\n", "false"), (3, "x = 2", "true")):
+        path.write_text(json.dumps({"cells": [cells[0] | {"execution_count": execution_count, "source": source}]}))
+        assert provenance(tmp_path, "sample-class", {})["git.dirty"] == dirty
+    (tmp_path / "notebooks/new.ipynb").write_text("{}")
+    path.write_text(json.dumps({"cells": cells}))
+    assert provenance(tmp_path, "sample-class", {})["git.dirty"] == "true"

@@ -19,6 +19,7 @@ import os
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 FACTS, FILES = ".facts", ".files"
+WORDS = {"metrics": ("metric", "metrics"), "params": ("parameter", "parameters"), "tags": ("tag", "tags"),
+         "files": ("picture or file", "pictures and files")}
 
 
 class Outbox:
@@ -152,13 +155,15 @@ class Box:
         with (place / "records.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"reason": reason, **record}) + "\n")
 
-    def size(self) -> tuple[int, int]:
-        """(records, bytes of files) that wait."""
-        facts = sum(1 for _ in self.records(FACTS))
-        files = [record for _, _, record in self.records(FILES)]
+    def waiting(self) -> tuple[Counter, int]:
+        """What waits: how much of each kind, in the units of `amount`, and the bytes of its files."""
+        files = [record for _, _, record in self.records(FILES) if (self.folder / record["at"]).is_dir()]
+        found: Counter = Counter()
+        for record in (*(record for _, _, record in self.records(FACTS)), *files):
+            found[record["kind"]] += amount(record)
         content = sum(path.stat().st_size for record in files
                       for path in (self.folder / record["at"]).rglob("*") if path.is_file())
-        return facts + len(files), content
+        return found, content
 
     def writer(self) -> Writer:
         """For the process that records. Raises OSError."""
@@ -254,6 +259,17 @@ class Writer:
         if os.write(self._open[kind], line) < len(line):  # one call: whole lines, whoever else writes
             raise OSError(28, "No space left on device")
         self._torn.discard(kind)
+
+
+def amount(record: dict[str, Any]) -> int:
+    """How many metrics, parameters, tags a record has; pictures and files are counted by the record."""
+    return len(record.get("rows") or record.get("values") or "1")
+
+
+def in_words(amounts: Counter, content: int = 0) -> str:
+    """Counter(metrics=40, files=1) -> "40 metrics, 1 picture or file"; content: bytes of the files, in brackets."""
+    parts = [f"{amounts[kind]:,} {words[amounts[kind] != 1]}" for kind, words in WORDS.items() if amounts[kind]]
+    return ", ".join(parts) + (f" ({content / 1e6:.1f} MB)" if content else "")
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 def provenance(root: str | Path, stage_name: str, params: Mapping) -> dict[str, str]:
     """Tags that tie a run to its code, its data, its parameters and its DVC stage and experiment."""
     root = Path(root)
-    changed = _git(root, "status", "--porcelain", "--", "src", "notebooks", "dvc.yaml")
+    changed = _git(root, "status", "--porcelain", "--", "src", "dvc.yaml") or _edited_notebooks(root)
     tags = {
         "stage": stage_name,
         "params.hash": params_hash(params),
@@ -52,6 +52,21 @@ def _git(root: Path, *words: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _edited_notebooks(root: Path) -> bool:
+    """Whether the code of a notebook is not the committed one; a notebook that was only saved is the same."""
+    from tesserae.notebook_code import NotebookError, code_of_notebook, read_notebook
+
+    for line in _git(root, "status", "--porcelain", "--", "notebooks").splitlines():
+        name = line.strip().partition(" ")[2].strip().strip('"')
+        try:
+            committed = json.loads(_git(root, "show", f"HEAD:./{name}"))
+            if code_of_notebook(read_notebook(root / name)) != code_of_notebook(committed):
+                return True
+        except (NotebookError, ValueError, KeyError, TypeError):  # new, removed, or no notebook
+            return True
+    return False
 
 
 def _data_hash(root: Path) -> str:

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tesserae.tracking.outbox import FACTS, FILES, Box
+from tesserae.tracking.outbox import FACTS, FILES, Box, amount
+from tesserae.tracking.sqlite import StoreFault
 from tesserae.tracking.store import default_uri, experiment_id, fault_of, make_client, passes_soon, refuses
 
 BATCH = 500  # metrics a request; MLflow takes 1000 at most
@@ -43,6 +44,8 @@ class Store:
                 if self.uri and fault_of(self.uri):
                     raise ValueError(fault_of(self.uri))
                 self._client = make_client(self.root, self.uri)
+            except StoreFault:
+                raise
             except Exception as error:
                 raise (Unusable(str(error)) if self.uri else error) from error
         return self._client
@@ -125,17 +128,17 @@ def _end(box: Box, client, run_id: str, lived: bool, done: Counter) -> None:
         box.note(ended=True)
 
 
-def _try(box: Box, record: dict[str, Any], job: Callable[[], Any], done: Counter) -> None:
-    """Do it, and count it; what the store refuses is put aside and does not hold up the rest."""
+def _try(box: Box, record: dict[str, Any], job: Callable[[], int | None], done: Counter) -> None:
+    """Do it, and count what it says that it sent; what the store refuses is put aside and holds nothing up."""
     try:
-        _patiently(job)
+        sent = _patiently(job)
     except Exception as error:
         if not refuses(error):
             raise
         box.refuse(record, " ".join(str(error).split())[:300])
         done["refused"] += 1
     else:
-        done[record["kind"]] += len(record.get("rows") or record.get("values") or "1")
+        done[record["kind"]] += amount(record) if sent is None else sent
 
 
 def _patiently(job: Callable[[], Any]) -> Any:
@@ -150,7 +153,8 @@ def _patiently(job: Callable[[], Any]) -> Any:
     return None
 
 
-def _send(client, run_id: str, record: dict[str, Any]) -> None:
+def _send(client, run_id: str, record: dict[str, Any]) -> int | None:
+    """Send a record without files; how much of it was sent, None for all."""
     from mlflow.entities import Metric, Param, RunTag
 
     if record["kind"] == "metrics":
@@ -162,12 +166,16 @@ def _send(client, run_id: str, record: dict[str, Any]) -> None:
         new = [Param(key, value) for key, value in record["values"].items() if key not in have]
         for start in range(0, len(new), 100):  # MLflow's limit a request
             client.log_batch(run_id, params=new[start:start + 100])
+        return len(new)
+    return None
 
 
-def _send_files(box: Box, client, run_id: str, record: dict[str, Any]) -> None:
+def _send_files(box: Box, client, run_id: str, record: dict[str, Any]) -> int:
+    """Send the files of a record; how many records that were."""
     folder = box.folder / record["at"]
     if not folder.is_dir():
-        return  # sent before, but its sender died before it could say so
+        return 0  # sent before, but its sender died before it could say so
     client.log_artifacts(run_id, str(folder), record["to"])
     if record.get("series"):
         client.set_tag(run_id, "mlflow.loggedImages", True)  # MLflow's pages look for pictures by step then
+    return 1

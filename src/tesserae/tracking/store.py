@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from tesserae.errors import is_full
+from tesserae.tracking.sqlite import StoreFault, fault_of_file, path_of, prepare, take_along, uri_of, without_litter
 
 EXPERIMENT = "tesserae"
 QUIET = {
@@ -38,14 +41,24 @@ def tracking_uri(root: str | Path) -> str:
 
 def default_uri(root: str | Path) -> str:
     """The SQLite file at the repository's root."""
-    return f"sqlite:///{real_root(root) / 'mlflow.db'}"
+    return uri_of(real_root(root) / "mlflow.db")
 
 
 def make_client(root: str | Path, uri: str | None = None):
-    """An MlflowClient for the address; None: the default store."""
+    """An MlflowClient for the address; None: the default store. A SQLite file is made where it is missing.
+
+    Raises StoreFault where that file cannot be used, and what MLflow raises.
+    """
     client = load_mlflow()
-    with _making(root, uri):
-        return client(uri or default_uri(root))
+    home, address = real_root(root), uri or default_uri(root)
+    file = path_of(address)
+    if file is None:
+        return client(address)
+    with _one_at_a_time(file), without_litter(address):
+        prepare(file, client)
+        if not uri:
+            take_along(file, home)
+        return client(address)
 
 
 def load_mlflow() -> type:
@@ -74,13 +87,18 @@ def experiment_id(client, root: str | Path, uri: str | None = None) -> str:
     return found.experiment_id
 
 
-def _making(root: str | Path, uri: str | None):
-    """MLflow's own making of a SQLite store does not bear two processes at once."""
-    if uri:
-        return nullcontext()
+def _one_at_a_time(file: Path) -> ExitStack:
+    """A lock beside the file: MLflow's own making of a store does not bear two processes at once."""
     from filelock import FileLock
 
-    return FileLock(real_root(root) / "mlflow.db.lock")
+    stack = ExitStack()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(FileLock(f"{file}.lock"))
+    except OSError as error:
+        if not file.exists():
+            raise StoreFault(f"{file} cannot be made ({error.strerror}): see to the folder and its rights.") from None
+    return stack  # without a lock where the folder is read-only: a store that is there may be read
 
 
 def refuses(error: Exception) -> bool:
@@ -90,7 +108,8 @@ def refuses(error: Exception) -> bool:
 
 def passes_soon(error: Exception) -> bool:
     """Whether another writer held the SQLite file too long."""
-    return getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE" or "database is locked" in str(error)
+    said = "database is locked" in str(error) or getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE"
+    return said or getattr(error, "passes", False)
 
 
 def shown(uri: str) -> str:
@@ -109,9 +128,17 @@ def fault_of(uri: str) -> str:
         return str(error)
 
 
+def explained(error: Exception, uri: str) -> Exception:
+    """The StoreFault that says best what the error means for a SQLite file; where there is none, the error."""
+    file = None if isinstance(error, StoreFault) else path_of(uri)
+    return (fault_of_file(file, error) if file else None) or error
+
+
 def reason_of(error: Exception) -> str:
     """The innermost reason, in one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if is_full(error):
+        return "the disk is full"
     if "unsupported URI" in text:
         return "MLflow knows no such kind of address"
     found = re.findall(r"\[Errno -?\d+\] ([^'\")]+)|(timed out|No module named [\w'.]+)", text)

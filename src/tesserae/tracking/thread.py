@@ -9,9 +9,10 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from tesserae.tracking.outbox import Box, Outbox
+from tesserae.tracking.outbox import Box, Outbox, in_words
 from tesserae.tracking.sending import Store, Unusable, deliver
-from tesserae.tracking.store import load_mlflow, reason_of, shown
+from tesserae.tracking.sqlite import StoreFault
+from tesserae.tracking.store import default_uri, explained, load_mlflow, reason_of, shown
 
 PASS_SECONDS = 2.0  # between two looks at the outbox
 PATIENCE_SECONDS = 30.0  # pause after a failure
@@ -63,10 +64,9 @@ class Sender:
         self._finished = True
         self.flush()
         if self.box.folder.is_dir():
-            records, content = self.box.size()
-            files = f" and {content / 1e6:.1f} MB of files" if content else ""
-            print(f"For MLflow {records:,} records{files} wait in .tracking/outbox: the next stage or {SYNC} sends "
-                  "them.", file=sys.stderr, flush=True)
+            waits = in_words(*self.box.waiting()) or "how this run ended"
+            print(f"Not sent to MLflow yet: {waits}. It waits in .tracking/outbox, and the next stage or {SYNC} "
+                  "sends it.", file=sys.stderr, flush=True)
 
     def leave(self) -> None:
         """The process ends, perhaps without having finished the run."""
@@ -130,5 +130,8 @@ class Sender:
             self.box.make_unusable()
             return (f"MLFLOW_TRACKING_URI = {uri} cannot be used ({reason_of(error)}): set it to an address such as "
                     f"http://127.0.0.1:5000, or unset it. The work goes on; {waits}.")
+        error = explained(error, self.store.uri or default_uri(self.store.root))
+        if isinstance(error, StoreFault):
+            return f"{error} The work goes on; {waits} until then, and is sent by this stage, the next one or {SYNC}."
         return (f"MLflow's store {uri} fails ({reason_of(error)}). The work goes on; {waits}, and is sent when "
                 f"the store is back, by this stage, the next one or {SYNC}.")

@@ -1,0 +1,285 @@
+"""The store's file: born whole or not at all, left alone where it does not fit, found again after a move."""
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tesserae import TesseraeError, tracking
+from tesserae.tracking.outbox import Outbox
+from tesserae.tracking.sending import Store, deliver
+from tesserae.tracking.store import default_uri, make_client
+
+SYNC = [sys.executable, "-m", "tesserae.tracking", "sync"]
+RECORDING = ("from tesserae import tracking as t\n"
+             "run = t.start_run('.', 'prepare', {'seed': 1})\n"
+             "for step in range(5): run.metrics({'loss': step}, step)\n"
+             "run.finish()")
+HALF = "CREATE TABLE alembic_version (version_num VARCHAR(32)); CREATE TABLE runs (run_uuid VARCHAR(32));"
+
+
+def statements(path, text):
+    with sqlite3.connect(path) as database:
+        database.executescript(text)
+    database.close()
+
+
+def record(home, stage="prepare"):
+    run = tracking.start_run(home, stage, {"seed": 1})
+    run.metrics({"loss": 0.5}, 1)
+    run.image(np.zeros((4, 4, 3), np.uint8), "samples", 1)
+    run.finish()
+    return run
+
+
+def files_beside(home):
+    return sorted(path.name for path in home.glob("mlflow.db*"))
+
+
+@pytest.mark.parametrize("delay", [0, 0.4])
+def test_a_kill_while_the_store_is_made_leaves_none_or_a_whole_one(tmp_path, delay):
+    (tmp_path / "dvc.yaml").touch()
+    process = subprocess.Popen([sys.executable, "-c", RECORDING], cwd=tmp_path)
+    while len(files_beside(tmp_path)) < 2 and process.poll() is None:
+        time.sleep(0.002)  # the lock and the first byte of the store
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(SYNC, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("Everything is sent: 1 run.\n")
+    (row,) = tracking.runs_table(tmp_path).to_dict("records")
+    assert tracking.history(tmp_path, row["run_id"], ["loss"])["loss"].tolist() == [0, 1, 2, 3, 4]
+    assert files_beside(tmp_path) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_a_full_disk_while_the_store_is_made_leaves_none(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(os, "replace", full_for_the_store)
+    record(tmp_path)
+    assert "fails (the disk is full). The work goes on" in capfd.readouterr().err
+    assert files_beside(tmp_path) == ["mlflow.db.lock"]
+    monkeypatch.undo()
+    (box,) = Outbox(tmp_path).boxes()
+    deliver(box, Store(tmp_path, None), Counter())
+    assert tracking.runs_table(tmp_path)["status"].tolist() == ["FINISHED"]
+
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
+def full_for_the_store(source, target, replace=os.replace):
+    if "mlflow.db" in str(target):
+        full()
+    replace(source, target)
+
+
+def test_the_journal_of_a_store_that_is_gone_does_not_reach_the_new_one(store_of, tmp_path):
+    old = store_of()
+    statements(old / "mlflow.db", "PRAGMA journal_mode = persist; DELETE FROM experiments; VACUUM;")
+    journal = old / "mlflow.db-journal"
+    assert journal.is_file(), "SQLite kept it"
+    shutil.copy(journal, tmp_path)
+    (tmp_path / "mlflow.db-wal").write_bytes(b"rest")
+    record(tmp_path)
+    assert len(tracking.runs_table(tmp_path)) == 1
+    assert files_beside(tmp_path) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_a_half_made_store_is_named_and_nothing_is_lost(tmp_path, capfd):
+    (tmp_path / "dvc.yaml").touch()
+    statements(tmp_path / "mlflow.db", HALF)
+    os.utime(tmp_path / "mlflow.db", (1, 1))
+    record(tmp_path)
+    said = capfd.readouterr().err.splitlines()
+    assert said[0].startswith("mlflow.db is half-made and holds no run, as after a kill while MLflow made it: ")
+    command = said[0].split("`")[1]
+    done = subprocess.run(SYNC, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert "not sent yet 1 metric, 1 parameter, " in lines[0]
+    assert command in lines[1]
+    assert lines[2] == "1 of 1 runs wait: run the same command again when that is done."
+    (tmp_path / "mlflow.db-journal").touch()
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path.parent)
+    assert files_beside(tmp_path) == ["mlflow.db.lock"]
+    done = subprocess.run(SYNC, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert len(tracking.runs_table(tmp_path)) == 1
+
+
+def test_an_older_store_is_kept_as_it_is_until_the_command_migrates_it(tmp_path, capfd):
+    """A quotation mark, a blank and an escaped blank in the path, which the command has to quote."""
+    home = tmp_path / "it's my%20clone"
+    home.mkdir()
+    (home / "dvc.yaml").touch()
+    path = home / "mlflow.db"
+    newest = older_store(path)
+    content = path.read_bytes()
+    record(home)
+    said = capfd.readouterr().err
+    assert said.startswith("mlflow.db is of an older MLflow than the ")
+    assert path.read_bytes() == content
+    done = subprocess.run(said.split("`")[1], shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (home / "mlflow.db.bak").read_bytes() == content
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [(newest,)]
+        assert database.execute("SELECT count(*) FROM runs").fetchall() == [(1,)]
+    assert subprocess.run(SYNC, cwd=home, capture_output=True).returncode == 0
+    assert tracking.runs_table(home)["stage"].tolist() == ["prepare"]
+
+
+def older_store(path):
+    """A store one migration behind, with a run; returns the newest revision."""
+    import mlflow
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+    from sqlalchemy import create_engine
+
+    aside = path.parent.parent / "older.db"
+    Base.metadata.create_all(create_engine(f"sqlite:///{aside}"))
+    folder = os.path.join(os.path.dirname(mlflow.__file__), "store", "db_migrations")
+    newest = ScriptDirectory(folder).get_current_head()
+    settings = Config()
+    settings.set_main_option("script_location", folder)
+    settings.set_main_option("sqlalchemy.url", f"sqlite:///{aside}")
+    command.upgrade(settings, f"{newest}-1")
+    statements(aside, "INSERT INTO runs (run_uuid) VALUES ('0123')")
+    shutil.move(aside, path)
+    return newest
+
+
+def test_a_newer_store_is_named(home, capfd):
+    record(home, "first")
+    statements(home / "mlflow.db", "UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    record(home, "second")
+    said = capfd.readouterr().err
+    assert said.startswith("mlflow.db is of a newer MLflow than the ")
+    move = f"mv {shlex.quote(str(home / 'mlflow.db'))} {shlex.quote(str(home / 'mlflow.db'))}.old"
+    assert f"install that one again, or move it away by `{move}`, and a new one is made." in said
+    with pytest.raises(TesseraeError, match="of a newer MLflow"):
+        tracking.runs_table(home)
+
+
+def test_a_locked_store_is_named(home, monkeypatch, capfd):
+    monkeypatch.setattr(tracking.sqlite, "BUSY_SECONDS", 0.1)
+    with sqlite3.connect(home / "mlflow.db") as database:
+        database.execute("BEGIN EXCLUSIVE")
+        record(home)
+        said = capfd.readouterr().err
+        assert said.startswith(f"{home / 'mlflow.db'} is locked by another program")
+    subprocess.run([sys.executable, "-c", RECORDING], cwd=home, check=True)
+    assert len(tracking.runs_table(home)) == 2
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda path: path.write_text("no store" * 200), "mlflow.db is no SQLite file, so MLflow cannot use it: "),
+    (lambda path: path.mkdir(), "mlflow.db is a folder, so MLflow has no store: "),
+])
+def test_what_is_no_store_is_named_and_the_command_helps(tmp_path, capfd, make, words):
+    (tmp_path / "dvc.yaml").touch()
+    make(tmp_path / "mlflow.db")
+    record(tmp_path)
+    said = capfd.readouterr().err
+    assert said.startswith(words)
+    subprocess.run(said.split("`")[1], shell=True, check=True)
+    assert subprocess.run(SYNC, cwd=tmp_path, capture_output=True).returncode == 0
+    assert len(tracking.runs_table(tmp_path)) == 1
+
+
+def test_an_empty_file_becomes_a_store(tmp_path):
+    (tmp_path / "mlflow.db").touch()
+    record(tmp_path)
+    assert len(tracking.runs_table(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["a %20clone", "what?", "number #1", "it's", "Übung"])
+def test_any_letter_may_be_in_the_path(store_of, tmp_path, name):
+    home = tmp_path / "x" / name
+    shutil.copytree(store_of(), home)
+    run = record(home)
+    assert len(tracking.runs_table(home)) == 1
+    ((_, _, file),) = tracking.images(home, run.id)
+    assert file.is_file()
+    assert file.is_relative_to(home / "mlruns")
+    assert [path.name for path in (tmp_path / "x").iterdir()] == [name], "nothing is made beside it"
+
+
+@pytest.mark.parametrize("way", ["moved", "copied"])
+def test_a_clone_that_was_moved_takes_its_pictures_along(store_of, tmp_path, way):
+    old, new = tmp_path / "old", tmp_path / "new %41 place"
+    shutil.copytree(store_of(), old)
+    first = record(old, "first")
+    (shutil.move if way == "moved" else shutil.copytree)(str(old), str(new))
+    second = record(new, "second")
+    for run in (first, second):
+        ((_, _, file),) = tracking.images(new, run.id)
+        assert file.is_file()
+        assert file.is_relative_to(new)
+    assert old.exists() == (way == "copied")
+    if way == "copied":
+        assert len(list((old / "mlruns").rglob("*.png"))) == 1, "the new one does not go to the old place"
+
+
+def test_a_store_that_another_address_names_is_made_whole_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/deep/er/runs.db")
+    record(tmp_path)
+    assert tracking.runs_table(tmp_path)["status"].tolist() == ["FINISHED"]
+    assert sorted(path.name for path in (tmp_path / "deep/er").iterdir()) == ["runs.db", "runs.db.lock"]
+
+
+def test_a_file_that_may_only_be_read_is_read(home):
+    record(home)
+    (home / "mlflow.db").chmod(0o444)
+    home.chmod(0o555)
+    try:
+        assert len(tracking.runs_table(home)) == 1
+    finally:
+        home.chmod(0o755)
+    assert default_uri(home) == f"sqlite:///{home / 'mlflow.db'}"
+    assert make_client(home) is not None
+
+
+def test_ui_takes_the_next_port_where_its_own_is_taken(home):
+    (home / "dvc.yaml").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "tesserae.tracking", "ui", "--port", str(port)]
+        process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        line = process.stdout.readline()
+        process.kill()
+        process.wait()
+    assert line.startswith(f"Port {port} is taken. The runs are at http://127.0.0.1:")
+
+
+def test_ui_says_what_is_wrong_with_the_store(tmp_path):
+    (tmp_path / "dvc.yaml").touch()
+    statements(tmp_path / "mlflow.db", HALF)
+    os.utime(tmp_path / "mlflow.db", (1, 1))
+    done = subprocess.run([*SYNC[:-1], "ui"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("mlflow.db is half-made")
+    assert done.stderr.count("\n") == 1
+
+
+def test_sync_names_the_runs_that_still_record(home):
+    (home / "dvc.yaml").touch()
+    run = tracking.start_run(home, "prepare", send=False)
+    run.metrics({"loss": 1.0}, 1)
+    done = subprocess.run(SYNC, cwd=home, capture_output=True, text=True)
+    assert done.stdout == ("1 run is still being recorded: its stage sends it.\n"
+                           "Nothing else waits in .tracking/outbox.\n")
+    run.finish()
