@@ -3,23 +3,33 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PORT ?= 5000
+ifneq ($(findstring %,$(CURDIR)),)
+$(error MLflow does not work below a folder with % in its name: rename the folder $(CURDIR), then run make again)
+endif
+ifneq ($(findstring :,$(CURDIR)),)
+$(error No environment can be made below a folder with : in its name: rename the folder $(CURDIR), then run make again)
+endif
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help setup data repro test lint lab ui bench
+.PHONY: help setup data own repro test lint lab ui bench example
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
 
 setup: $(VENV)/.installed  ## the environment in .venv, from requirements.lock
 
-data: setup  ## the pictures, where data/ is missing: from the DVC remote or cache, else the built-in scenes
-	@test -d data || { test -n "$$(dvc remote list)" && dvc pull -q data.dvc; } \
-		|| dvc checkout -q data.dvc 2>/dev/null \
-		|| $(PYTHON) -m tesserae.data.scenes --params params.yaml --out data
+data: setup  ## the pictures, where data/ is asked for and missing: DVC's, else the built-in scenes
+	@$(PYTHON) -m tesserae.data.obtain
+
+own: export FROM := $(FROM)
+own: export PRESET := $(PRESET)
+own: export PAIR := $(PAIR)
+own: setup  ## your own pictures: FROM=path/to/pictures [PRESET=own-64] [PAIR=segmentation=masks]; then make repro
+	@$(PYTHON) -m tesserae.own
 
 repro: data  ## the whole pipeline; what is done already is not done again
 	@$(PYTHON) -m tesserae.mend
@@ -31,30 +41,51 @@ test: setup  ## the tests
 lint: setup  ## style, the direction of imports, notebooks without outputs
 	ruff check .
 	lint-imports
-	$(PYTHON) -m pytest -k notebooks tests/pipeline/test_project_files.py
+	$(PYTHON) -m tesserae.notebook_code notebooks/*.ipynb
 
 lab: setup  ## the notebooks in JupyterLab
-	jupyter lab --ip 127.0.0.1 --ServerApp.default_url=/lab/tree/notebooks
+	jupyter lab --ip 127.0.0.1 --allow-root --ServerApp.default_url=/lab/tree/notebooks
 
-ui: setup  ## every run, to compare, at http://127.0.0.1:5000
-	mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT)
+ui: setup  ## every run, to compare, at http://127.0.0.1:5000 or the next free port
+	@$(PYTHON) -m tesserae.tracking ui --port $(PORT)
 
 bench: setup  ## speed and memory; REFERENCE=path/to/taming-transformers: beside it; ARGS="--cases ..."
 	$(PYTHON) -m benchmarks $(if $(REFERENCE),--reference "$(REFERENCE)") $(ARGS)
 
-# Stamps: a second call has nothing to do until the lock or the package's settings change.
+example: setup  ## docs/example, which the README shows, becomes a copy of reports/ (for maintainers)
+	@test -f reports/prepare/metrics.json || { echo "reports/ holds no run: make repro makes one." >&2; exit 1; }
+	find docs/example -mindepth 2 -delete
+	tar -C reports --exclude='timings.*' --exclude=./notebooks --exclude=./experiments -cf - . | tar -C docs/example -xf -
 
-$(VENV)/.installed: requirements.lock pyproject.toml | $(PYTHON)
+# Stamps: a second call has nothing to do until the lock or the package's settings change, or the clone is moved.
+# What a kill left half-done is done again: pip writes a package's RECORD last, and takes one without it for whole.
+
+ifneq ($(shell test -L $(VENV) || head -n 2 $(VENV)/bin/pip 2>&- | tr -d '\\' | grep -F bin/python | grep -vF "$$(pwd -P)/$(VENV)/"),)
+MOVED := moved
+endif
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(PYTHON) $(MOVED)
+	@find $(VENV)/lib/python3*/site-packages -maxdepth 1 \( -name '*.dist-info' ! -exec test -e '{}/RECORD' ';' \
+		-o -name '~*' \) -exec rm -rf '{}' +
+	@ls $(VENV)/lib/python3*/site-packages/pip-*.dist-info/RECORD >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the packages of requirements.lock; the first time some gigabytes are fetched."
 	$(PYTHON) -m pip install -q "$$(grep '^setuptools==' requirements.lock)"
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -r requirements.lock
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
+	@$(PYTHON) -m tesserae.mend
 	@touch $@
+
+.PHONY: moved
+moved: | $(PYTHON)
+	@echo "The clone was moved or copied: the commands of its environment are pointed to this place."
+	@$(PYTHON) -m venv --without-pip $(VENV)
+	@PYTHONPATH=src $(PYTHON) -m tesserae.moved $(VENV)
+	@$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
 
 $(PYTHON):
 	@for python in python3.11 python3.12 python3.13 python3; do \
 		if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-			exec "$$python" -m venv $(VENV); \
+			exec "$$python" -m venv --clear $(VENV); \
 		fi; \
 	done; \
 	echo "No Python 3.11 or later with its venv module was found: install one, then run make again." >&2; exit 1

@@ -194,6 +194,72 @@ def test_figures_are_saved_small_and_shown_whole(root):
             assert whole.width >= 600
 
 
+def textured(colours, side=48, columns=20):
+    """A grid of pictures of these colours (N,3), each with the light and the weave of a photograph."""
+    generator = np.random.default_rng(0)
+    light = np.linspace(0.55, 1, side)[:, None, None] * generator.normal(1, 0.06, (len(colours), side, side, 1))
+    pictures = (np.asarray(colours)[:, None, None] * light).clip(0, 255).astype(np.uint8)
+    rows = [np.concatenate(list(pictures[start:start + columns]), 1) for start in range(0, len(pictures), columns)]
+    return np.concatenate(rows)
+
+
+def dull_but_one():
+    """Grey and blue pictures, and among them a yellow one."""
+    colours = np.random.default_rng(1).integers((60, 60, 80), (140, 150, 190), (400, 3))
+    colours[57] = 250, 215, 10
+    return textured(colours)
+
+
+def saturated():
+    hues = np.random.default_rng(2).random((400, 1)) * 2 * np.pi + np.array([0, 2, 4]) * np.pi / 3
+    return textured((127.5 + 127.5 * np.cos(hues)).astype(np.uint8))
+
+
+def masks_beside_pictures():
+    pixels = saturated()
+    pixels[:, ::2] = pixels[::4, ::4].repeat(4, 0).repeat(4, 1)[:len(pixels), ::2]
+    pixels[:240] = np.random.default_rng(3).integers(0, 256, (10, 40, 3), dtype=np.uint8).repeat(24, 0).repeat(24, 1)
+    return pixels
+
+
+@pytest.mark.parametrize("make", [dull_but_one, saturated, masks_beside_pictures])
+def test_the_colours_of_a_small_figure_are_true(root, make):
+    """Whatever was done to bring 2 MB below the limit: no pixel is far from what it was, in no channel."""
+    picture = Image.fromarray(make())
+    stage = Stage.open("prepare")
+    stage.figure(picture, "colours")
+    path = stage.reports / "colours.png"
+    assert path.stat().st_size < stages.FIGURE_BYTES
+    saved = Image.open(path)
+    assert saved.width > 0.4 * picture.width
+    expected = np.asarray(picture.resize(saved.size, Image.Resampling.LANCZOS)).astype(int)
+    error = np.abs(np.asarray(saved.convert("RGB")) - expected)
+    assert error.mean() < 2.5
+    assert np.percentile(error, 99.9) <= 5
+    assert error.max() <= 5
+
+
+@pytest.mark.parametrize("classes", [3, 182])
+def test_masks_are_saved_exactly(root, classes):
+    generator = np.random.default_rng(0)
+    colours = generator.integers(0, 256, (classes, 3), dtype=np.uint8)
+    mask = colours[generator.integers(0, classes, (110, 150)).repeat(6, 0).repeat(6, 1)]
+    stage = Stage.open("prepare")
+    stage.figure(Image.fromarray(mask), "mask")
+    assert (stage.reports / "mask.png").stat().st_size < stages.FIGURE_BYTES
+    assert np.array_equal(np.asarray(Image.open(stage.reports / "mask.png").convert("RGB")), mask)
+
+
+def test_a_mask_that_is_too_large_has_no_mixed_colours(root):
+    generator = np.random.default_rng(0)
+    colours = generator.integers(0, 256, (182, 3), dtype=np.uint8)
+    stage = Stage.open("prepare")
+    stage.figure(Image.fromarray(colours[generator.integers(0, 182, (900, 900))]), "mask")
+    assert (stage.reports / "mask.png").stat().st_size < stages.FIGURE_BYTES
+    found = np.asarray(Image.open(stage.reports / "mask.png").convert("RGB")).reshape(-1, 3)
+    assert {tuple(colour) for colour in np.unique(found, axis=0)} <= {tuple(colour) for colour in colours}
+
+
 def test_a_small_figure_keeps_its_pixels(root):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     stage = Stage.open("prepare")

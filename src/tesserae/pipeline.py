@@ -16,7 +16,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -24,11 +23,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tesserae import tracking
-from tesserae.errors import TesseraeError, is_full
-from tesserae.kernel import EARLY, die_with_dvc
+from tesserae.errors import TesseraeError, is_full, see_writable, sentence_of
+from tesserae.kernel import EARLY, die_with_dvc, scratch_folder
 from tesserae.mend import keep_lock
-from tesserae.params import load_params
-from tesserae.stage import find_root, lineage, stage_name
+from tesserae.params import ParamsError, load_params
+from tesserae.stage import DRAWN, StageError, find_root, lineage, stage_name, written
 
 STAGES = {
     "01_prepare_data": "prepare",
@@ -39,6 +38,8 @@ STAGES = {
     "06_sample_highres": "highres",
 }
 
+KEEP = ("The experiment {name} is kept under its name. git checkout params.yaml dvc.lock && dvc checkout goes back "
+        "to the last commit; git commit params.yaml dvc.lock goes on from here.")
 FULL = "The disk is full: free some space, then run again."
 PATIENCE = 600  # seconds that a kernel on a busy machine may take to start, or to hand over what it printed
 
@@ -65,11 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
         run_stage(options.notebook, options.target, options.params)
     except TesseraeError as error:
         print(f"\n{error}", file=sys.stderr)
+        if os.environ.get("DVC_STAGE") and isinstance(error, ParamsError | StageError):  # as dvc repro --single-item
+            print("dvc checkout brings back what the stage made before.", file=sys.stderr)
         return 1
     except OSError as error:
-        if not is_full(error):
+        sentence = FULL if is_full(error) else sentence_of(error)
+        if sentence is None:
             raise
-        print(f"\n{FULL}", file=sys.stderr)
+        print(f"\n{sentence}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
@@ -91,6 +95,7 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
     name = stage_name(kind, target)
     recorded = lineage(load_params(root / params_file), kind, target)  # a bad file stops here, in a second
     executed = root / "reports" / "notebooks" / f"{name}.ipynb"
+    see_writable(executed.parent, *written(root, kind, target))
     executed.parent.mkdir(parents=True, exist_ok=True)
     run = tracking.start_run(root, name, recorded, send=False)
     parameters = {"params_file": params_file} | ({"target": target} if target else {})
@@ -108,6 +113,8 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
             run.artifact(executed, "notebook")
         run.finish(status)
     print(f"{name}: {time.monotonic() - began:.0f} s, {executed.relative_to(root)}", flush=True)
+    if kind in DRAWN and root == tracking.real_root(root) and (experiment := os.environ.get("DVC_EXP_NAME")):
+        print(KEEP.format(name=experiment), flush=True)
     return executed
 
 
@@ -132,8 +139,9 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, str], kernel)
             raise KeyboardInterrupt from None
         if error.traceback == [error.evalue]:  # TesseraeError shows itself so, see there
             raise PipelineError(error.evalue) from None
-        if is_full(error.evalue):
-            raise PipelineError(FULL) from None
+        sentence = FULL if is_full(error.evalue) else sentence_of(error.evalue)
+        if sentence:
+            raise PipelineError(sentence) from None
         trace = "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", line) for line in error.traceback)
         print(f"\n{trace}", file=sys.stderr)
         where = f"{executed.parent.parent.name}/{executed.parent.name}/{executed.name}"
@@ -152,35 +160,34 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, str], kernel)
 def _kernel(root: Path, run_key: str | None, notebook: Path):
     """The manager of a kernel that starts: for this interpreter, the sources at this root, this run.
 
-    The kernel spec comes first in JUPYTER_PATH, so that no "python3" of another installation is taken. The
-    sources come first in PYTHONPATH, so that DVC's temporary copies of the repository run their own.
+    Its kernel spec comes first, so that no "python3" of another installation is taken. The sources come first in
+    PYTHONPATH, so that DVC's temporary copies of the repository run their own. This process's own environment stays.
     """
     from ipykernel.kernelspec import write_kernel_spec
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
-        write_kernel_spec(Path(folder) / "kernels" / "python3", {
-            "argv": [sys.executable, "-m", "tesserae.kernel", "-f", "{connection_file}", EARLY, *_imports(notebook)]})
-        os.environ[tracking.RUN_VARIABLE] = run_key or ""
-        os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else a warning about frozen modules
+    environment = os.environ | {
+        tracking.RUN_VARIABLE: run_key or "",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a warning about frozen modules
         # Threads that spin while they wait slow each other tenfold as soon as another program wants a core; those
         # that sleep at once take half the time again to wake up. So they spin for some microseconds.
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-        os.environ["JUPYTER_PATH"] = _joined(folder, before.get("JUPYTER_PATH"))
-        os.environ["PYTHONPATH"] = _joined(str(root / "src"), before.get("PYTHONPATH"))
-        sockets = str(Path(folder) / "k.json")
-        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=sockets)
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
+        "PYTHONPATH": _joined(str(root / "src"), os.environ.get("PYTHONPATH")),
+    }
+    with scratch_folder() as (folder, short):
+        write_kernel_spec(folder / "kernels" / "python3", {
+            "argv": [sys.executable, "-m", "tesserae.kernel", "-f", "{connection_file}", EARLY, *_imports(notebook)]})
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc" if short else "tcp",
+                                    connection_file=str(folder / "k.json"))
+        kernel.kernel_spec_manager.kernel_dirs.insert(0, str(folder / "kernels"))
         kernel.shutdown_wait_time = 2.0
         try:
-            run_sync(kernel.start_kernel)(cwd=str(notebook.parent))
+            run_sync(kernel.start_kernel)(cwd=str(notebook.parent), env=environment)
             yield kernel
         finally:
             if kernel.has_kernel:
                 run_sync(kernel.shutdown_kernel)(now=kernel.context.closed)  # nbclient closes it if the start failed
-            os.environ.clear()
-            os.environ.update(before)
 
 
 def _imports(notebook: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -12,7 +11,8 @@ from typing import Any
 
 from tesserae import tracking
 from tesserae.allocation import give_back_memory
-from tesserae.errors import TesseraeError, writing
+from tesserae.errors import TesseraeError, see_writable, writing
+from tesserae.named import check_named
 from tesserae.params import Params, load_params
 
 KINDS = ("prepare", "vqgan", "codebook", "transformer", "sample", "highres")
@@ -50,7 +50,9 @@ class Stage:
         self.home = tracking.real_root(root)
         self.name = stage_name(kind, target)
         self.block = stage_block(params, kind, target)
-        self.inception_weights = self._inception_weights()  # a file that is missing is said before any work
+        see_writable(*written(root, kind, target))
+        self.inception_weights = inception_weights(params, self.root, self.home)  # a missing one is said at once
+        check_named(params, root, self.home, prepared=kind != "prepare")
         self._metrics: dict[str, Any] = {}
         self._joined = bool(os.environ.get(tracking.RUN_VARIABLE))
         first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
@@ -89,18 +91,6 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _inception_weights(self) -> Path | None:
-        """The file that evaluation.inception_weights names, from the root or the repository; None for ""."""
-        named = self.params.evaluation.inception_weights
-        if not named:
-            return None
-        places = [folder / Path(named).expanduser() for folder in (self.root, self.home)]
-        for place in places:
-            if place.is_file():
-                return place
-        raise StageError(f"evaluation.inception_weights names {named}, and {places[0]} is no file: put the weights "
-                         "there, or set the key to \"\" to compare by what is in torch's cache, or else by VGG16.")
-
     @property
     def features(self) -> Path:
         """The folder of the reference pictures' features, which stages share. Outside DVC's outputs."""
@@ -112,15 +102,17 @@ class Stage:
         return self.home / "checkpoints"
 
     def figure(self, figure, name: str):
-        """Save a matplotlib figure or PIL image as reports/<stage>/<name>.png, below 300 KB.
+        """Save a matplotlib figure or PIL image as reports/<stage>/<name>.png, below 300 KB and in true colours.
 
         Returns what a notebook shows: the same picture at its full size and in all its colours, drawn once.
         """
         from IPython.display import Image as Shown
 
+        from tesserae.figures.files import png_of, small_png
+
         path = self.reports / f"{name}.png"
-        content, small = _pngs(figure)
-        write_atomically(path, small)
+        content = png_of(figure)
+        write_atomically(path, small_png(content, FIGURE_BYTES))
         self.run.artifact(path, "figures")
         _keep_from_showing_twice(figure)
         return Shown(data=content, format="png")
@@ -153,6 +145,31 @@ class Stage:
         give_back_memory()  # a notebook may stay open for long
 
 
+def inception_weights(params: Params, *folders: Path) -> Path | None:
+    """The file that evaluation.inception_weights names, from the first of these folders that has it; None for "".
+
+    Raises StageError.
+    """
+    named = params.evaluation.inception_weights
+    if not named:
+        return None
+    places = [folder / Path(named).expanduser() for folder in folders]
+    for place in places:
+        if place.is_file():
+            return place
+    raise StageError(f"evaluation.inception_weights names {named}, and {places[0]} is no file: put the weights "
+                     "there, or set the key to \"\" to compare by what is in torch's cache, or else by VGG16.")
+
+
+def written(root: Path, kind: str, target: str | None) -> list[Path]:
+    """The folders that a stage writes, so that one that cannot be written is said before any work."""
+    name = stage_name(kind, target)
+    results = {"prepare": "prepared", "vqgan": f"models/{name}", "codebook": f"codes/{target}",
+               "transformer": f"models/{name}", "sample": f"samples/{target}", "highres": f"samples/{name}"}
+    checkpoints = [tracking.real_root(root) / "checkpoints"] if kind in MODELS else []
+    return [*checkpoints, root / results[kind], root / "reports" / name]
+
+
 def stage_name(kind: str, target: str | None) -> str:
     """("vqgan", "image") -> "vqgan-image": the name of folders and runs."""
     return kind if target is None else f"{kind}-{target}"
@@ -177,6 +194,7 @@ def stage_block(params: Params, kind: str, target: str | None) -> Any:
 
 def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
     """The parameters that a stage's result depends on: its own, and those of the stages before it."""
+    stage_block(params, kind, target)
     chain: list[tuple[str, str | None]] = [(kind, target)]
     if kind in DRAWN:
         chain.append(("transformer", target))
@@ -223,30 +241,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
-
-
-def _pngs(figure) -> tuple[bytes, bytes]:
-    """PNGs of a figure or PIL image: as it is, and below FIGURE_BYTES, with 256 colours or smaller where need be."""
-    from PIL import Image
-
-    if isinstance(figure, Image.Image):
-        picture = figure.convert("RGB")
-        whole = content = _png(picture)
-    else:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
-        whole = content = buffer.getvalue()
-        picture = Image.open(buffer).convert("RGB")
-    while len(content) >= FIGURE_BYTES:
-        content = _png(picture.quantize(256, dither=Image.Dither.NONE))
-        picture = picture.resize((max(1, picture.width * 3 // 4), max(1, picture.height * 3 // 4)))
-    return whole, content
-
-
-def _png(picture) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="png")
-    return buffer.getvalue()
 
 
 def _keep_from_showing_twice(figure) -> None:

@@ -57,8 +57,19 @@ def test_a_layout_is_read_by_its_colours(tmp_path):
     assert OTHER.seen(read_condition(path, OTHER, SIZE)).shape == (1, 3, *SIZE)
 
 
+def test_void_of_a_layout_reaches_no_network(tmp_path):
+    view = Classes("layout", PALETTE, 255, (224, 224, 192))
+    mask = np.random.default_rng(0).integers(0, 3, (24, 40))
+    mask[:9] = 255
+    colours = np.array([*PALETTE, *[(0, 0, 0)] * 252, (224, 224, 192)], np.uint8)
+    for pixels in (mask.astype(np.uint8), colours[mask]):  # indices, or painted
+        seen = view.seen(read_condition(saved(tmp_path, pixels), view, SIZE))
+        assert (seen[:, :, :9] == 0).all()
+        assert torch.equal(seen[0].argmax(0)[9:], torch.from_numpy(mask[9:]))
+
+
 @pytest.mark.parametrize(("view", "channels"), [(Picture(), 3), (Picture("photo"), 3), (LowResolution(), 3),
-                                                (Edges(), 1), (Depth("depth"), 1)])
+                                                (Edges(), 1)])
 @pytest.mark.parametrize("size", [SIZE, (40, 24), (32, 32), (96, 96)])
 def test_a_picture_becomes_what_the_view_reads(photo, view, channels, size):
     found = read_condition(photo, view, size)

@@ -138,6 +138,14 @@ def test_in_turn_goes_through_the_classes():
     assert data.in_turn(3, by_class=False).tolist() == [1, 3, 5]
 
 
+def test_of_many_classes_some_are_evenly_chosen():
+    maps = placed(40)
+    maps.labels = torch.arange(20).repeat(2)
+    maps.class_names = [str(number) for number in range(20)]
+    chosen = PairedMaps(maps).in_turn(4, by_class=True)
+    assert maps.labels[chosen].tolist() == [2, 7, 12, 17]
+
+
 def test_in_turn_is_by_rank_and_then_by_class():
     """Against the definition, in which every picture is compared with every other."""
     maps = placed(40)

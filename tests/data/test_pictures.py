@@ -78,3 +78,20 @@ def test_spread_takes_pictures_from_the_whole_set_evenly(count, total):
     assert chosen[-1] < total
     gaps = [b - a for a, b in zip([-1, *chosen], [*chosen, total])]
     assert max(gaps) <= -(-total // len(chosen))
+
+
+def test_a_damaged_picture_of_the_set_is_one_sentence(tmp_path):
+    """Its bytes flipped on the disk after the set was made."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    rows = {"image": [{"bytes": buffer.getvalue(), "path": None}]}
+    dataset = datasets.Dataset.from_dict(rows, features=datasets.Features(image=datasets.Image()))
+    datasets.DatasetDict(train=dataset).save_to_disk(str(tmp_path))
+    (table,) = (tmp_path / "train").glob("*.arrow")
+    content = bytearray(table.read_bytes())
+    at = content.index(buffer.getvalue()) + len(buffer.getvalue()) // 2
+    content[at] ^= 0xFF
+    table.write_bytes(content)
+    with pytest.raises(PicturesError, match=r"prepared set is damaged \(.*\): remove prepared/, then run dvc"):
+        Pictures.load(tmp_path, "train").batch([0])

@@ -7,6 +7,7 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
+from ruamel.yaml import YAML
 from tiny_project import PLAIN, REPOSITORY
 
 from tesserae.data.pictures import Pictures
@@ -86,3 +87,114 @@ def test_without_data_one_sentence(tmp_path):
     folder = project(tmp_path)
     with pytest.raises(TesseraeError, match=r"data does not exist: put pictures there, .*tesserae\.data\.scenes"):
         run(folder)
+
+
+def written(folder, changes):
+    """params.yaml with these changes of the block prepare."""
+    yaml = YAML(typ="safe", pure=True)
+    values = yaml.load(PLAIN.read_text())
+    values["prepare"] |= changes
+    with (folder / "params.yaml").open("w") as file:
+        yaml.dump(values, file)
+
+
+@pytest.mark.parametrize(("classes", "each"), [(1, 2), (1, 3), (1, 8), (3, 1), (4, 2), (200, 2)])
+def test_few_pictures(tmp_path, classes, each):
+    folder = project(tmp_path)
+    for number in range(classes * each):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        place = folder / "data" / f"class {number % classes}" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place)
+    text = shown(run(folder))
+    metrics = json.loads((folder / "reports" / "prepare" / "metrics.json").read_text())
+    assert metrics["train"] + metrics["validation"] == classes * each
+    assert metrics["validation"] >= 1
+    if classes == 200:
+        assert metrics["validation"] == metrics["train"] == 200
+    assert text.count("one picture") <= 1
+    assert max(path.stat().st_size for path in (folder / "reports" / "prepare").glob("*.png")) < 300_000
+
+
+def test_the_commands_for_own_pictures_in_a_folder_of_landscapes(tmp_path):
+    folder = project(tmp_path)
+    write_scenes(folder / "data", 24, 40, 0)
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        place = folder / "data" / "mine" / ("cats", "dogs")[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place)
+    with pytest.raises(TesseraeError, match=r"None of the 6 pictures in .*data/mine can be used .*has no depth .*set "
+                                            r"prepare\.source to .*data/mine to train on these alone"):
+        run(folder)
+    assert not (folder / "prepared").exists()
+    written(folder, {"source": "data/mine"})
+    run(folder)
+    metrics = json.loads((folder / "reports" / "prepare" / "metrics.json").read_text())
+    assert (metrics["classes"], metrics["train"] + metrics["validation"]) == (2, 6)
+
+
+def test_small_pictures_name_the_key_and_its_value_admits_them(tmp_path):
+    folder = project(tmp_path)
+    (folder / "data").mkdir()
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "data" / f"{number}.png")
+    with pytest.raises(TesseraeError, match=r"prepare\.min_side is 32\): set prepare\.min_side to 28 to take them"):
+        run(folder)
+    written(folder, {"min_side": 28})
+    run(folder)
+    metrics = json.loads((folder / "reports" / "prepare" / "metrics.json").read_text())
+    assert metrics["train"] + metrics["validation"] == 8
+
+
+@pytest.mark.parametrize(("view", "column", "words"), [
+    ("segmentation", "depth", r"vqgan\.image\.column = 'depth' holds no masks, which view: segmentation reads"),
+    ("depth", "segmentation", r"view: depth reads a column of depth, and segmentation holds masks"),
+])
+def test_a_column_that_a_view_cannot_read_is_refused_before_training(tmp_path, view, column, words):
+    folder = project(tmp_path)
+    write_scenes(folder / "data", 24, 40, 0)
+    path = folder / "params.yaml"
+    yaml = YAML(typ="safe", pure=True)
+    values = yaml.load(path.read_text())
+    values["vqgan"]["image"] |= {"view": view, "column": column, "gan_loss": "none", "perceptual_weight": 0.0}
+    values["vqgan"]["image"]["pixel_loss"] = "cross_entropy" if view == "segmentation" else "l1"
+    with path.open("w") as file:
+        yaml.dump(values, file)
+    with pytest.raises(TesseraeError, match=words):
+        run(folder)
+
+
+def test_a_column_that_the_data_lack_is_refused_before_any_work(tmp_path):
+    folder = project(tmp_path)
+    write_scenes(folder / "data", 24, 40, 0)
+    path = folder / "params.yaml"
+    path.write_text(path.read_text().replace("column: image ", "column: flow "))
+    with pytest.raises(TesseraeError, match=r"vqgan\.image\.column = 'flow' is not among the columns of .*data, "
+                                            r"which are image, depth, segmentation: name one of them, "
+                                            r"remove vqgan\.image"):
+        run(folder)
+    assert not list(folder.glob(".prepared*"))
+
+
+def test_value_ranges_are_noted_and_measured(tmp_path):
+    folder = project(tmp_path)
+    (folder / "data").mkdir()
+    rows = []
+    for number in range(6):
+        values = np.random.default_rng(number).integers(0, 4096, (40, 50), dtype=np.uint16)
+        values[0, 0] = 4000
+        depth = 600 + values
+        depth[:10] = 0
+        Image.fromarray(values.clip(0, 4000)).save(folder / "data" / f"{number}.png")
+        Image.fromarray(depth.clip(0, 4600)).save(folder / "data" / f"depth-{number}.png")
+        rows.append({"file_name": f"{number}.png", "depth_file_name": f"depth-{number}.png"})
+    (folder / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = shown(run(folder))
+    assert "image holds whole numbers from 0 to 4,000; 0 to 4,095 is black to white in every picture" in text
+    assert "depth holds whole numbers from 0 to 4,600; 0 to 4,600 is black to white in every picture" in text
+    assert "25 % of depth's pixels are 0, the usual mark for no measurement" in text
+    metrics = json.loads((folder / "reports" / "prepare" / "metrics.json").read_text())
+    assert (metrics["image_black"], metrics["image_white"]) == (0, 4095)
+    assert (metrics["depth_largest"], metrics["depth_white"]) == (4600, 4600)

@@ -16,38 +16,40 @@ from ruamel.yaml import YAML
 
 from tesserae import tracking
 from tesserae.data.batches import to_unit
-from tesserae.data.codes import save_codes
+from tesserae.data.codes import CodeMaps, save_codes
+from tesserae.data.paired import PairedMaps
 from tesserae.data.pictures import Pictures
+from tesserae.models.transformer import LatentTransformer
 from tesserae.models.vqgan import VQGAN, VQGANConfig
+from tesserae.params import load_params
 from tesserae.pipeline import PipelineError, run_stage
+from tesserae.training.transformer import model_config
 
-NAMES, COUNTS = ["dim", "light"], {"train": 24, "validation": 10}
+NAMES, COUNTS = ["dim", "light"], {"train": 24, "validation": 20}
 SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "steps": 8, "batch_size": 8, "warmup": 2, "log_every": 2,
          "sample_every": 4, "eval_every": 4, "eval_images": 8, "checkpoint_every": 4}
 FEW = {"per_class": 2, "measured": 6, "completions": 2, "neighbours": 2, "top_k": 8}
 
 
-def prepared_set(folder):
+def prepared_set(folder, names=NAMES, counts=COUNTS):
     """Bright and dark noise, 16 pixels a side."""
-    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=NAMES),
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names),
                                  path=datasets.Value("string"), sha=datasets.Value("string"))
     generator, splits = np.random.default_rng(0), {}
-    for split, count in COUNTS.items():
+    for split, count in counts.items():
         rows = []
         for number in range(count):
             pixels = generator.integers(0, 128, (16, 16, 3)) + 120 * (number % 2)
             buffer = io.BytesIO()
             Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
-            rows.append({"image": {"bytes": buffer.getvalue(), "path": None}, "label": number % 2,
+            rows.append({"image": {"bytes": buffer.getvalue(), "path": None}, "label": number % len(names),
                          "path": f"{number}.png", "sha": hashlib.sha256(buffer.getvalue()).hexdigest()})
         splits[split] = datasets.Dataset.from_list(rows, features=features)
     datasets.DatasetDict(splits).save_to_disk(str(folder))
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory, request):
-    """A root with everything that comes before stage 2, and both notebooks run in it."""
-    root, repository = tmp_path_factory.mktemp("a house"), request.config.rootpath
+def built(root, repository, names=NAMES, counts=COUNTS):
+    """A root with everything that comes before stage 2."""
     shutil.copytree(repository / "notebooks", root / "notebooks")
     shutil.copytree(repository / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg*"))
     (root / "dvc.yaml").touch()
@@ -57,16 +59,25 @@ def house(tmp_path_factory, request):
     params["transformer"]["class"] |= SMALL
     params["sample"]["class"] |= FEW
     yaml.dump(params, root / "params.yaml")
-    prepared_set(root / "prepared")
+    prepared_set(root / "prepared", names, counts)
     torch.manual_seed(0)
     vqgan = VQGAN(VQGANConfig(channels=32, channel_mult=(1, 1), res_blocks=1, patch=2, attention=False,
                               z_channels=32, codebook_size=16, codebook_dim=4)).eval()
     torch.nn.init.normal_(vqgan.quantizer.codebook)
     vqgan.save_pretrained(root / "models/vqgan-image")
+    made_by = VQGAN.from_pretrained(root / "models/vqgan-image").fingerprint
     for split in COUNTS:
         pictures = Pictures.load(root / "prepared", split)
         indices = vqgan.encode(to_unit(pictures.batch(range(len(pictures)))))[:, None]  # one view
-        save_codes(root / "codes/image", split, indices, pictures.labels, pictures.class_names, 16)
+        save_codes(root / "codes/image", split, indices, pictures.labels, pictures.class_names, 16,
+                   {"vqgan": made_by, "pictures": pictures.fingerprint})
+    return root
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory, request):
+    """Such a root in which both notebooks were run."""
+    root = built(tmp_path_factory.mktemp("a house"), request.config.rootpath)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(tracking.RUN_VARIABLE, raising=False)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -172,9 +183,46 @@ def test_damaged_inception_weights_are_one_sentence(house, tmp_path):
         path.write_text(before)
 
 
+@pytest.mark.parametrize("name", ["04_train_transformer", "05_sample"])
+def test_codes_of_another_vqgan_make_no_new_numbers(house, name):
+    metrics = (house / "reports/sample-class/metrics.json").read_text()
+    place = house / "models/vqgan-image"
+    aside = place.rename(place.with_name("aside"))
+    other = VQGAN.from_pretrained(aside)
+    other.decoder.conv_out.bias.data += 0.1
+    other.save_pretrained(place)
+    words = r"^codes/image was made by another VQGAN than models/vqgan-image: run dvc repro codebook@image\.$"
+    try:
+        with pytest.raises(PipelineError, match=words):
+            run_stage(house / f"notebooks/{name}.ipynb", "class")
+    finally:
+        shutil.rmtree(place)
+        aside.rename(place)
+    assert (house / "reports/sample-class/metrics.json").read_text() == metrics
+
+
 def test_without_codes_one_sentence_says_so(house):
     codes = house / "codes/image/train.safetensors"
     aside = codes.rename(codes.with_name("aside"))
     with pytest.raises(PipelineError, match=r"safetensors does not exist: run dvc repro codebook first\.$"):
         run_stage(house / "notebooks/04_train_transformer.ipynb", "class")
     aside.rename(codes)
+
+
+def test_of_many_classes_a_dozen_is_drawn(tmp_path, request, monkeypatch):
+    """A class that was not trained on is none of them; any name can be one."""
+    monkeypatch.delenv(tracking.RUN_VARIABLE, raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    names = ["$\\frac{$", "\U0001f436" * 100, "two\nlines", *(f"class {number}" for number in range(197))]
+    root = built(tmp_path, request.config.rootpath, names, {"train": 150, "validation": 200})
+    data = PairedMaps(CodeMaps.load(root / "codes/image", "train"))
+    block = load_params(root / "params.yaml").transformer["class"]
+    LatentTransformer(model_config(block, data)).save_pretrained(root / "models/transformer-class")
+    executed = run_stage(root / "notebooks/05_sample.ipynb", "class")
+    folders = [path.name for path in (root / "samples/class").iterdir()]
+    assert len(folders) == 12
+    assert all(len(list((root / "samples/class" / folder).iterdir())) == 2 for folder in folders)
+    assert not {f"class {number}" for number in range(147, 197)} & set(folders)
+    assert "12 of 150 classes are drawn, evenly chosen" in executed.read_text()
+    for path in (root / "reports").rglob("*.png"):
+        assert path.stat().st_size < 300_000

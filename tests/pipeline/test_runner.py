@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -202,3 +204,67 @@ def test_only_stages_notebooks_are_stages(clone, tmp_path):
     other.touch()
     with pytest.raises(pipeline.PipelineError, match="is no stage's notebook: take one of 01_prepare_data"):
         pipeline.run_stage(other)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root writes everywhere")
+@pytest.mark.parametrize("folder", ["checkpoints", "models", "reports/notebooks", "reports/vqgan-image"])
+def test_a_folder_that_cannot_be_written_is_named_before_any_work(clone, folder):
+    write_notebook(clone.root, "print('work')", "stage.close()")
+    (clone.root / folder).mkdir(parents=True, exist_ok=True)
+    (clone.root / folder).chmod(0o555)
+    rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    try:
+        text = clone.run(*rights, *COMMAND, fails=True).strip()
+    finally:
+        (clone.root / folder).chmod(0o755)
+    assert text.startswith(str(clone.root / folder))
+    assert "cannot be written (it is read-only): see to its owner and its rights" in text
+    assert "\n" not in text
+
+
+def test_a_file_that_may_not_be_written_is_one_sentence(clone):
+    write_notebook(clone.root, "raise PermissionError(13, 'Permission denied', '/x/history.csv')")
+    text = clone.run(*COMMAND, fails=True).strip()
+    assert text == ("/x/history.csv cannot be used (Permission denied): see to its owner and rights and to the disk, "
+                    "then run again.")
+
+
+def test_a_stage_leaves_its_environment_as_it_was(clone, monkeypatch):
+    """MLflow reads its retries and time limits from it at each request, also after the kernel has ended."""
+    monkeypatch.chdir(clone.root)
+    monkeypatch.setenv("PYTHONPATH", str(clone.root / "src"))
+    show = "import os\nprint(os.environ['MINE'], os.environ['TESSERAE_RUN_ID'] != '', os.environ['GOMP_SPINCOUNT'])"
+    write_notebook(clone.root, show, "stage.close()")
+    monkeypatch.setenv("MINE", "kept")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    before = dict(os.environ)
+    pipeline.run_stage(Path(NOTEBOOK), "image")
+    after = dict(os.environ)
+    assert {key: after.get(key) for key in before} == before
+    assert after["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0", "set while the kernel ran, and still there"
+    assert "kept True 10000" in str(executed(clone.root))
+
+
+def test_a_long_folder_for_temporary_files_and_what_a_kill_left_in_it(clone, tmp_path, monkeypatch):
+    """A socket's path may have about a hundred letters; a killed pipeline cannot remove its folder."""
+    write_notebook(clone.root, "print('work')", "stage.close()")
+    long = tmp_path / ("t" * 150)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    assert "work" in clone.run(*COMMAND)
+    short = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    monkeypatch.setenv("TMPDIR", str(short))
+    (short / "kernel-mine").mkdir()  # another program's
+    write_notebook(clone.root, "import time\nprint('begun', flush=True)\ntime.sleep(60)")
+    environment = os.environ | {"PYTHONPATH": str(clone.root / "src")}
+    process = subprocess.Popen(COMMAND, cwd=clone.root, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    write_notebook(clone.root, "print('work')", "stage.close()")
+    clone.run(*COMMAND)
+    assert len(list(short.glob("kernel-*"))) == 2, "that of the living one stays"
+    process.kill()
+    process.wait()
+    time.sleep(1.5)
+    clone.run(*COMMAND)
+    assert [path.name for path in short.iterdir()] == ["kernel-mine"]
+    shutil.rmtree(short)

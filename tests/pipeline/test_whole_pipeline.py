@@ -6,6 +6,7 @@ import json
 import re
 import time
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -48,6 +49,31 @@ def shrunk(values: dict) -> dict:
     return values
 
 
+def end_of_queue(clone, seconds: float = 900) -> str:
+    """Wait until DVC's workers, which end by themselves, have ended; what the queue holds then.
+
+    Nothing is asked while they work: a worker that reads half of a question dies, and leaves the rest in the queue.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        while workers(clone) and time.monotonic() < end:
+            time.sleep(1)
+        status = clone.run("dvc", "queue", "status")
+        if "Queued" not in status:
+            return status
+        clone.run("dvc", "queue", "start", "--jobs", "2")
+    raise AssertionError("the queue did not end")
+
+
+def workers(clone) -> list[int]:
+    """The processes of DVC's queue for this clone."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        if "queue-worker" in (process.info["cmdline"] or ()) and process.info["cwd"] == str(clone.root):
+            found.append(process.pid)
+    return found
+
+
 def stages_run(text: str) -> list[str]:
     return re.findall(r"Running stage '(.+?)'", text)
 
@@ -59,9 +85,8 @@ def repository(clone):
     clone.run("python", "-m", "tesserae.data.scenes")
     clone.run("dvc", "add", "-q", "data")
     clone.commit("Add the data")
-    assert sorted(stages_run(clone.run("dvc", "repro"))) == sorted(STAGES)
-    changed = clone.run("git", "status", "--porcelain").split("\n")
-    assert {line[3:].split("/")[0] for line in changed if line} == {"dvc.lock", "reports"}  # no .gitignore
+    assert sorted(stages_run(clone.run("dvc", "repro"))) == sorted(["check", *STAGES])
+    assert clone.run("git", "status", "--porcelain").split() == ["??", "dvc.lock"]
     clone.commit("Run the pipeline")
     return clone
 
@@ -99,8 +124,7 @@ def test_every_execution_is_a_finished_run(repository):
 def test_a_second_repro_runs_nothing(repository):
     began = time.monotonic()
     text = repository.run("dvc", "repro")
-    assert stages_run(text) == []
-    assert "Data and pipelines are up to date." in text
+    assert stages_run(text) == ["check"]
     assert time.monotonic() - began < 30
     assert repository.run("git", "status", "--porcelain") == ""
 
@@ -131,7 +155,7 @@ def test_a_change_runs_what_it_touches(repository, changes, first):
         text = repository.run("dvc", "repro", "--dry")
     finally:
         repository.set_params(before)
-    assert sorted(stages_run(text)) == first  # what follows depends on what comes out of it
+    assert sorted(stages_run(text)) == sorted(["check", *first])  # what follows depends on what comes out of it
 
 
 def test_the_tables_and_plots_of_dvc_work(repository):
@@ -156,12 +180,7 @@ def test_queued_experiments_run_beside_the_workspace(repository):
     for name, setting in settings.items():
         repository.run("dvc", "exp", "run", "--queue", "--name", name, "--set-param", setting)
     repository.run("dvc", "queue", "start", "--jobs", "2")
-    end = time.monotonic() + 900
-    status = "Queued"
-    while re.search(r"Queued|Running", status) and time.monotonic() < end:
-        time.sleep(2)
-        status = repository.run("dvc", "queue", "status")
-    repository.run("dvc", "queue", "stop", "--kill")
+    status = end_of_queue(repository)
     assert status.count("Success") == 3, status
     rows = list(csv.DictReader(io.StringIO(repository.run("dvc", "exp", "show", "--csv"))))
     found = {row["Experiment"]: row for row in rows if row["Experiment"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,14 +10,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
-from tesserae.data.decode import Rejected, decode
+from tesserae.data.decode import Rejected, decode, decode_depth
 from tesserae.data.layouts import draw_layout, read_layout
 from tesserae.data.pictures import Pictures
 from tesserae.data.raw import Entry
-from tesserae.data.scenes import SEGMENT_PALETTE, render_scene
+from tesserae.data.scales import Ranges, inliers, range_of, scaled
+from tesserae.data.scenes import render_scene
+from tesserae.data.sources import HELD_OUT, SCENES, layout_files
+from tesserae.data.values import BYTE, FLOAT, FULL, WHOLE, Extent
 from tesserae.data.views import Classes, Depth, View
 from tesserae.errors import TesseraeError
 
@@ -34,17 +36,20 @@ def foreign_condition(path: str, views: Mapping[str, View], size: tuple[int, int
     if path:
         return {name: read_condition(root / path, view, size) for name, view in views.items()}
     if views and all(_of_scenes(view) for view in views.values()):
-        return {name: draw_layout(0, size)[None, None].to(torch.uint8) for name in views}
+        layout = draw_layout(0, size)
+        if all(int(layout.max()) < view.channels for view in views.values()):  # a set may lack the last classes
+            return {name: layout[None, None].to(torch.uint8) for name in views}
     return {}
 
 
 def read_condition(path: Path, view: View, size: tuple[int, int]) -> Tensor:
     """A user's picture as a view's stored form, (1,c,H,W): its middle, brought to `size` (height, width)."""
     if isinstance(view, Classes):
-        return read_layout(path, view.channels, view.colours, size)[None, None].to(torch.uint8)
-    image = _read_rgb(path, size)
+        return read_layout(path, view.channels, view.colours, size, view.ignore_index,
+                           view.void)[None, None].to(torch.uint8)
     if isinstance(view, Depth):
-        return image.float().mean(1, keepdim=True).mul(257).round().int()
+        return _read_depth(path, view, size)
+    image = _read_rgb(path, size, view.ranges)
     found = view.of_picture(image)
     return image if found is None else found
 
@@ -86,21 +91,60 @@ def enlarged(view: View, pictures: Pictures, chosen: list[int], size: tuple[int,
 
 
 def _of_scenes(view: View) -> bool:
-    return isinstance(view, Classes) and view.colours == list(SEGMENT_PALETTE[:view.channels])
+    return isinstance(view, Classes) and view.of_scenes
 
 
-def _read_rgb(path: Path, size: tuple[int, int]) -> Tensor:
-    """(1,3,H,W) uint8, scaled to cover the size, the middle cut out."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise TesseraeError(f"{path} cannot be read ({error.strerror}): name a picture.") from None
-    side = max(size)
+def _read_rgb(path: Path, size: tuple[int, int], ranges: Ranges) -> Tensor:
+    """(1,3,H,W) uint8, scaled to cover the size, the middle cut out; values beyond 8 bits by the scale of a set."""
+    content, side = _content(path), max(size)
     found = decode(Entry(str(path), lambda: content), side, "cover", 1)
     if isinstance(found, Rejected):
         raise TesseraeError(f"{path} is refused ({found}): take a JPEG, PNG or WebP picture.")
-    square = torch.from_numpy(np.array(Image.open(io.BytesIO(found.image)))).permute(2, 0, 1)[None]
-    top, left = ((side - own) // 2 for own in size)
+    square = torch.from_numpy(np.array(found.shown(ranges))).permute(2, 0, 1)[None]
+    return _middle(square, size)
+
+
+def _read_depth(path: Path, view: Depth, size: tuple[int, int]) -> Tensor:
+    """(1,1,H,W) int32 in 0 to 65,535: by the scale that the view was trained on; 8 bits are shares of it."""
+    try:
+        values, kind, extent = decode_depth(_content(path), max(size), "cover")
+    except Rejected as reason:
+        has = str(reason).startswith(("has ", "holds "))  # a sentence that names the remedy
+        raise TesseraeError(f"{path} {reason}." if has else
+                            f"{path} cannot be read as depth ({reason}): save it as PNG.") from None
+    black_white = (0.0, 255.0) if kind == BYTE else _scale_for(path, kind, extent, view.ranges)
+    return _middle(torch.from_numpy(scaled(values, black_white, int(FULL[1])).astype(np.int32))[None, None], size)
+
+
+def _scale_for(path: Path, kind: str, extent: Extent, ranges: Ranges) -> tuple[float, ...]:
+    """What is black and white of depth from a file; refuses and warns where its unit is not that of the training."""
+    known = ranges.of(kind)
+    if not known:
+        if other := ranges.whole or ranges.floats:
+            words = ("floats", "whole numbers") if kind == FLOAT else ("whole numbers", "floats")
+            raise TesseraeError(f"{path} holds {words[0]}, and depth was trained on {words[1]} from {other[0]:,g} to "
+                                f"{other[1]:,g}: save it in that unit.")
+        return FULL if kind == WHOLE else range_of(extent, kind, paired=True)
+    low, high = inliers(extent)
+    if low > known[1] or high < known[0] or high - known[0] > 2 * (known[1] - known[0]):
+        raise TesseraeError(f"{path} holds {low:,g} to {high:,g}, and depth was trained on {known[0]:,g} to "
+                            f"{known[1]:,g}: save it in that unit.")
+    if low < known[0] or high > known[1]:
+        warnings.warn(f"{path} holds {low:,g} to {high:,g}, and depth was trained on {known[0]:,g} to {known[1]:,g}: "
+                      "what lies outside is cut off.", stacklevel=4)
+    return known
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TesseraeError(f"{path} cannot be read ({error.strerror}): name a picture.") from None
+
+
+def _middle(square: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle of squares (B,c,side,side), of that size."""
+    top, left = ((square.shape[-1] - own) // 2 for own in size)
     return square[..., top:top + size[0], left:left + size[1]]
 
 
@@ -111,18 +155,15 @@ def large_conditions(source: str, views: Mapping[str, View], size: tuple[int, in
     source: "scenes": landscapes rendered anew; "held_out": those of held-out pictures, enlarged; else the path of a
     picture, or of a folder of them. Raises TesseraeError where the source cannot give what a view needs.
     """
-    if source == "scenes":
+    if source == SCENES:
         stored, labels = scene_conditions(views, size, count, seed)
         known = {name: number for number, name in enumerate(held_out.class_names)}
         return stored, torch.tensor([known.get(label, 0) for label in labels]) if known else None
-    if source == "held_out":
+    if source == HELD_OUT:
         chosen = [(2 * place + 1 + seed) * len(held_out) // (2 * count) % len(held_out) for place in range(count)]
         labels = None if held_out.labels is None else held_out.labels[chosen]
         return {name: enlarged(view, held_out, chosen, size) for name, view in views.items()}, labels
-    place = root / source
-    paths = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
-    if not paths:
-        raise TesseraeError(f"{place} holds no picture: put some there, or change the layout of highres.")
+    paths = layout_files(root / source)
     used = [paths[number % len(paths)] for number in range(count)]
     stored = {name: torch.cat([read_condition(path, view, size) for path in used]) for name, view in views.items()}
     return stored, None if held_out.labels is None else torch.zeros(count, dtype=torch.int64)

@@ -102,7 +102,10 @@ class PairedMaps:
         return Chosen(pictures, torch.zeros_like(pictures), fixed.tops, fixed.lefts)
 
     def in_turn(self, count: int, by_class: bool) -> Tensor:
-        """`count` pictures, (count,) int64: of one class after the other, or evenly spread over the set."""
+        """`count` pictures, (count,) int64: of one class after the other, or evenly spread over the set.
+
+        Of more classes than `count` one picture each of some, evenly chosen.
+        """
         if not by_class:
             return torch.tensor(spread(count, len(self)))
         labels = self.maps.labels
@@ -111,7 +114,8 @@ class PairedMaps:
         rank = torch.empty_like(labels)  # of a picture in its class
         rank[together] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[together]]
         order = (rank * len(self.maps.class_names) + labels).argsort()
-        return order[torch.arange(count) % len(order)]
+        classes = int((counts > 0).sum())
+        return order[spread(count, classes)] if count < classes else order[torch.arange(count) % len(order)]
 
     def whole(self, pictures: Tensor, views: Tensor | None = None) -> Chosen:
         """The windows at the top left of these pictures; whole maps where there is no window."""

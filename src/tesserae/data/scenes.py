@@ -21,6 +21,7 @@ from PIL import Image
 
 from tesserae.data.scenes_ground import draw_ground
 from tesserae.data.scenes_maths import log, power
+from tesserae.data.scenes_names import SEGMENT_NAMES, SEGMENT_PALETTE
 from tesserae.data.scenes_noise import Noise
 from tesserae.data.scenes_relief import FAR, NEAR
 from tesserae.data.scenes_sky import draw_sky
@@ -31,11 +32,8 @@ from tesserae.data.scenes_world import CLASSES, draw_world
 from tesserae.data.workers import cores, in_order, tell
 from tesserae.errors import TesseraeError
 
-SEGMENT_NAMES = ("sky", "sun_or_moon", "cloud", "mountain", "snow", "water", "forest", "grass", "sand")
-SEGMENT_PALETTE = (
-    (135, 190, 235), (255, 214, 64), (225, 225, 235), (122, 106, 98), (250, 250, 255), (40, 96, 170),
-    (24, 92, 48), (140, 186, 70), (226, 190, 128),
-)  # fmt: skip
+__all__ = ["CLASSES", "SEGMENT_NAMES", "SEGMENT_PALETTE", "Scene", "ScenesError", "render_scene", "write_scenes"]
+
 FEW = 24  # that many scenes are rendered without starting processes
 
 

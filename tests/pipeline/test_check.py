@@ -1,0 +1,216 @@
+"""What cannot work is refused before an output goes; what changed is noticed, and what did not is not."""
+
+import json
+import re
+import shutil
+
+import pytest
+from ruamel.yaml import YAML
+from test_whole_pipeline import end_of_queue, stages_run
+
+from tesserae.training.tables import write_table
+
+PLAIN = "tests/plain.yaml"
+STAGES = ["prepare", "vqgan@image", "codebook@image", "transformer@class", "sample@class"]
+NOTEBOOK = "notebooks/02_train_vqgan.ipynb"
+
+
+@pytest.fixture(scope="module")
+def project(clone):
+    """A clone of which DVC believes that all stages have run: their outputs are there, and hold their names."""
+    from conftest import ROOT
+
+    shutil.copy(ROOT / PLAIN, clone.root / "params.yaml")
+    for number in range(3):
+        path = clone.root / f"data/cats/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"picture {number}")
+    clone.run("dvc", "add", "-q", "data")
+    clone.run("python", "-m", "tesserae.check")
+    pipeline = YAML(typ="safe", pure=True).load((clone.root / "dvc.yaml").read_text())["stages"]
+    for name in STAGES:
+        kind, _, key = name.partition("@")
+        stage = pipeline[kind].get("do", pipeline[kind])
+        for out in (*stage["outs"], *stage["metrics"], *stage["plots"]):
+            _write(clone.root / (out if isinstance(out, str) else next(iter(out))).replace("${key}", key))
+    clone.run("dvc", "commit", "-q", "--force")
+    clone.commit("Everything has run")
+    assert stages_run(clone.run("dvc", "repro")) == ["check"]
+    assert clone.run("git", "status", "--porcelain") == ""
+    return clone
+
+
+def _write(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".csv":
+        write_table(path, [{"step": 1, "rec": 0.5}])
+    elif path.suffix:
+        path.write_text(json.dumps({"value": 1}))
+    else:
+        path.mkdir(exist_ok=True)
+        (path / "model.safetensors").write_text(path.name)
+
+
+@pytest.fixture
+def params(project):
+    """The text of params.yaml, which is put back."""
+    path = project.root / "params.yaml"
+    text = path.read_text()
+    yield text
+    path.write_text(text)
+
+
+def outputs(project):
+    return sorted(path for folder in ("prepared", "models", "codes", "samples", "reports")
+                  for path in (project.root / folder).rglob("*"))
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    (r"codebook_size: 256", "codebook_size: 1", "params.yaml: vqgan.image.codebook_size = 1 is not allowed"),
+    (r"n_head: 4", "n_head: 3", "must be a multiple of n_head = 3"),
+    (r'inception_weights: ""', "inception_weights: gone.pth", "evaluation.inception_weights names gone.pth"),
+    (r"source: data", "source: nowhere", "prepare.source = nowhere is not there"),
+    (r"source: data", "source: .", "holds what the pipeline itself writes"),
+    (r"source: data", "source: params.yaml", "prepare.source = params.yaml is a file"),
+    (r"column: image", "column: depht", "vqgan.image.column = 'depht' is not among the columns of data"),
+])
+def test_what_cannot_work_leaves_every_output(project, params, old, new, said):
+    before = outputs(project)
+    text, count = re.subn(old, new, params, count=1)
+    assert count == 1
+    (project.root / "params.yaml").write_text(text)
+    for command in (["dvc", "repro"], ["dvc", "repro", "--force", "vqgan@image"]):
+        shown = project.run(*command, fails=True)
+        assert said in shown
+        assert "Traceback" not in shown
+        assert stages_run(shown) == ["check"]
+        assert outputs(project) == before
+    (project.root / "params.yaml").write_text(params)
+    assert stages_run(project.run("dvc", "repro")) == ["check"]
+    assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_damaged_inception_weights_are_refused_before_training(project, params):
+    (project.root / "weights.pth").write_text("half of a file")
+    before = outputs(project)
+    text = params.replace('inception_weights: ""', "inception_weights: weights.pth")
+    (project.root / "params.yaml").write_text(text)
+    shown = project.run("dvc", "repro", fails=True)
+    (project.root / "weights.pth").unlink()
+    assert "evaluation.inception_weights names" in shown
+    assert "which is damaged" in shown
+    assert outputs(project) == before
+
+
+def test_a_refused_experiment_says_how_to_get_back(project, params):
+    before = outputs(project)
+    shown = project.run("dvc", "exp", "run", "-S", "vqgan.image.codebook_size=1", fails=True)
+    assert "params.yaml keeps the change: to get back, set vqgan.image.codebook_size: 256 there." in shown
+    assert outputs(project) == before
+
+
+def test_what_a_stage_run_alone_lost_can_be_brought_back(project, params):
+    """`--single-item` passes over the check."""
+    before = outputs(project)
+    (project.root / "params.yaml").write_text(params.replace("codebook_size: 256", "codebook_size: 1"))
+    shown = project.run("dvc", "repro", "--single-item", "vqgan@image", fails=True)
+    assert "dvc checkout brings back what the stage made before." in shown
+    project.run("dvc", "checkout")
+    assert [path for path in outputs(project) if path.name != "vqgan-image.ipynb"] == [
+        path for path in before if path.name != "vqgan-image.ipynb"]
+    (project.root / "params.yaml").write_text(params)
+    project.run("dvc", "checkout", "--force")
+
+
+def test_another_source_is_said(project, params, tmp_path):
+    shutil.copytree(project.root / "data", tmp_path / "pictures")
+    (project.root / "params.yaml").write_text(params.replace("source: data", f"source: {tmp_path / 'pictures'}"))
+    assert f"prepare.source was data and is {tmp_path / 'pictures'} now." in project.run("dvc", "repro", "check")
+    (project.root / "params.yaml").write_text(params)
+    assert f"prepare.source was {tmp_path / 'pictures'} and is data now." in project.run("dvc", "repro", "check")
+    assert "prepare.source" not in project.run("dvc", "repro", "check")
+
+
+def test_what_was_edited_runs_and_nothing_else(project, params):
+    (project.root / "params.yaml").write_text(params.replace("per_class: ", "per_class: 1"))
+    assert stages_run(project.run("dvc", "repro", "--dry")) == ["check", "sample@class"]
+
+
+def test_a_saved_notebook_runs_nothing_and_an_edited_one_its_stages(project):
+    path = project.root / NOTEBOOK
+    before = path.read_text()
+    notebook = json.loads(before)
+    notebook["metadata"]["language_info"] = {"name": "python", "version": "3.12.1"}
+    for number, cell in enumerate(notebook["cells"]):
+        cell["id"] = f"another-{number}"
+        if cell["cell_type"] == "code":
+            cell |= {"execution_count": number, "outputs": [{"output_type": "stream", "name": "stdout", "text": "1"}]}
+    try:
+        path.write_text(json.dumps(notebook, indent=4))
+        assert stages_run(project.run("dvc", "repro")) == ["check"]
+        assert project.run("dvc", "status").split() == ["check:", "always", "changed"]
+        cell["source"] = ["print(1)"]
+        path.write_text(json.dumps(notebook))
+        project.run("python", "-m", "tesserae.check")
+        assert "vqgan@image" in project.run("dvc", "status")
+        path.write_text("{")
+        assert "02_train_vqgan.ipynb is no notebook" in project.run("dvc", "repro", fails=True)
+    finally:
+        path.write_text(before)
+        project.run("python", "-m", "tesserae.check")
+    assert project.run("dvc", "status").split() == ["check:", "always", "changed"]
+
+
+def test_pictures_elsewhere_are_noticed_and_data_is_not_asked_for(project, params, tmp_path):
+    elsewhere = tmp_path / "pictures"
+    shutil.copytree(project.root / "data", elsewhere)
+    (project.root / "params.yaml").write_text(params.replace("source: data", f"source: {elsewhere}"))
+    (project.root / "data").rename(project.root / "data-away")
+    try:
+        project.run("python", "-m", "tesserae.check")
+        first = (project.root / ".checked/source.json").read_text()
+        (elsewhere / "cats/3.png").write_text("one more")
+        assert "Running stage 'prepare'" in project.run("dvc", "repro", "prepare", fails=True)  # no real pictures
+        assert json.loads(first)["files"] == 3
+        assert json.loads((project.root / ".checked/source.json").read_text())["files"] == 4
+    finally:
+        (project.root / "data-away").rename(project.root / "data")
+        (project.root / "params.yaml").write_text(params)
+        project.run("git", "checkout", "-q", ".")
+        project.run("dvc", "checkout", "-q", "--force")
+    assert stages_run(project.run("dvc", "repro")) == ["check"]
+
+
+def test_data_dvc_follows_the_pictures_in_data(project, params):
+    """An experiment begins with a checkout, and a colleague with a pull."""
+    tracked = project.root / "data.dvc"
+    before = tracked.read_text()
+    (project.root / "data/cats/9.png").write_text("one more")
+    project.run("python", "-m", "tesserae.check")
+    assert "nfiles: 4" in tracked.read_text()
+    (project.root / "data/cats/9.png").unlink()
+    project.run("python", "-m", "tesserae.check")
+    assert tracked.read_text() == before
+
+
+def test_reports_of_blocks_that_are_gone_move_aside(project, params):
+    text = params.replace("\nsample:\n  class:", "\nsample:\n  other:")
+    (project.root / "params.yaml").write_text(text.replace("\ntransformer:\n  class:", "\ntransformer:\n  other:"))
+    shown = project.run("dvc", "repro", "check")
+    assert "params.yaml has no stage any more for models/transformer-class, " in shown
+    assert (project.root / "earlier/models/transformer-class/model.safetensors").read_text() == "transformer-class"
+    assert not (project.root / "reports/sample-class").exists()
+    (project.root / "params.yaml").write_text(params)
+    project.run("dvc", "checkout")
+    assert stages_run(project.run("dvc", "repro")) == ["check"]
+
+
+def test_a_relative_source_works_in_a_queued_experiment(project, params):
+    """DVC runs it in a copy elsewhere; seen from there, the folder would be another one."""
+    pictures = project.root.parent / "beside"
+    shutil.copytree(project.root / "data", pictures)
+    (project.root / "params.yaml").write_text(params.replace("source: data", "source: ../beside"))
+    project.run("dvc", "exp", "run", "--queue", "--name", "beside", "-S", "seed=1", "check")
+    project.run("dvc", "queue", "start")
+    assert "Success" in end_of_queue(project)
+    shutil.rmtree(pictures)
