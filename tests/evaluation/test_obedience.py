@@ -231,11 +231,13 @@ def test_too_few_windows_have_no_distance_and_too_large_ones_are_refused():
         frechet(pictures(4), pictures(4, 1, (8, 64)))
 
 
-def test_windows_too_small_for_vgg_have_no_distance_and_that_is_said(capsys):
+def test_windows_too_small_for_vgg_have_no_distance_and_that_is_said():
     vgg = FeatureNetwork("vgg16", "", "VGG16", "", torch.device("cpu"), lambda x: (texture(to_unit(x)), None))
     made, real = pictures(9), pictures(20, 1)
-    assert window_frechet(made, [real], 8, 8, vgg).values == {}
-    assert "Windows of 8 pixels a side are too small for VGG16, which needs 16" in capsys.readouterr().out
+    found = window_frechet(made, [real], 8, 8, vgg)
+    assert found.values == {}
+    assert found.notes == ["Distances between windows are left out: windows of 8 pixels a side are too small for "
+                           "VGG16, which needs 16."]
     assert window_frechet(made, [real], 16, 32, vgg).values
 
 

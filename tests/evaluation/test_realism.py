@@ -49,8 +49,8 @@ class Some:
     def __len__(self):
         return len(self.chosen)
 
-    def batch(self, indices, column="image"):
-        return self.pictures.batch([self.chosen[index] for index in indices], column)
+    def batch(self, indices, column="image", form="stored"):
+        return self.pictures.batch([self.chosen[index] for index in indices], column, form)
 
     def fingerprint_of(self, column):
         return self.pictures.fingerprint_of(column) + str(self.chosen)
