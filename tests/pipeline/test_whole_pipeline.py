@@ -26,7 +26,7 @@ TINY = {
     "scenes": {"count": 48, "size": 32},
     "prepare": {"image_size": 32, "min_side": 16, "holdout": 0.3},
     "vqgan.image": SMALL | {"disc_start": 2, "disc_channels": 8, "disc_layers": 1},
-    "vqgan.segmentation": SMALL,
+    "vqgan.segmentation": SMALL | {"zoom": 2.0},
     "codebook.image": FEW,
     "codebook.segmentation": FEW,
     "transformer.class": SHALLOW,
