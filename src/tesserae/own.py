@@ -11,7 +11,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -21,7 +20,7 @@ from tesserae.data.left_out import check_columns
 from tesserae.data.pair import write_pairs
 from tesserae.data.raw import list_raw
 from tesserae.earlier import FOLDER, keep_earlier
-from tesserae.errors import TesseraeError
+from tesserae.errors import TesseraeError, command
 from tesserae.params import check_params
 from tesserae.stage import find_root, write_atomically
 
@@ -109,17 +108,12 @@ def _known(root: Path, params: Path) -> bool:
     return done.returncode == 0 and done.stdout == text.encode()
 
 
-def main() -> int:
-    """The command: FROM and PRESET come from the environment, as make hands them on."""
-    try:
-        for line in take(find_root(), os.environ.get("FROM", ""), os.environ.get("PRESET") or PRESET, Path.cwd(),
-                         os.environ.get("PAIR", "")):
-            print(line)
-    except TesseraeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+def main() -> None:
+    """The command: FROM, PRESET and PAIR come from the environment, as make hands them on."""
+    with command():
+        print(*take(find_root(), os.environ.get("FROM", ""), os.environ.get("PRESET") or PRESET, Path.cwd(),
+                    os.environ.get("PAIR", "")), sep="\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

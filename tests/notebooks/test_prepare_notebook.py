@@ -70,12 +70,18 @@ def test_its_figures_are_there_and_small(landscapes):
     assert max(path.stat().st_size for path in figures.values()) < 300_000
 
 
+def put_noise(data, paths, size=(40, 50)):
+    """A picture of noise at each of these paths below `data`."""
+    for number, path in enumerate(paths):
+        place = data / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place)
+
+
 def test_a_flat_folder_without_labels(tmp_path):
     folder = project(tmp_path)
-    (folder / "data").mkdir()
-    for number in range(6):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "data" / f"{number}.png")
+    put_noise(folder / "data", [f"{number}.png" for number in range(6)])
     run(folder)
     assert (folder / "reports" / "prepare" / "paired.png").exists()  # DVC keeps a figure of that name
     metrics = json.loads((folder / "reports" / "prepare" / "metrics.json").read_text())
@@ -101,11 +107,7 @@ def written(folder, changes):
 @pytest.mark.parametrize(("classes", "each"), [(1, 2), (1, 3), (1, 8), (3, 1), (4, 2), (200, 2)])
 def test_few_pictures(tmp_path, classes, each):
     folder = project(tmp_path)
-    for number in range(classes * each):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        place = folder / "data" / f"class {number % classes}" / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place)
+    put_noise(folder / "data", [f"class {number % classes}/{number}.png" for number in range(classes * each)])
     text = shown(run(folder))
     metrics = json.loads((folder / "reports" / "prepare" / "metrics.json").read_text())
     assert metrics["train"] + metrics["validation"] == classes * each
@@ -119,11 +121,7 @@ def test_few_pictures(tmp_path, classes, each):
 def test_the_commands_for_own_pictures_in_a_folder_of_landscapes(tmp_path):
     folder = project(tmp_path)
     write_scenes(folder / "data", 24, 40, 0)
-    for number in range(6):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        place = folder / "data" / "mine" / ("cats", "dogs")[number % 2] / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(place)
+    put_noise(folder / "data" / "mine", [f"{('cats', 'dogs')[number % 2]}/{number}.png" for number in range(6)])
     with pytest.raises(TesseraeError, match=r"None of the 6 pictures in .*data/mine can be used .*has no depth .*set "
                                             r"prepare\.source to .*data/mine to train on these alone"):
         run(folder)
@@ -136,10 +134,7 @@ def test_the_commands_for_own_pictures_in_a_folder_of_landscapes(tmp_path):
 
 def test_small_pictures_name_the_key_and_its_value_admits_them(tmp_path):
     folder = project(tmp_path)
-    (folder / "data").mkdir()
-    for number in range(8):
-        pixels = np.random.default_rng(number).integers(0, 256, (28, 28, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "data" / f"{number}.png")
+    put_noise(folder / "data", [f"{number}.png" for number in range(8)], (28, 28))
     with pytest.raises(TesseraeError, match=r"prepare\.min_side is 32\): set prepare\.min_side to 28 to take them"):
         run(folder)
     written(folder, {"min_side": 28})

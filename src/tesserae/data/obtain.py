@@ -19,7 +19,7 @@ from typing import Any
 from tesserae.data.raw import find_source
 from tesserae.data.scenes import write_scenes
 from tesserae.data.workers import tell
-from tesserae.errors import TesseraeError, writing
+from tesserae.errors import TesseraeError, command, writing
 from tesserae.params import Params, load_params
 from tesserae.stage import find_root, write_atomically
 
@@ -142,18 +142,14 @@ def _last_line(text: str) -> str:
     return errors[-1].removeprefix("ERROR: ").rstrip(".") if errors else "no reason was given"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command: 0 where the pictures are there in the end, else 1 after a sentence."""
+def main(arguments: list[str] | None = None) -> None:
+    """The command. It exits with 1 and a sentence where the pictures are not there in the end."""
     parser = argparse.ArgumentParser("python -m tesserae.data.obtain", description="Bring the raw pictures to data/.")
     parser.parse_args(arguments)
-    try:
+    with command():
         root = find_root()
         obtain(root, load_params(root / "params.yaml"))
-    except TesseraeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from tesserae.data.formats import is_picture_name
 from tesserae.data.raw_metadata import METADATA
-from tesserae.errors import TesseraeError, writing
+from tesserae.errors import TesseraeError, command, writing
 
 SHOWN = 5  # names in a sentence
 ENDINGS = ("_mask", "-mask", "_segmentation", "_seg", "_label", "_labels", "_depth", "-depth", "_gt", "_disp")
@@ -123,19 +122,15 @@ def write_pairs(folder: Path, words: Iterable[str]) -> list[str]:
     return said
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command: 0 when metadata.jsonl pairs the pictures, 1 with a sentence when not."""
+def main(arguments: list[str] | None = None) -> None:
+    """The command. It exits with 1 and a sentence where metadata.jsonl does not pair the pictures."""
     parser = argparse.ArgumentParser("python -m tesserae.data.pair", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("folder", type=Path, help="the folder of the pictures")
     parser.add_argument("columns", nargs="+", metavar="column=folder", help="for instance segmentation=masks")
     options = parser.parse_args(arguments)
-    try:
+    with command():
         print(*write_pairs(options.folder, options.columns), sep="\n")
-    except TesseraeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

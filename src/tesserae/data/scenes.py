@@ -9,7 +9,6 @@ import argparse
 import json
 import multiprocessing
 import shutil
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from tesserae.data.scenes_view import View
 from tesserae.data.scenes_water import draw_water
 from tesserae.data.scenes_world import CLASSES, draw_world
 from tesserae.data.workers import cores, in_order, tell
-from tesserae.errors import TesseraeError
+from tesserae.errors import TesseraeError, command
 
 __all__ = ["CLASSES", "SEGMENT_NAMES", "SEGMENT_PALETTE", "Scene", "ScenesError", "render_scene", "write_scenes"]
 
@@ -139,7 +138,7 @@ def _in_processes(function: Callable, count: int):
         yield from in_order(pool, function, range(count), 8 * workers)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     """The command: render the landscapes into data/ beside the parameters file, unless it is there."""
     from tesserae.params import load_params
 
@@ -150,15 +149,11 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.out or Path(options.params).resolve().parent / "data"
     if folder.exists():
         print(f"{folder.name}/ is there already and stays as it is.")
-        return 0
-    try:
+        return
+    with command():
         scenes = load_params(options.params).scenes
         write_scenes(folder, scenes.count, scenes.size, scenes.seed, tell("landscapes"))
-    except TesseraeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
