@@ -10,6 +10,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from tesserae.data.raw import CLUTTER
+
 UNREADABLE = "cannot be read"  # in a hash's place
 BATCH = 1000  # files whose hashes are written together
 _TABLE = "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, mark TEXT, hash TEXT)"
@@ -27,7 +29,7 @@ class Contents:
 
 def contents_of(folder: str | Path, known: str | Path,
                 progress: Callable[[int, int], None] | None = None) -> Contents:
-    """Hash every file below `folder`, links followed; names that begin with a dot are left out, as `prepare` does.
+    """Hash every file below `folder`, links followed; what `prepare` passes over by name is left out.
 
     known: a file that keeps the hashes by size, time and number of each file, so that a second call reads none; where
     it cannot be kept, all are read. progress(done, count) is called as files are read. Raises OSError where `folder`
@@ -72,7 +74,7 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _left_out(name: str) -> bool:
-    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__pycache__")
+    return name.startswith(".") or CLUTTER.fullmatch(name) is not None
 
 
 def _mark(path: str) -> str:
