@@ -48,11 +48,12 @@ class HeldPictures:
 
     def __init__(self, images: Tensor) -> None:
         self.images, self.size = images, images.shape[-1]
+        self.held = {}  # no column of more than 8 bits
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: Sequence[int] | np.ndarray, column: str = "image", deep: bool = False) -> Tensor:
+    def batch(self, indices: Sequence[int] | np.ndarray, column: str = "image", form: str = "stored") -> Tensor:
         return self.images[torch.as_tensor(np.asarray(indices))]
 
     def check_column(self, column: str) -> None:
