@@ -100,7 +100,7 @@ def _segmented(drawn: Tensor, chosen: Tensor, view: Classes, sets: tuple[Picture
     masks = view.stored(held_out, chosen.tolist())
     scores = segmenter_scores(segmenter, drawn, None, held_out.batch(chosen.tolist()), view.targets(masks), {
         "features": f"a segmenter fitted to {len(taught)} of {len(train)} training pictures",
-        "reference": "validation split, the layouts asked for", "n": len(drawn), "pixels": "float, decoded",
+        "reference": "validation split, the layouts of the conditions", "n": len(drawn), "pixels": "float, decoded",
         "resampled": "the pictures"})
     few = slice(0, 6)
     index = predicted(segmenter, drawn[few])
