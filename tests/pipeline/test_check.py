@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
@@ -10,7 +11,7 @@ from test_whole_pipeline import end_of_queue, stages_run
 
 from tesserae.training.tables import write_table
 
-PLAIN = "tests/plain.yaml"
+ROOT, PLAIN = Path(__file__).parents[2], "tests/plain.yaml"
 STAGES = ["prepare", "vqgan@image", "codebook@image", "transformer@class", "sample@class"]
 NOTEBOOK = "notebooks/02_train_vqgan.ipynb"
 
@@ -18,8 +19,6 @@ NOTEBOOK = "notebooks/02_train_vqgan.ipynb"
 @pytest.fixture(scope="module")
 def project(clone):
     """A clone of which DVC believes that all stages have run: their outputs are there, and hold their names."""
-    from conftest import ROOT
-
     shutil.copy(ROOT / PLAIN, clone.root / "params.yaml")
     for number in range(3):
         path = clone.root / f"data/cats/{number}.png"
