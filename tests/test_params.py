@@ -114,11 +114,11 @@ def test_every_knob_has_its_place_in_the_file():
         (("vqgan", "../x"), VALUES["vqgan"]["image"], ["'../x'", "a name is made of letters"]),
         (("vqgan", "image"), None, ["vqgan.image", "a block of keys and values"]),
         (("prepare", "image_size"), 65, ["prepare.image_size = 65", "multiple of the downsampling f = 8"]),
-        (("transformer", "class", "vqgan"), "none", ["class.vqgan = 'none'", "['image', 'segmentation']"]),
+        (("transformer", "class", "vqgan"), "none", ["class.vqgan = 'none'", "one of image, segmentation"]),
         (("transformer", "class", "n_head"), 7, ["n_embd = 256", "n_head = 7"]),
         (("sample",), {"nothing": VALUES["sample"]["class"]}, ["sample.nothing has no transformer.nothing"]),
         (("evaluation", "reference"), 1, ["evaluation.reference = 1", "at least 2 and at most 100,000"]),
-        (("evaluation", "inception_weights"), None, ["evaluation.inception_weights = None", "a word"]),
+        (("evaluation", "inception_weights"), None, ["evaluation.inception_weights = None", "a text"]),
         (("evaluation", "bank"), 0, ["evaluation.bank = 0", "at least 2"]),
     ],
 )  # fmt: skip

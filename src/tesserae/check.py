@@ -23,6 +23,8 @@ from typing import Any
 from tesserae.data.contents import Contents, contents_of
 from tesserae.data.left_out import check_columns
 from tesserae.data.raw import find_source, list_raw
+from tesserae.data.raw_tables import HUB_KEYS, check_hub
+from tesserae.data.sources import read_made
 from tesserae.earlier import said, set_aside
 from tesserae.errors import TesseraeError, is_full
 from tesserae.kernel import die_with_dvc
@@ -90,6 +92,8 @@ def _source(params: Params, root: Path, home: Path) -> dict[str, Any]:
     named = params.prepare.source
     place = find_source(named, home)
     if not isinstance(place, Path):
+        if not _is_prepared(params, root):
+            check_hub(str(place), params.prepare.hub)
         return {"hub": str(place)}
     if not place.is_dir():
         raise CheckError(_missing(named, place, home))
@@ -109,6 +113,15 @@ def _source(params: Params, root: Path, home: Path) -> dict[str, Any]:
     if root == home:
         _follow(home, resolved, contents)
     return {"files": contents.files, "contents": contents.digest}
+
+
+def _is_prepared(params: Params, root: Path) -> bool:
+    """Whether the prepared set is of the source that is wanted, so that nothing is fetched again."""
+    with suppress(TesseraeError):
+        made = read_made(root / "prepared").get("prepare", {})
+        wanted = {"source": params.prepare.source, **{key: getattr(params.prepare, key) for key in HUB_KEYS.values()}}
+        return all(made.get(key) == value for key, value in wanted.items())
+    return False
 
 
 def _missing(named: str, place: Path, home: Path) -> str:

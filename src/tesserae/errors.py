@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +29,12 @@ class DiskFullError(TesseraeError):
 
 @contextmanager
 def command() -> Iterator[None]:
-    """Around a command's work: a TesseraeError ends it with the sentence alone and status 1, Ctrl-C with 130."""
+    """Around a command's work: a TesseraeError ends it with the sentence alone and status 1, Ctrl-C with 130.
+
+    What is printed goes out line by line, also into a file or a pipe.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         yield
     except TesseraeError as error:

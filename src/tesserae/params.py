@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
-from tesserae.codebook_params import downsampling, entries, resolved, unused
+from tesserae.codebook_params import AUTO, NEUTRAL, downsampling, entries, resolved, unused
 from tesserae.errors import TesseraeError
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -310,7 +310,7 @@ class Params(_Block):
     precision: Literal["auto", "fp32", "bf16"]
     compile: Literal["auto", "on", "off"]
     effort: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
-    threads: Count
+    threads: Annotated[int, Field(ge=0, le=1024)]
     scenes: ScenesParams
     prepare: PrepareParams
     vqgan: dict[Name, VQGANParams]
@@ -377,7 +377,8 @@ class Params(_Block):
 
     def _check_transformer(self, name: str, block: TransformerParams) -> None:
         if block.vqgan not in self.vqgan:
-            raise ValueError(f"transformer.{name}.vqgan = {block.vqgan!r} must be one of {sorted(self.vqgan)}")
+            raise ValueError(f"transformer.{name}.vqgan = {block.vqgan!r} must be one of "
+                             f"{', '.join(sorted(self.vqgan))}")
         f = self.vqgan[block.vqgan].downsampling
         if block.vqgan not in self.codebook:
             raise ValueError(f"transformer.{name}.vqgan = {block.vqgan!r} has no codebook.{block.vqgan}, which "
@@ -504,7 +505,8 @@ def _sentence(error: dict) -> str:
         return f"{key} is missing; presets/laptop.yaml shows it with a comment."
     if kind == "value_error":
         return f"{key + ': ' if key else ''}{error['ctx']['error']}."
-    return f"{key} = {_short(repr(value))} is not allowed; it must be {_allowed(loc)}."
+    automatic = f", or {AUTO}" if loc[0] == "vqgan" and loc[-1] in NEUTRAL else ""
+    return f"{key} = {_short(repr(value))} is not allowed; it must be {_allowed(loc)}{automatic}."
 
 
 def _model_at(loc: tuple) -> type[BaseModel]:
@@ -527,7 +529,7 @@ def _annotation_at(loc: tuple) -> tuple[object, tuple]:
     return annotation, metadata
 
 
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _BOUNDS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
 
 
@@ -538,10 +540,11 @@ def _allowed(loc: tuple) -> str:
         return "one of " + ", ".join(map(str, typing.get_args(annotation)))
     if origin is list:
         limits = {k: getattr(m, k) for m in metadata for k in ("min_length", "max_length") if hasattr(m, k)}
-        lengths = f" of {limits.get('min_length', 0)} to {limits['max_length']}" if limits else ""
+        least, most = limits.get("min_length", 0), limits.get("max_length")
+        lengths = "" if most is None else f" of {most}" if least == most else f" of {least} to {most}"
         return f"a list{lengths}, each {_allowed((*loc, 0))}"
     if origin in (dict, types.UnionType) or annotation not in _NAMES:
         return "a block of keys and values"
-    bounds = [f"{word} {getattr(m, k):,}" for k, word in _BOUNDS for m in metadata
+    bounds = [f"{word} {getattr(m, k):,.10g}" for k, word in _BOUNDS for m in metadata
               if getattr(m, k, None) is not None]
     return _NAMES[annotation] + (", " + " and ".join(bounds) if bounds else "")

@@ -785,13 +785,13 @@ def a_class_that_is_a_copy_of_another(data):
     shutil.copytree(data / "dogs", data / "puppies")
 
 
-@kind(r"2 classes have one picture, which cannot be held out: birds, fish\.", GOOD + 2)
+@kind(r"2 classes have one picture, which trains, so none is held out: birds, fish\.", GOOD + 2)
 def two_classes_of_one_picture(data):
     put(data, "birds/x.png", saved(picture()))
     put(data, "fish/x.png", saved(picture(98)))
 
 
-@kind(r"7 classes have one picture, which cannot be held out: c0, c1, c2, c3, c4 and 2 more\.", GOOD + 7)
+@kind(r"7 classes have one picture, which trains, so none is held out: c0, c1, c2, c3, c4 and 2 more\.", GOOD + 7)
 def many_classes_of_one_picture(data):
     for number in range(7):
         put(data, f"c{number}/x.png", saved(picture(90 + number)))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tesserae.data.prepare import prepare
 from tesserae.data.raw import RawError, list_raw
+from tesserae.data.raw_tables import check_hub
 from tesserae.params import PrepareParams
 
 NAME = "someone/flowers"
@@ -41,19 +42,23 @@ def write(path: Path, first: int, count: int) -> None:
 @pytest.fixture
 def revisions(tmp_path, monkeypatch):
     """The revisions that were wanted. The real loading code works, on a folder in place of the hub."""
-    folder, wanted, real = tmp_path / "hub", [], datasets.load_dataset
+    folder, wanted = tmp_path / "hub", []
     write(folder / "small/train/a.parquet", 0, 6)
     write(folder / "small/test/a.parquet", 100, 4)
     write(folder / "large/a.parquet", 200, 20)
     (folder / "README.md").write_text(CARD)
     monkeypatch.chdir(tmp_path)
 
-    def load_dataset(path, name=None, revision=None, **options):
-        assert path == NAME
-        wanted.append(revision)
-        return real(str(folder), name, cache_dir=str(tmp_path / "cache"), **options)
+    def on_the_folder(real):
+        def load(path, name=None, revision=None, **options):
+            assert path == NAME
+            wanted.append(revision)
+            return real(str(folder), name, cache_dir=str(tmp_path / "cache"), **options)
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        return load
+
+    for name in ("load_dataset", "load_dataset_builder"):
+        monkeypatch.setattr(datasets, name, on_the_folder(getattr(datasets, name)))
     return wanted
 
 
@@ -75,6 +80,8 @@ def test_what_is_said_is_loaded(tmp_path, revisions, said, counts):
 
 
 def test_a_revision_is_passed_on(tmp_path, revisions):
+    check_hub(NAME, params(hub_config="large", hub_split="train[:3]", hub_revision="v1.2").hub)
+    assert revisions.pop() == "v1.2"
     prepare(NAME, tmp_path / "out", params(hub_config="large", hub_revision="v1.2"), 0)
     assert revisions == ["v1.2"]
 
@@ -91,6 +98,9 @@ def test_what_there_is_to_choose_from_is_named(tmp_path, revisions, said, messag
         prepare(NAME, tmp_path / "out", params(**said), 0)
     assert str(caught.value) == message
     assert not (tmp_path / "out").exists()
+    with pytest.raises(RawError) as caught:
+        check_hub(NAME, params(**said).hub)
+    assert str(caught.value) == message
 
 
 def test_what_cannot_be_loaded_names_what_was_said(tmp_path, monkeypatch):

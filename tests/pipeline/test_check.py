@@ -71,9 +71,11 @@ def outputs(project):
     (r"source: data", "source: nowhere", "prepare.source = nowhere is not there"),
     (r"source: data", "source: .", "holds what the pipeline itself writes"),
     (r"source: data", "source: params.yaml", "prepare.source = params.yaml is a file"),
+    (r"source: data", "source: nobody/nothing", "nobody/nothing is neither a folder here nor a dataset that"),
     (r"column: image", "column: depht", "vqgan.image.column = 'depht' is not among the columns of data"),
 ])
-def test_what_cannot_work_leaves_every_output(project, params, old, new, said):
+def test_what_cannot_work_leaves_every_output(project, params, monkeypatch, old, new, said):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # nobody waits for a hub
     before = outputs(project)
     text, count = re.subn(old, new, params, count=1)
     assert count == 1
@@ -99,6 +101,22 @@ def test_damaged_inception_weights_are_refused_before_training(project, params):
     assert "evaluation.inception_weights names" in shown
     assert "which is damaged" in shown
     assert outputs(project) == before
+
+
+def test_a_hub_is_not_asked_again_for_what_is_prepared(project, params, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    made = project.root / "prepared/made.json"
+    (project.root / "params.yaml").write_text(params.replace("source: data", "source: nobody/nothing"))
+    made.write_text(json.dumps({"prepare": {"source": "nobody/nothing", "hub_config": "", "hub_split": "",
+                                            "hub_revision": ""}}))
+    try:
+        project.run("python", "-m", "tesserae.check")
+        made.write_text(made.read_text().replace('"hub_split": ""', '"hub_split": "test"'))
+        assert "nobody/nothing is neither" in project.run("python", "-m", "tesserae.check", fails=True)
+    finally:
+        made.unlink()
+        (project.root / "params.yaml").write_text(params)
+        project.run("python", "-m", "tesserae.check")
 
 
 def test_a_refused_experiment_says_how_to_get_back(project, params):

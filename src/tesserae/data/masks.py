@@ -135,5 +135,5 @@ class MaskUse:
                     "have 256 classes: where 255 is the second class, save the masks with 1 bit or as 0 and 1; where "
                     "it marks void, set ignore_index: 255 in the VQGAN's block.")
         return (f"{self.column} holds the index 255 in {where}, which usually marks void, pixels of no class: "
-                "ignore_index: 255 in the block of its VQGAN leaves them out of network input, loss, error and mIoU; "
-                "without it 255 is a class, and the VQGAN has 256.")
+                "ignore_index: 255 in the block of its VQGAN, as in presets/own-masks.yaml, leaves them out of the "
+                "network's input, loss, error and mIoU; without it 255 is a class, and the VQGAN has 256.")

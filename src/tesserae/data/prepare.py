@@ -237,12 +237,16 @@ def _class_notes(counts: dict[str, dict[str, int]], own_splits: bool) -> list[st
     """Which classes lack pictures on a side, a sentence for each reason."""
     train, held_out = (counts[split] for split in SPLIT)
     alone = [name for name in train if train[name] + held_out[name] == 1]
+    held_alone = [name for name in alone if held_out[name]]
     several = [name for name in train if train[name] + held_out[name] > 1]
     said = []
     if len(alone) == 1:
-        said.append(f"The class {alone[0]} has one picture alone. It cannot be held out.")
+        side = "It is held out, so none trains" if held_alone else "It trains, so none is held out"
+        said.append(f"The class {alone[0]} has one picture alone. {side}.")
     elif alone:
-        said.append(f"{len(alone):,} classes have one picture, which cannot be held out: {_some(alone)}.")
+        but = f" (but that of {_some(held_alone)} is held out, so none trains)" if held_alone else ""
+        said.append(f"{len(alone):,} classes have one picture, which trains, so none is held out{but}: "
+                    f"{_some(alone)}.")
     if nothing := [name for name in several if not held_out[name]]:
         why = "all lie in the training split" if own_splits else "all are near-copies of each other"
         said.append(f"{_classes(nothing)} no picture that is held out, since {why}: {_some(nothing)}.")

@@ -76,6 +76,28 @@ def list_hub(name: str, said: Mapping[str, str]) -> Raw:
         raise RawError(_hub_fault(name, said, _one_line(error))) from None
 
 
+def check_hub(name: str, said: Mapping[str, str]) -> None:
+    """See that a dataset on the hub is there, with the configuration and the split that are said.
+
+    None of it is downloaded. Raises RawError, as `list_hub` does.
+    """
+    import datasets
+
+    options = {key: value for key, value in said.items() if key != "split"}
+    try:
+        splits = datasets.load_dataset_builder(name, **options).info.splits or {}
+    except Exception as error:
+        raise RawError(_hub_fault(name, said, _one_line(error))) from None
+    wanted = said.get("split", "")
+    if splits and re.fullmatch(r"\w+", wanted) and wanted not in (*splits, "all"):
+        raise RawError(_no_split(name, wanted, ", ".join(splits)))
+
+
+def _no_split(name: str, wanted: str, choice: str) -> str:
+    return (f"{name} has no split {wanted!r}, but {choice}: set prepare.hub_split to one of them, or to "
+            '"".')
+
+
 def _hub_fault(name: str, said: Mapping[str, str], reason: str) -> str:
     """Why a dataset cannot be loaded, as a sentence: `datasets` lists what there is to choose from in brackets."""
     found = re.search(r"\[('.*?')\]", reason)
@@ -84,8 +106,7 @@ def _hub_fault(name: str, said: Mapping[str, str], reason: str) -> str:
         wrong = f"no configuration {said['name']!r}, but" if "name" in said else "several configurations,"
         return f"{name} has {wrong} {choice}: set prepare.hub_config to one of them."
     if choice and "split" in said and "split" in reason.lower():
-        return (f"{name} has no split {said['split']!r}, but {choice}: set prepare.hub_split to one of them, or to "
-                '"".')
+        return _no_split(name, said["split"], choice)
     keys = ["source", *(HUB_KEYS[key] for key in said)]
     return (f"{name} is neither a folder here nor a dataset that could be loaded from the hub ({reason}): check "
             f"{', '.join(f'prepare.{key}' for key in keys)} and the connection.")
