@@ -64,31 +64,45 @@ def outputs(project):
                   for path in (project.root / folder).rglob("*"))
 
 
-@pytest.mark.parametrize(("old", "new", "said"), [
-    (r"codebook_size: 256", "codebook_size: 1", "params.yaml: vqgan.image.codebook_size = 1 is not allowed"),
-    (r"n_head: 4", "n_head: 3", "must be a multiple of n_head = 3"),
-    (r'inception_weights: ""', "inception_weights: gone.pth", "evaluation.inception_weights names gone.pth"),
-    (r"source: data", "source: nowhere", "prepare.source = nowhere is not there"),
-    (r"source: data", "source: .", "holds what the pipeline itself writes"),
-    (r"source: data", "source: params.yaml", "prepare.source = params.yaml is a file"),
-    (r"source: data", "source: nobody/nothing", "nobody/nothing is neither a folder here nor a dataset that"),
-    (r"column: image", "column: depht", "vqgan.image.column = 'depht' is not among the columns of data"),
-])
-def test_what_cannot_work_leaves_every_output(project, params, monkeypatch, old, new, said):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # nobody waits for a hub
-    before = outputs(project)
+REFUSED = {
+    "size": (r"codebook_size: 256", "codebook_size: 1", "params.yaml: vqgan.image.codebook_size = 1 is not allowed"),
+    "heads": (r"n_head: 4", "n_head: 3", "must be a multiple of n_head = 3"),
+    "weights": (r'inception_weights: ""', "inception_weights: gone.pth",
+                "evaluation.inception_weights names gone.pth"),
+    "no folder": (r"source: data", "source: nowhere", "prepare.source = nowhere is not there"),
+    "outputs": (r"source: data", "source: .", "holds what the pipeline itself writes"),
+    "file": (r"source: data", "source: params.yaml", "prepare.source = params.yaml is a file"),
+    "hub": (r"source: data", "source: nobody/nothing", "nobody/nothing is neither a folder here nor a dataset that"),
+    "column": (r"column: image", "column: depht", "vqgan.image.column = 'depht' is not among the columns of data"),
+}
+
+
+def refuse(project, params, fault, *commands):
+    """Make one thing wrong, and see that each command stops at the check with its sentence alone."""
+    (old, new, said), before = REFUSED[fault], outputs(project)
     text, count = re.subn(old, new, params, count=1)
     assert count == 1
     (project.root / "params.yaml").write_text(text)
-    for command in (["dvc", "repro"], ["dvc", "repro", "--force", "vqgan@image"]):
+    for command in commands:
         shown = project.run(*command, fails=True)
         assert said in shown
         assert "Traceback" not in shown
-        assert stages_run(shown) == ["check"]
+        assert command[0] == "python" or stages_run(shown) == ["check"]
         assert outputs(project) == before
     (project.root / "params.yaml").write_text(params)
+
+
+@pytest.mark.parametrize("fault", ["size", "hub"])
+def test_what_cannot_work_leaves_every_output(project, params, monkeypatch, fault):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # nobody waits for a hub
+    refuse(project, params, fault, ["dvc", "repro"], ["dvc", "repro", "--force", "vqgan@image"])
     assert stages_run(project.run("dvc", "repro")) == ["check"]
     assert project.run("git", "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("fault", sorted({*REFUSED} - {"size", "hub"}))
+def test_what_cannot_work_is_refused_by_the_check(project, params, fault):
+    refuse(project, params, fault, ["python", "-m", "tesserae.check"])
 
 
 def test_damaged_inception_weights_are_refused_before_training(project, params):
