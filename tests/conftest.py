@@ -17,6 +17,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         sys.modules["torch"].set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Files that take minutes come first: at the end one process would work on them alone."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 class FullDisk(io.FileIO):
     """A file that was made, and for whose content there is no space."""
 

@@ -11,6 +11,7 @@ from test_whole_pipeline import end_of_queue, stages_run
 
 from tesserae.training.tables import write_table
 
+pytestmark = pytest.mark.slow
 ROOT, PLAIN = Path(__file__).parents[2], "tests/plain.yaml"
 STAGES = ["prepare", "vqgan@image", "codebook@image", "transformer@class", "sample@class"]
 NOTEBOOK = "notebooks/02_train_vqgan.ipynb"
