@@ -25,6 +25,8 @@ from tesserae.params import load_params
 from tesserae.pipeline import PipelineError, run_stage
 from tesserae.training.transformer import model_config
 
+pytestmark = pytest.mark.slow
+
 NAMES, COUNTS = ["dim", "light"], {"train": 24, "validation": 20}
 SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "steps": 8, "batch_size": 8, "warmup": 2, "log_every": 2,
          "sample_every": 4, "eval_every": 4, "eval_images": 8, "checkpoint_every": 4}

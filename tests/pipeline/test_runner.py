@@ -15,6 +15,8 @@ import pytest
 
 from tesserae import pipeline, tracking
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = "notebooks/02_train_vqgan.ipynb"
 COMMAND = (sys.executable, "-m", "tesserae.pipeline", NOTEBOOK, "--target", "image")
 OPENING = 'from tesserae.stage import Stage\nstage = Stage.open("vqgan", target, params_file=params_file)'

@@ -19,6 +19,8 @@ from tesserae.tracking.outbox import Outbox
 from tesserae.tracking.sending import Store, deliver
 from tesserae.tracking.store import default_uri, make_client
 
+pytestmark = pytest.mark.slow
+
 SYNC = [sys.executable, "-m", "tesserae.tracking", "sync"]
 RECORDING = ("from tesserae import tracking as t\n"
              "run = t.start_run('.', 'prepare', {'seed': 1})\n"

@@ -14,6 +14,8 @@ from PIL import Image
 from tesserae import tracking
 from tesserae.tracking.provenance import provenance
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(store_of):

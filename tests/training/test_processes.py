@@ -24,6 +24,8 @@ from tesserae import tracking
 from tesserae.data.codes import save_codes
 from tesserae.training.processes import Group
 
+pytestmark = pytest.mark.slow
+
 ALIKE = {"dropout": 0.0, "steps": 6, "log_every": 2, "eval_every": 6, "sample_every": 6, "checkpoint_every": 6}
 BATCH = 8
 HERE = Path(__file__).parents[2]
