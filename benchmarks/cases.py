@@ -90,8 +90,8 @@ def _cases() -> Iterator[Case]:
                        {**network, "batch_size": batch, "side": 16, "top_k": top_k},
                        {**_QUICK_GPT, "batch_size": min(batch, 2), "side": 4, "top_k": 5})
         paper = network is _PAPER_GPT
-        # One wave of so many (ours) and one position of so many (theirs) are drawn. Ours are such that the waves that
-        # are drawn ask for as much a code as the whole map does: runs at a map's edges come with every eighth wave.
+        # One wavefront of so many (ours) and one position of so many (theirs) are sampled. Ours are in the middle of
+        # the map, whose windows know more codes than those of the upper edge and cannot share a cache.
         for map_side, condition, ours, theirs in ((32, "class", 11 if paper else 1, 64 if paper else 8),
                                                   (64, "class", 63 if paper else 1, 256 if paper else 32),
                                                   (64, "codes", 63 if paper else 5, 256 if paper else 64)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from tesserae.errors import TesseraeError
-from tesserae.sampling.steps import unrecorded
 
 WARM = 10.0  # seconds: a first run that took less is followed by a second before anything is timed
 AGREE = 0.999  # share of the indices that must be equal: rounding decides between codes that are equally near
@@ -26,15 +24,13 @@ class Work:
     """A prepared side.
 
     run: one run; returns how many units (steps, searches, codes) it did. outputs: what both sides must agree on.
-    note: settings that the table says. bf16: whether its products are in bf16. aside: seconds of the last run that
-    are not to be counted.
+    note: settings that the table says. bf16: whether its products are in bf16.
     """
 
     run: Callable[[], float]
     outputs: dict[str, Tensor] = field(default_factory=dict)
     note: str = "fp32"
     bf16: bool = False
-    aside: Callable[[], float] = float
 
 
 def check_equal(case: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -58,11 +54,9 @@ def check_equal(case: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -
 def counted(run: Callable[[], float]) -> tuple[float, float]:
     """One run: its units, and the floating-point operations of its matrix products, convolutions and attention."""
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    packed = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    others = {flash: _attention_flops} | ({packed: _packed_flops} if packed else {})
-    counter = FlopCounterMode(display=False, custom_mapping=others)
+    counter = FlopCounterMode(display=False, custom_mapping={flash: _attention_flops})
     counter.mod_tracker = _NoModules()
-    with counter, torch.compiler.set_stance("force_eager"), unrecorded():  # else it sees no operations
+    with counter, torch.compiler.set_stance("force_eager"):  # else it sees no operations
         amount = run()
     return amount, float(counter.get_total_flops())
 
@@ -91,18 +85,13 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any =
     return sdpa_flop(*(part if isinstance(part, torch.Size) else part.shape for part in (query, key, value)))
 
 
-def _packed_flops(rows: Any, weight: Any, *_: Any, **__: Any) -> int:
-    rows, weight = (part if isinstance(part, torch.Size) else part.shape for part in (rows, weight))
-    return 2 * math.prod(rows) * weight[0]
-
-
 def timed(work: Work, device: str) -> float:
     """Seconds of one run."""
     _wait(device)
     began = time.perf_counter()
     work.run()
     _wait(device)
-    return time.perf_counter() - began - work.aside()
+    return time.perf_counter() - began
 
 
 def _wait(device: str) -> None:

@@ -20,7 +20,7 @@ from benchmarks.cases import TRAINING, Plan
 from benchmarks.memory import forget_peak, peak_bytes, release, resident_bytes
 from benchmarks.turns import Found
 from benchmarks.work import Work, check_equal, counted, timed, warmed
-from tesserae.allocation import give_back_memory
+from tesserae.accel.allocation import give_back_memory
 from tesserae.errors import TesseraeError
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tesserae import processor
-from tesserae.processor import has_bf16, times_as_fast
+from tesserae.processor import bf16_speed, emulates_bf16, times_as_fast
 
 
 def test_each_is_at_its_best_and_they_take_turns(monkeypatch):
@@ -29,13 +29,22 @@ def test_each_run_is_timed_by_the_clock(monkeypatch):
     assert times_as_fast(takes(3.0), takes(0.5)) == pytest.approx(6)
 
 
-@pytest.mark.parametrize("supported", [True, False])
-def test_bf16_is_what_onednn_says(monkeypatch, supported):
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported, raising=False)
-    assert has_bf16() is supported
+@pytest.mark.parametrize(("small", "large", "emulated", "speed"), [
+    (0.01, 0.01, True, 0.0), (0.5, 0.5, False, 0.5), (1.0, 8.0, False, 8.0)])
+def test_emulated_bf16_is_noticed_by_a_small_product(monkeypatch, small, large, emulated, speed):
+    """With AVX2 alone four large products in bf16 took seven seconds."""
+    sizes = []
+
+    def timed(usual, other, rounds):
+        sizes.append(len(usual()))
+        assert (usual().dtype, other().dtype) == (torch.float32, torch.bfloat16)
+        return small if sizes[-1] < 512 else large
+
+    monkeypatch.setattr(processor, "times_as_fast", timed)
+    assert emulates_bf16() is emulated
+    assert bf16_speed() == speed
+    assert max(sizes) == (256 if emulated else 1024)
 
 
-def test_no_bf16_without_onednn(monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert has_bf16() is False
+def test_every_processor_has_a_speed():
+    assert bf16_speed() >= 0

@@ -1,4 +1,4 @@
-"""Our cached sampling: `tesserae.sampling.sampler.sample`."""
+"""Our cached sampling: `tesserae.sampling.autoregressive.sample`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.cases import Plan
 from benchmarks.ours.drawing import drawer
 from benchmarks.ours.settings import autocast, nothing_own, own_bf16, said
 from benchmarks.work import Work
-from tesserae.sampling.sampler import sample
+from tesserae.sampling.autoregressive import SampleOptions, sample
 
 
 def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
@@ -23,7 +23,8 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
 
     def run() -> float:
         with autocast(plan, bf16):
-            codes = sample(model, prefix, (size["side"], size["side"]), top_k=size["top_k"], seed=next(seeds))
+            options = SampleOptions(top_k=size["top_k"], seed=next(seeds))
+            codes = sample(model, prefix, (size["side"], size["side"]), options)
         return codes.numel()
 
     return Work(run, outputs, said(bf16), bf16)

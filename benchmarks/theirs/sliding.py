@@ -10,7 +10,7 @@ from benchmarks.cases import Plan
 from benchmarks.data import random_codes
 from benchmarks.theirs.drawing import drawer
 from benchmarks.work import Work
-from tesserae.sampling.wavefront import local_place
+from tesserae.sampling.sliding_window import local_position
 
 
 def prepare(plan: Plan) -> tuple[Work, dict[str, Any]]:
@@ -25,7 +25,7 @@ def prepare(plan: Plan) -> tuple[Work, dict[str, Any]]:
     def run() -> float:
         for place in places:
             i, j = divmod(place, map_side)
-            row, col = (local_place(at, map_side, side) for at in (i, j))
+            row, col = (local_position(at, map_side, side) for at in (i, j))
             window = (slice(None), slice(i - row, i - row + side), slice(j - col, j - col + side))
             prefix = label if size["condition"] == "class" else layout[window].flatten(1)
             logits, _ = network(torch.cat([prefix, codes[window].flatten(1)], dim=1)[:, :-1])

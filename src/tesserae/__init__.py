@@ -9,9 +9,10 @@ from tesserae.errors import TesseraeError
 from tesserae.params import load_params
 
 __version__ = "0.1.0"
-__all__ = ["VQGAN", "LatentTransformer", "TesseraeError", "load_params"]
+__all__ = ["VQGAN", "LatentTransformer", "Sampler", "TesseraeError", "load_params"]
 
-_MODELS = {"VQGAN": "tesserae.models.vqgan", "LatentTransformer": "tesserae.models.transformer"}
+_MODELS = {"VQGAN": "tesserae.models.vqgan", "LatentTransformer": "tesserae.models.transformer",
+           "Sampler": "tesserae.sampling.sampler"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What this machine's processor is quick at, asked of oneDNN or timed; and whether code can be compiled here."""
+"""What this machine's processor is quick at, by timing it; and whether code can be compiled here."""
 
 from __future__ import annotations
 
@@ -14,12 +14,22 @@ from pathlib import Path
 
 import torch
 
+EMULATED = 0.1  # bf16 is some 100 times as slow as fp32 where each number is turned to fp32 and back by itself
 
-def has_bf16() -> bool:
-    """Whether oneDNN computes in bf16 here; without it each number is turned to fp32 and back by itself, which takes
-    tens of times as long as fp32."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return torch.backends.mkldnn.is_available() and supported is not None and supported()
+
+def emulates_bf16() -> bool:
+    """Whether this processor lacks instructions for bf16: a small product takes ten times as long as in fp32."""
+    return _bf16_speed(256, rounds=3) < EMULATED
+
+
+def bf16_speed() -> float:
+    """How many times as fast as in fp32 large matrix products are in bf16 here; 0 where it is emulated."""
+    return 0.0 if emulates_bf16() else _bf16_speed(1024, rounds=8)
+
+
+def _bf16_speed(size: int, rounds: int) -> float:
+    fp32, bf16 = (torch.ones(size, size, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    return times_as_fast(lambda: fp32 @ fp32, lambda: bf16 @ bf16, rounds)
 
 
 def cxx_error() -> str | None:
@@ -43,12 +53,12 @@ def cxx_error() -> str | None:
     return f"{compiler} fails ({next((line for line in lines if 'error' in line), lines[0]).strip()[:120]})"
 
 
-def times_as_fast(usual: Callable[[], object], other: Callable[[], object]) -> float:
+def times_as_fast(usual: Callable[[], object], other: Callable[[], object], rounds: int = 8) -> float:
     """How many times as fast as `usual` the other is.
 
-    In turn and each at its best of eight: others may be at work, and what depends on it should be so each time.
+    In turn and each at its best of `rounds`: others may be at work, and what depends on it should be so each time.
     """
-    seconds = [(_seconds(usual), _seconds(other)) for _ in range(8)]
+    seconds = [(_seconds(usual), _seconds(other)) for _ in range(rounds)]
     return min(pair[0] for pair in seconds) / min(pair[1] for pair in seconds)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tesserae import tracking
-from tesserae.allocation import give_back_memory
 from tesserae.errors import TesseraeError, see_writable, writing
 from tesserae.named import check_named
 from tesserae.params import Params, load_params
@@ -142,7 +141,6 @@ class Stage:
             self.run.flush()
         else:
             self.run.finish(status)
-        give_back_memory()  # a notebook may stay open for long
 
 
 def inception_weights(params: Params, *folders: Path) -> Path | None:

@@ -4,25 +4,22 @@ import functools
 import importlib
 import json
 import sys
-import time
 
 import pytest
 import torch
 from benchmarks import speed, worker
 from benchmarks.cases import CASES, DEFAULT, SAME, STRIDE, Plan
 from benchmarks.configs import code_side
-from benchmarks.ours.sliding import SomeWaves, hollow
+from benchmarks.ours.sliding import middle
 from benchmarks.reference import keep_likeliest
 from benchmarks.table import Row, mfu, table
 from benchmarks.turns import Found
-from benchmarks.work import Work, check_equal, timed
+from benchmarks.work import check_equal
 from standin import lay_out
-from tests.rows import Rows
 
 from tesserae.errors import TesseraeError
 from tesserae.models.perceptual import LPIPS
-from tesserae.models.transformer import Block, LatentTransformer, TransformerConfig
-from tesserae.sampling import windows
+from tesserae.sampling.sliding_window import blocks_of, wavefronts
 
 torch.set_num_threads(1)
 load_once = functools.cache(LPIPS.load)
@@ -105,46 +102,21 @@ def test_codes_are_counted(tmp_path):
     assert answers(plan("sliding-32-small", tmp_path))[0]["amount"] == whole
     part, = answers(plan("sliding-32", tmp_path))
     assert 0.1 * whole < part["amount"] < 0.8 * whole
-    assert "1 wave of 2" in part["note"]
-
-
-def drawn_of(every, side, window=4, prefix=1):
-    """A map of which one wave of `every` is drawn: the part, and how many rows went through the network for it."""
-    torch.manual_seed(0)
-    model = LatentTransformer(TransformerConfig(codebook_size=16, prefix_vocab=2, prefix_length=prefix, n_layer=2,
-                                                max_tokens=window**2, n_head=1, n_embd=8)).eval()
-    with SomeWaves(every) as part, Rows(model) as rows:
-        codes = windows.sample_map(model, lambda samples, *_: torch.ones(len(samples), prefix).long(), (side, side),
-                                   (window, window))
-    return part, rows.count, codes
-
-
-def test_waves_are_whole_again_afterwards():
-    whole = windows.draw_wave, Block.forward, Block.stepping
-    with SomeWaves(2), hollow():
-        assert not {*whole} & {windows.draw_wave, Block.forward, Block.stepping}
-    assert whole == (windows.draw_wave, Block.forward, Block.stepping)
-
-
-def test_waves_that_are_not_drawn_take_no_time_of_those_that_are():
-    (every, most, codes), (part, some, _) = (drawn_of(each, 12) for each in (1, 5))
-    assert (every.codes, every.aside) == (144, 0)
-    assert 144 / 5 * 0.7 < part.codes < 144 / 5 * 1.3
-    assert 0.5 < some / most * 144 / part.codes < 2  # keys that others left were there
-    assert part.aside > 0
-    assert len(codes.unique()) > 1
-    work = Work(lambda: time.sleep(0.05) or 1.0, aside=lambda: 0.03)
-    assert timed(work, "cpu") < timed(Work(work.run), "cpu")
+    assert "1 of 2 wavefronts" in part["note"]
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name.startswith("sliding")])
-def test_the_waves_that_are_drawn_are_like_the_rest(case):
-    """As many rows a code go through the network as for the whole map."""
+def test_a_part_of_a_map_is_like_its_middle(case):
+    """As many codes as it says, next to each other, with those of the left and right edge among them."""
     size = CASES[case].size
-    prefix = size["side"]**2 if size["condition"] == "codes" else 1
-    (every, most, _), (part, some, _) = (drawn_of(each, size["map_side"], size["side"], prefix)
-                                         for each in (1, size["every_wave"]))
-    assert some / part.codes == pytest.approx(most / every.codes, rel=0.05)
+    shape, window = (size["map_side"],) * 2, (size["side"],) * 2
+    every = wavefronts(blocks_of(shape, window), shape, window)
+    assert middle(every, 1) == every
+    part = middle(every, size["every_wave"])
+    codes = sum(block.form.cols for wavefront in part for block in wavefront)
+    assert codes * size["every_wave"] == pytest.approx(shape[0] * shape[1], rel=0.6)
+    first = every.index(part[0])
+    assert part == every[first:first + len(part)]
 
 
 def test_what_differs_is_refused():

@@ -9,10 +9,10 @@ import torch
 from tesserae.data.conditions import (
     PLACES,
     Codes,
+    Conditioning,
     Coordinates,
     Label,
     Start,
-    Told,
     conditions_of,
     make_prefix,
     record,
@@ -23,7 +23,7 @@ from tesserae.models.transformer import TransformerConfig
 
 
 def told(tops, lefts, shape=(8, 8), window=(4, 4), labels=None, **maps):
-    return Told(torch.tensor(tops), torch.tensor(lefts), shape, window,
+    return Conditioning(torch.tensor(tops), torch.tensor(lefts), shape, window,
                 None if labels is None else torch.tensor(labels), maps)
 
 
@@ -48,8 +48,8 @@ def test_coordinates_run_from_edge_to_edge_of_maps_of_any_size(shape, vocab):
     window, last = (4, 4), vocab // 2 - 1
     rooms = [side - own for side, own in zip(shape, window)]
     tops, lefts = torch.arange(rooms[0] + 1), torch.arange(rooms[1] + 1)
-    rows = Coordinates(vocab).tokens(Told(tops, torch.zeros_like(tops), shape, window))
-    columns = Coordinates(vocab).tokens(Told(torch.zeros_like(lefts), lefts, shape, window))
+    rows = Coordinates(vocab).tokens(Conditioning(tops, torch.zeros_like(tops), shape, window))
+    columns = Coordinates(vocab).tokens(Conditioning(torch.zeros_like(lefts), lefts, shape, window))
     for found, first in ((rows[:, 0], 0), (columns[:, 1], vocab // 2)):
         assert (found[0].item(), found[-1].item()) == (first, first + last)
         assert (found.diff() >= 0).all()

@@ -70,7 +70,7 @@ def test_half_of_the_pictures_are_mirrored_and_keep_their_labels():
     drawn = [data.batch(step, N, seed=0, flip=True) for step in range(100)]
     assert abs(torch.cat([chosen.views for chosen in drawn]).float().mean() - 0.5) < 0.06
     for chosen in drawn[:5]:
-        assert torch.equal(data.told(chosen).labels, chosen.pictures % 3)
+        assert torch.equal(data.conditioning(chosen).labels, chosen.pictures % 3)
     assert not data.batch(0, N, seed=0, flip=False).views.any()
 
 
@@ -168,7 +168,7 @@ def test_windows_of_the_condition_lie_where_those_of_the_codes_do(scale, flip):
     assert condition == Codes("map", N * 2 * SIDE * SIDE, (4 * scale, 4 * scale))
     for step in range(10):
         chosen = data.batch(step, 8, seed=0, flip=flip)
-        r = condition.tokens(data.told(chosen)).unflatten(1, condition.window)
+        r = condition.tokens(data.conditioning(chosen)).unflatten(1, condition.window)
         s = data.codes(chosen)
         assert torch.equal(r, s.repeat_interleave(scale, 1).repeat_interleave(scale, 2))
 
@@ -177,7 +177,7 @@ def test_a_map_in_one_view_goes_with_both():
     data = PairedMaps(placed(), {"map": placed(views=1)})
     (condition,) = data.conditions(["map"])
     chosen = data.whole(torch.tensor([4, 5]), torch.tensor([0, 1]))
-    picture, _, _, _ = read(condition.tokens(data.told(chosen)), views=1)
+    picture, _, _, _ = read(condition.tokens(data.conditioning(chosen)), views=1)
     assert (picture == torch.tensor([[4], [5]])).all()
 
 
@@ -185,7 +185,7 @@ def test_told_by_others_only_the_picture_changes():
     data = PairedMaps(placed(), {"map": placed()}, window=4)
     chosen = data.batch(0, 5, 0, flip=True)
     by = (chosen.pictures + 1) % N
-    own, other = data.told(chosen), data.told(chosen, by)
+    own, other = data.conditioning(chosen), data.conditioning(chosen, by)
     assert torch.equal(own.tops, other.tops)
     assert torch.equal(other.labels, by % 3)
     (condition,) = data.conditions(["map"])
@@ -207,7 +207,7 @@ def test_conditions_have_the_sizes_of_the_data():
 def test_a_prefix_holds_what_is_told_of_its_windows():
     data = PairedMaps(placed(), window=4)
     chosen = data.batch(2, 6, 0, False)
-    prefix = make_prefix(data.conditions(["class", "coordinates"]), data.told(chosen))
+    prefix = make_prefix(data.conditions(["class", "coordinates"]), data.conditioning(chosen))
     expected = torch.stack([chosen.pictures % 3, 3 + chosen.tops, 6 + chosen.lefts], 1)
     assert torch.equal(prefix, expected)
 

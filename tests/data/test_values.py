@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_pictures import pictures_of, smooth
 
 from tesserae.data import pieces
-from tesserae.data.foreign import large_conditions, read_condition
+from tesserae.data.external import large_conditions, read_condition
 from tesserae.data.pictures import Pictures, PicturesError
 from tesserae.data.pieces import PIECES, aside_of, make_pieces
 from tesserae.data.prepare import PrepareError, prepare

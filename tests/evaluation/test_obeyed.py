@@ -7,7 +7,7 @@ from tesserae.data.batches import to_unit
 from tesserae.data.views import Depth
 from tesserae.evaluation import obeyed as module
 from tesserae.evaluation.features import FeatureNetwork
-from tesserae.evaluation.obeyed import SampleRequest, obeyed
+from tesserae.evaluation.obeyed import MeasuredConditions, obeyed
 from tesserae.evaluation.streams import Images
 
 LABELS = torch.arange(12) % 2
@@ -40,7 +40,7 @@ def test_at_most_so_many_samples_are_measured(monkeypatch, most, count):
         wrong = (numbers >= 4).long()
         return to_unit(Coloured().batch(((LABELS[numbers] + wrong) % 2).tolist()))
 
-    asked = SampleRequest(torch.arange(8), LABELS[:8], {})
+    asked = MeasuredConditions(torch.arange(8), LABELS[:8], {})
     found, shown = obeyed(Images(8, make), asked, Coloured(), Coloured(), NETWORK, 0)
     (share, held_out) = found.protocol
     assert (share["of"], share["n"]) == ("class_share", count)
@@ -54,7 +54,7 @@ def test_at_most_so_many_samples_are_measured(monkeypatch, most, count):
 
 
 def test_one_held_out_picture_is_compared_with_no_other():
-    asked = SampleRequest(torch.zeros(4, dtype=torch.int64), None, {"edges": object()})
+    asked = MeasuredConditions(torch.zeros(4, dtype=torch.int64), None, {"edges": object()})
     pictures = Coloured()
     pictures.size = 32
     found, _ = obeyed(Images(4, lambda numbers: to_unit(pictures.batch(numbers.tolist()))), asked, pictures, pictures,
@@ -71,7 +71,7 @@ def test_pictures_too_small_for_alexnet_go_without_its_distances_and_that_is_sai
     pictures.size, plain = side, pictures.batch
     monkeypatch.setattr(pictures, "batch", lambda *of: plain(*of)[..., :1, :1].expand(-1, -1, side, side))
     samples = Images(8, lambda numbers: to_unit(pictures.batch(numbers.tolist())))
-    asked = SampleRequest(torch.arange(8), None, {"depth": Depth("depth")})
+    asked = MeasuredConditions(torch.arange(8), None, {"depth": Depth("depth")})
     found, _ = obeyed(samples, asked, pictures, pictures, NETWORK, 0)
     words = ("lpips_true and lpips_other are left out: LPIPS (AlexNet) needs 31 pixels a side, the pictures have "
              f"{side}.")

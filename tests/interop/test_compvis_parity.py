@@ -10,7 +10,7 @@ from torch import nn
 from tesserae.data.views import view_of
 from tesserae.interop.compvis import load_transformer, load_vqgan
 from tesserae.models.vqgan import VQGAN
-from tesserae.sampling.orderings import in_order, ordering
+from tesserae.sampling.orderings import ordering, to_sequences
 
 torch.set_num_threads(1)
 
@@ -202,7 +202,7 @@ def test_permuters_are_orders(condition, side):
              "AlternateParsing": "alternate"}[condition]
     assert torch.equal(theirs.forward_shuffle_idx, ordering(order, side, side))
     maps = torch.arange(side * side).view(1, side, side)
-    assert torch.equal(theirs(maps.flatten(1)), in_order(maps, order))
+    assert torch.equal(theirs(maps.flatten(1)), to_sequences(maps, order))
 
 
 FIRST = vq_config(sane_index_shape=True)["model"]  # 8x8 codes
@@ -260,7 +260,7 @@ def test_net2net_transformer(condition, length, given, options):
     with torch.no_grad():
         expected, targets = theirs(images, given)
         _, tokens = theirs.encode_to_c(given)
-    codes = in_order(vqgan.encode(images), transformer.config.order)
+    codes = to_sequences(vqgan.encode(images), transformer.config.order)
     assert torch.equal(codes, targets)
     assert len(codes.unique()) > 10
     unconditional = condition in (NOTHING, SOS) or "unconditional" in options

@@ -95,8 +95,7 @@ def test_the_prepared_set_depends_on_every_module_that_makes_it():
 
 def test_what_is_drawn_depends_on_how_the_network_steps():
     for stage in ("sample", "highres"):
-        needed = {f"src/tesserae/{part}" for part in ("models/cache.py", "models/packing.py", "models/transformer.py",
-                                                     "sampling")}
+        needed = {f"src/tesserae/{part}" for part in ("models/kv_cache.py", "models/transformer.py", "sampling")}
         assert needed <= set(STAGES[stage]["deps"])
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tesserae import load_params
 from tesserae.data.conditions import Codes, Label, record
-from tesserae.data.foreign import foreign_condition
+from tesserae.data.external import external_condition
 from tesserae.data.layouts import read_layout
 from tesserae.data.pictures import Pictures
 from tesserae.data.scenes import SEGMENT_PALETTE
@@ -129,7 +129,7 @@ def test_a_saved_layout_is_read_back_as_it_was_painted(models, tmp_path, size):
     assert torch.equal(read_layout(files[0], 3, COLOURS), torch.from_numpy(board.layout).long())
     assert read_layout(files[1], 3, COLOURS).unique().tolist() == [0]
     view = models.view("segmentation")
-    (told,) = foreign_condition("painted/layout-001.png", {"layout": view}, (SIZE, SIZE), tmp_path).values()
+    (told,) = external_condition("painted/layout-001.png", {"layout": view}, (SIZE, SIZE), tmp_path).values()
     assert told.shape == (1, 1, SIZE, SIZE)
     assert size != next(iter(SIZES)) or np.array_equal(told[0, 0], board.layout)
 

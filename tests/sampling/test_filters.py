@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tesserae.errors import TesseraeError
-from tesserae.sampling.filters import draw, filtered, rank
+from tesserae.sampling.filters import filtered, pick, rank
 
 
 def plainly(logits, temperature, top_k, top_p):
@@ -56,7 +56,7 @@ def test_temperature_0_is_argmax(top_k, top_p):
     logits[0] = 1.0  # all alike: the first, as argmax has it
     probabilities, codes = rank(logits, 0, top_k, top_p)
     for uniform in (0.0, 0.5, 1 - 2**-24):
-        assert torch.equal(draw(probabilities, codes, torch.full((64,), uniform)), logits.argmax(-1))
+        assert torch.equal(pick(probabilities, codes, torch.full((64,), uniform)), logits.argmax(-1))
     assert torch.equal(filtered(logits, 0, top_k, top_p), F.one_hot(logits.argmax(-1), 30).float())
 
 
@@ -72,14 +72,14 @@ def test_ranking_falls_and_sums_to_one():
 def test_a_tiny_temperature_takes_the_likeliest():
     logits = 100 * torch.randn(8, 30)
     probabilities, codes = rank(logits, 1e-30)
-    assert torch.equal(draw(probabilities, codes, torch.full((8,), 0.999)), logits.argmax(-1))
+    assert torch.equal(pick(probabilities, codes, torch.full((8,), 0.999)), logits.argmax(-1))
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.6, 4, 1.0), (1.5, 0, 0.7)])
 def test_draws_come_as_often_as_they_should(temperature, top_k, top_p):
     logits = torch.randn(1, 8, generator=torch.Generator().manual_seed(3)).expand(40_000, -1)
     uniform = torch.rand(40_000, generator=torch.Generator().manual_seed(4))
-    drawn = draw(*rank(logits, temperature, top_k, top_p), uniform)
+    drawn = pick(*rank(logits, temperature, top_k, top_p), uniform)
     frequencies = torch.bincount(drawn, minlength=8) / 40_000
     expected = filtered(logits[:1], temperature, top_k, top_p)[0]
     assert (frequencies - expected).abs().max() < 0.012  # five standard deviations
@@ -89,14 +89,14 @@ def test_draws_come_as_often_as_they_should(temperature, top_k, top_p):
 def test_draw_inverts_the_cumulative_distribution():
     probabilities, codes = torch.tensor([[0.5, 0.3, 0.2, 0.0]] * 6), torch.tensor([[7, 3, 1, 9]] * 6)
     uniform = torch.tensor([0.0, 0.49, 0.51, 0.79, 0.81, 1 - 2**-24])
-    assert draw(probabilities, codes, uniform).tolist() == [7, 7, 3, 3, 1, 1]
+    assert pick(probabilities, codes, uniform).tolist() == [7, 7, 3, 3, 1, 1]
 
 
 def test_rounding_never_draws_what_was_filtered_out():
     """Sums that fall short of 1 by rounding, and the largest number below 1."""
     logits = torch.randn(200, 1000, generator=torch.Generator().manual_seed(0))
     probabilities, codes = rank(logits, top_p=0.9)
-    drawn = draw(probabilities, codes, torch.full((200,), 1 - 2**-24))
+    drawn = pick(probabilities, codes, torch.full((200,), 1 - 2**-24))
     assert (filtered(logits, top_p=0.9).gather(-1, drawn[:, None]) > 0).all()
 
 

@@ -9,11 +9,16 @@ from torch import nn
 from tesserae.errors import TesseraeError
 from tesserae.evaluation.likelihood import likelihood
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
-from tesserae.sampling.orderings import ORDERS, as_maps, in_order, inverse, ordering
-from tesserae.sampling.sampler import sample, upper_half
+from tesserae.sampling import autoregressive
+from tesserae.sampling.autoregressive import SampleOptions, upper_half
+from tesserae.sampling.orderings import ORDERS, from_sequences, inverse, ordering, to_sequences
 
 SHAPE = (3, 4)
 MARK = 12  # one more than the codes of places
+
+
+def sample(model, prefix, shape, given=None, **options):
+    return autoregressive.sample(model, prefix, shape, SampleOptions(**options), given)
 
 
 @pytest.mark.parametrize("name", ORDERS)
@@ -118,17 +123,17 @@ def test_a_model_of_an_older_version_keeps_its_order(name, tmp_path):
     assert LatentTransformer.from_pretrained(tmp_path).config.order == old.config.order
     prefix = torch.zeros(2, 1, dtype=torch.int64)
     times = inverse(ordering(old.config.order, *SHAPE))
-    assert torch.equal(sample(old, prefix, SHAPE), in_order(sample(old, prefix, SHAPE), old.config.order)[:, times]
-                       .view(2, *SHAPE))
+    found = sample(old, prefix, SHAPE)
+    assert torch.equal(found, to_sequences(found, old.config.order)[:, times].view(2, *SHAPE))
 
 
 @pytest.mark.parametrize("name", ORDERS)
 @pytest.mark.parametrize("before", [(), (3,), (2, 3)])
 def test_sequences_become_the_maps_they_were(name, before):
     maps = torch.randint(0, 99, (*before, *SHAPE), generator=torch.Generator().manual_seed(0))
-    sequences = in_order(maps, name)
+    sequences = to_sequences(maps, name)
     assert sequences.shape == (*before, 12)
-    assert torch.equal(as_maps(sequences, name, SHAPE), maps)
+    assert torch.equal(from_sequences(sequences, name, SHAPE), maps)
     assert torch.equal(sequences[..., 5], maps.flatten(-2)[..., ordering(name, *SHAPE)[5]])
 
 
@@ -192,7 +197,7 @@ def test_the_codes_are_those_of_the_row_order_in_other_places(models, name):
     """The network counts turns, not places: the same sequence, laid out otherwise."""
     prefix = torch.arange(4)[:, None]
     rows, drawn = (sample(models[order], prefix, SHAPE, seed=2) for order in ("row", name))
-    assert torch.equal(in_order(drawn, name), rows.flatten(1))
+    assert torch.equal(to_sequences(drawn, name), rows.flatten(1))
     assert torch.equal(drawn, sample(models[name], prefix, SHAPE, seed=2, cached=False))
 
 
@@ -220,6 +225,6 @@ def test_likelihoods_belong_to_places(models, name):
     maps = torch.randint(13, (5, *SHAPE), generator=torch.Generator().manual_seed(3))
     prefix = torch.ones(5, 1, dtype=torch.int64)
     found = likelihood(models[name], prefix, maps, batch_size=2)
-    expected = likelihood(models["row"], prefix, in_order(maps, name).view(5, *SHAPE))
-    torch.testing.assert_close(in_order(found.nll, name), expected.nll.flatten(1))
-    assert torch.equal(in_order(found.hit, name), expected.hit.flatten(1))
+    expected = likelihood(models["row"], prefix, to_sequences(maps, name).view(5, *SHAPE))
+    torch.testing.assert_close(to_sequences(found.nll, name), expected.nll.flatten(1))
+    assert torch.equal(to_sequences(found.hit, name), expected.hit.flatten(1))

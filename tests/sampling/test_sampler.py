@@ -1,169 +1,188 @@
-"""The sampler: right in distribution, the same in any batch, faithful to what is given."""
+"""From Python: a trained transformer makes pictures of labels, layouts and parts of pictures."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from tesserae.errors import TesseraeError
-from tesserae.models.transformer import LatentTransformer, TransformerConfig
-from tesserae.sampling.sampler import sample, uniforms
+import tesserae
+from tesserae import VQGAN, LatentTransformer, Sampler, TesseraeError
+from tesserae.data.conditions import Codes, Label, record
+from tesserae.data.views import Classes
+from tesserae.models.transformer import TransformerConfig
+from tesserae.models.vqgan import VQGANConfig
+from tesserae.sampling.autoregressive import SampleOptions
+from tesserae.sampling.conditional import SampleRequest, sample_codes
+from tesserae.sampling.tiling import decode_map, encode_map
 
-K, SHAPE = 13, (3, 4)
+PALETTE = [(230, 40, 40), (40, 200, 60), (40, 70, 230)]
+SIDE, F, K, NAMES = 16, 4, 13, ["coast_day", "desert_night", "lake_dusk"]
+
+
+def saved_vqgan(folder, **changes):
+    torch.manual_seed(len(changes))
+    values = {"channels": 8, "channel_mult": (1, 1, 1), "res_blocks": 1, "z_channels": 8, "codebook_size": K,
+              "codebook_dim": 4, "attention": False}
+    model = VQGAN(VQGANConfig(**values | changes)).eval()
+    model.save_pretrained(folder)
+    return VQGAN.from_pretrained(folder)
+
+
+def saved_transformer(folder, conditions, vqgans, **origin):
+    torch.manual_seed(0)
+    vocab, length = (sum(getattr(each, name) for each in conditions) for name in ("vocab", "length"))
+    model = LatentTransformer(TransformerConfig(
+        codebook_size=K, prefix_vocab=vocab, prefix_length=length, max_tokens=(SIDE // F) ** 2, n_layer=1, n_head=2,
+        n_embd=16, window=(SIDE // F,) * 2, conditions=tuple(map(record, conditions))))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    model.origin = {"vqgans": {name: vqgan.fingerprint for name, vqgan in vqgans.items()}} | origin
+    model.save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    config = TransformerConfig(codebook_size=K, prefix_vocab=4, max_tokens=12, n_layer=2, n_head=2, n_embd=16)
-    made = LatentTransformer(config)
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
-    return made.eval()
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    image = saved_vqgan(folder / "vqgan-image")
+    layout = Classes("segmentation", PALETTE)
+    segmentation = saved_vqgan(folder / "vqgan-segmentation", **layout.record())
+    codes = Codes("segmentation", K, (SIDE // F,) * 2)
+    saved_transformer(folder / "transformer-class", [Label(3)], {"image": image}, class_names=NAMES)
+    saved_transformer(folder / "transformer-layout", [codes], {"image": image, "segmentation": segmentation})
+    saved_transformer(folder / "transformer-both", [Label(3), codes], {"segmentation": segmentation, "image": image})
+    saved_transformer(folder / "transformer-foreign", [Label(3)], {})
+    return folder
 
 
-def classes(*labels):
-    return torch.tensor(labels)[:, None]
+@pytest.fixture(scope="module")
+def sampler(models):
+    return Sampler.from_pretrained(models / "transformer-class")
 
 
-def test_shape_range_and_repetition(model):
-    prefix = classes(0, 1, 2, 3, 0)
-    codes = sample(model, prefix, SHAPE, seed=5)
-    assert codes.shape == (5, *SHAPE)
-    assert codes.dtype == torch.int64
-    assert 0 <= codes.min() <= codes.max() < K
-    assert torch.equal(codes, sample(model, prefix, SHAPE, seed=5))
-    assert not torch.equal(codes, sample(model, prefix, SHAPE, seed=6))
-    assert not torch.equal(codes[0], codes[4])  # same class, another number
+@pytest.fixture(scope="module")
+def of_layouts(models):
+    return Sampler.from_pretrained(models / "transformer-layout")
 
 
-@pytest.mark.parametrize("filters", [{}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9}])
-def test_the_cache_changes_nothing(model, filters):
-    prefix = classes(*range(4), *range(4))
-    fast, slow = (sample(model, prefix, SHAPE, seed=1, cached=cached, **filters) for cached in (True, False))
-    assert torch.equal(fast, slow)
+def layout(height=SIDE, width=SIDE):
+    indices = np.random.default_rng(0).integers(0, 3, (height // 4, width // 4)).repeat(4, 0).repeat(4, 1)
+    return Image.fromarray(np.array(PALETTE, np.uint8)[indices])
 
 
-def test_a_batch_of_four_equals_four_of_one(model):
-    prefix = classes(3, 1, 1, 2)
-    together = sample(model, prefix, SHAPE, seed=9)
-    alone = [sample(model, prefix[i:i + 1], SHAPE, seed=9, first=i) for i in range(4)]
-    assert torch.equal(together, torch.cat(alone))
-    assert torch.equal(together, sample(model, prefix, SHAPE, seed=9, batch_size=3))
+def pixels(pictures):
+    return np.stack([np.asarray(picture) for picture in pictures])
 
 
-def test_a_shared_prefix_gives_the_same_samples(model):
-    """Rows with equal prefixes share one pass; beside another class they do not."""
-    shared = sample(model, classes(2, 2, 2), SHAPE, seed=3)
-    assert torch.equal(shared, sample(model, classes(2, 2, 2, 0), SHAPE, seed=3)[:3])
+def test_a_label_is_a_name_or_its_number(sampler):
+    pictures = sampler.sample(label="desert_night", n=3, seed=5)
+    assert [(picture.mode, picture.size) for picture in pictures] == [("RGB", (SIDE, SIDE))] * 3
+    assert (pixels(pictures) == pixels(sampler.sample(label=1, n=3, seed=5))).all()
+    assert (pixels(pictures[:1]) == pixels(sampler.sample(label=1, seed=5))).all()
+    for other in ({"label": 2, "seed": 5}, {"label": 1, "seed": 6}, {"label": 1, "seed": 5, "temperature": 3.0}):
+        assert (pixels(pictures) != pixels(sampler.sample(n=3, **other))).any()
 
 
-def test_the_class_matters(model):
-    maps = [sample(model, classes(label), SHAPE, seed=2) for label in range(4)]
-    assert len({tuple(one.flatten().tolist()) for one in maps}) == 4
+def test_pictures_are_the_decoded_codes(models, sampler):
+    transformer = LatentTransformer.from_pretrained(models / "transformer-class")
+    vqgan = VQGAN.from_pretrained(models / "vqgan-image")
+    codes = sample_codes(transformer, SampleRequest(2, torch.tensor([1, 1])), (4, 4), SampleOptions(0.9, 7, 0.95, 3))
+    expected = decode_map(vqgan, codes).add(1).mul(127.5).round().permute(0, 2, 3, 1).numpy()
+    found = sampler.sample(label=1, n=2, seed=3, temperature=0.9, top_k=7, top_p=0.95)
+    assert (pixels(found) == expected).all()
 
 
-def test_drawn_as_often_as_the_model_says(model):
-    """Pairs of codes of a 1x2 map against p(s_1) p(s_2 | s_1)."""
-    count = 20_000
-    with torch.no_grad():
-        first = model(classes(1), torch.zeros(1, 1, dtype=torch.int64))[0, 0].softmax(-1)  # (K,)
-        pairs = torch.stack([torch.arange(K), torch.zeros(K, dtype=torch.int64)], 1)
-        second = model(classes(1).expand(K, -1), pairs)[:, 1].softmax(-1)  # (K,K)
-    drawn = sample(model, classes(1).expand(count, -1), (1, 2), seed=0, batch_size=count)[:, 0]
-    observed = torch.zeros(K, K).index_put_((drawn[:, 0], drawn[:, 1]), torch.ones(count), accumulate=True)
-    expected = count * first[:, None] * second
-    enough = expected > 5
-    statistic = ((observed - expected)[enough] ** 2 / expected[enough]).sum()
-    freedom = int(enough.sum())
-    assert statistic < freedom + 5 * (2 * freedom) ** 0.5
+@pytest.mark.parametrize("size", [(16, 24), (32, 20), None])
+def test_a_layout_of_any_size_is_the_condition(of_layouts, tmp_path, size):
+    height, width = size or (SIDE, SIDE)
+    layout(height, width).save(tmp_path / "layout.png")
+    pictures = of_layouts.sample(condition=tmp_path / "layout.png", size=size, n=2)
+    assert pictures[0].size == (width, height)
+    assert (pixels(pictures) == pixels(of_layouts.sample(condition=layout(height, width), size=size, n=2))).all()
+    assert (pixels(pictures) == pixels(of_layouts.sample(condition={"segmentation": layout(height, width)}, size=size,
+                                                         n=2))).all()
+    flipped = layout(height, width).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    assert (pixels(pictures) != pixels(of_layouts.sample(condition=flipped, size=size, n=2))).any()
 
 
-def test_greedy_is_the_likeliest_code_each_time(model):
-    prefix = classes(0, 3)
-    codes = sample(model, prefix, SHAPE, top_k=1)
-    with torch.no_grad():
-        assert torch.equal(model(prefix, codes.flatten(1)).argmax(-1), codes.flatten(1))
+def test_the_vqgan_that_is_modelled_is_the_one_that_is_no_condition(models):
+    both = Sampler.from_pretrained(models / "transformer-both")
+    assert both.vqgan.config.view == "image"
+    assert both.sample(label=0, condition=layout())[0].size == (SIDE, SIDE)
 
 
-@pytest.mark.parametrize("cached", [True, False])
-@pytest.mark.parametrize("where", ["upper half", "left half", "scattered", "each row its own", "all", "none"])
-def test_what_is_given_is_kept(model, where, cached):
-    prefix = classes(0, 1, 2)
-    mask = torch.zeros(3, *SHAPE, dtype=torch.bool)
-    if where == "upper half":
-        mask[:, :2] = True
-    if where == "left half":
-        mask[:, :, :2] = True
-    if where == "scattered":
-        mask[:, 1, 2] = mask[:, 2, 0] = True
-    if where == "each row its own":
-        mask[0, 0], mask[1, 2, 3], mask[2, :, 1] = True, True, True
-    if where == "all":
-        mask[:] = True
-    indices = torch.randint(K, mask.shape, generator=torch.Generator().manual_seed(0))
-    codes = sample(model, prefix, SHAPE, seed=4, given=(mask, indices), cached=cached)
-    assert torch.equal(codes[mask], indices[mask])
-    if where == "none":
-        assert torch.equal(codes, sample(model, prefix, SHAPE, seed=4))
-    if where not in ("all", "none"):
-        free = sample(model, prefix, SHAPE, seed=4)
-        assert not torch.equal(codes[~mask], free[~mask])  # what is given changes what follows
-    other = sample(model, prefix, SHAPE, seed=4, given=(mask, indices), cached=not cached)
-    assert torch.equal(codes, other)
+def test_a_part_of_a_picture_is_kept(sampler):
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[:9] = True  # of the third row of codes only a part
+    found = sampler.complete(picture, mask, label=0, n=2, seed=1)
+    vqgan = sampler.vqgan
+    codes = encode_map(vqgan, torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1)
+    free = sampler.sample(label=0, n=2, seed=1)
+    kept = torch.zeros(2, 4, 4, dtype=torch.bool)
+    kept[:, :2] = True
+    expected = sample_codes(sampler.transformer, SampleRequest(2, torch.zeros(2, dtype=torch.int64)), (4, 4),
+                            SampleOptions(seed=1), (kept, codes.expand(2, 4, 4)))
+    expected = decode_map(vqgan, expected).add(1).mul(127.5).round().permute(0, 2, 3, 1).numpy()
+    assert (pixels(found) == expected).all()
+    assert (pixels(found) != pixels(free)).any()
+    assert (pixels(found) == pixels(sampler.complete(picture, Image.fromarray(mask), label=0, n=2, seed=1))).all()
 
 
-def test_completion_looks_at_nothing_under_the_mask_s_other_side(model):
-    """Codes at places that are not given may hold anything."""
-    mask = torch.zeros(1, *SHAPE, dtype=torch.bool)
-    mask[:, 0] = True
-    one, other = (torch.where(mask, 5, filler) for filler in (0, K - 1))
-    assert torch.equal(sample(model, classes(1), SHAPE, given=(mask, one)),
-                       sample(model, classes(1), SHAPE, given=(mask, other)))
+def test_models_that_do_not_belong_together_are_refused(models, tmp_path):
+    with pytest.raises(TesseraeError, match="holds no model"):
+        Sampler.from_pretrained(tmp_path)
+    with pytest.raises(TesseraeError, match=r"does not say which VQGAN.*Sampler\(transformer, vqgan\)"):
+        Sampler.from_pretrained(models / "transformer-foreign")
+    transformer = LatentTransformer.from_pretrained(models / "transformer-layout")
+    vqgan = VQGAN.from_pretrained(models / "vqgan-image")
+    with pytest.raises(TesseraeError, match="the condition segmentation has no VQGAN"):
+        Sampler(transformer, vqgan)
+    for name in ("transformer-class", "vqgan-image"):
+        (tmp_path / name).symlink_to(models / name)
+    (tmp_path / "vqgan-image").unlink()
+    saved_vqgan(tmp_path / "vqgan-image", channels=4)
+    with pytest.raises(TesseraeError, match="trained on codes of another VQGAN than models/vqgan-image"):
+        Sampler.from_pretrained(tmp_path / "transformer-class")
 
 
-def test_a_lower_temperature_draws_likelier_maps(model):
-    prefix = classes(1).expand(64, -1)
-
-    def mean_log_likelihood(temperature):
-        codes = sample(model, prefix, SHAPE, temperature=temperature, seed=0).flatten(1)
-        with torch.no_grad():
-            return model(prefix, codes).log_softmax(-1).gather(-1, codes[..., None]).mean()
-
-    assert mean_log_likelihood(0.3) > mean_log_likelihood(1.0) > mean_log_likelihood(3.0)
+def test_a_transformer_from_elsewhere_is_joined_by_hand(models):
+    foreign = Sampler(LatentTransformer.from_pretrained(models / "transformer-foreign"),
+                      VQGAN.from_pretrained(models / "vqgan-image"))
+    assert foreign.sample(label=2)[0].size == (SIDE, SIDE)
+    with pytest.raises(TesseraeError, match=r"label = 'zoo' is no class; take a number from 0 to 2\.$"):
+        foreign.sample(label="zoo")
 
 
-def test_progress_counts_every_code(model):
-    seen = []
-    sample(model, classes(0, 1, 2), SHAPE, batch_size=2, progress=lambda *counts: seen.append(counts))
-    assert seen[-1] == (36, 36)
-    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
-
-
-def test_the_model_s_mode_is_left_as_it_was(model):
-    model.train()
-    with pytest.raises(TesseraeError):
-        sample(model, classes(0), SHAPE, temperature=-1)
-    sample(model, classes(0), SHAPE)
-    assert model.training
-    model.eval()
-
-
-def test_uniform_numbers_belong_to_sample_and_position():
-    table = uniforms(7, range(0, 200), 50)
-    assert table.min() >= 0
-    assert table.max() < 1
-    assert torch.equal(uniforms(7, range(10, 12), 20), table[10:12, :20])
-    assert table.flatten().unique().numel() > 9_950
-    assert abs(table.mean() - 0.5) < 0.015
-
-
-@pytest.mark.parametrize(("call", "said"), [
-    ({"shape": (4, 4)}, "4x4 codes"),
-    ({"shape": (0, 4)}, "0x4 codes"),
-    ({"prefix": classes(4)}, "prefix tokens run from 4 to 4"),
-    ({"given": (torch.ones(1, 3, 3).bool(), torch.zeros(1, 3, 3).long())}, "given mask"),
-    ({"given": (torch.ones(1, *SHAPE), torch.zeros(1, *SHAPE).long())}, "boolean mask"),
-    ({"given": (torch.ones(1, *SHAPE).bool(), torch.full((1, *SHAPE), K))}, "given codes run from 13"),
+@pytest.mark.parametrize(("call", "words"), [
+    ({}, "label = None is no class; take one of coast_day, desert_night, lake_dusk, or a number from 0 to 2"),
+    ({"label": "coast"}, "label = 'coast' is no class"),
+    ({"label": 3}, "label = 3 is no class"),
+    ({"label": 0, "size": (16, 18)}, r"size = \(16, 18\) is not allowed; each side must be a multiple of 4 pixels"),
+    ({"label": 0, "size": (16, 12)}, "4x3 codes is smaller than the window"),
+    ({"label": 0, "condition": layout()}, "no pictures as conditions"),
+    ({"label": 0, "temperature": -1.0}, "temperature"),
+    ({"label": 0, "n": 0}, "n = 0 is not allowed; it must be at least 1"),
 ])
-def test_what_does_not_fit_is_named(model, call, said):
-    with pytest.raises(TesseraeError, match=said):
-        sample(model, **{"prefix": classes(0), "shape": SHAPE} | call)
+def test_what_does_not_fit_is_named(sampler, call, words):
+    with pytest.raises(TesseraeError, match=words):
+        sampler.sample(**call)
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    ({}, "needs a picture for each of its conditions, segmentation: give it as condition"),
+    ({"condition": {"depth": layout()}}, "needs a picture for each of its conditions, segmentation"),
+    ({"condition": layout(), "label": 1}, "label = 1 is not needed; this transformer has no classes"),
+    ({"condition": "nowhere.png"}, "nowhere.png does not exist"),
+])
+def test_what_a_layout_needs_is_named(of_layouts, call, words):
+    with pytest.raises(TesseraeError, match=words):
+        of_layouts.sample(**call)
+
+
+def test_masks_have_the_pictures_size(sampler):
+    with pytest.raises(TesseraeError, match=r"the mask has the shape \(4, 4\); \(height, width\) = \(16, 16\)"):
+        sampler.complete(layout(), np.ones((4, 4), bool), label=0)
+
+
+def test_it_is_there_by_its_name():
+    assert tesserae.Sampler is Sampler

@@ -3,7 +3,6 @@
 The device is a stand-in, see tests/standin.py.
 """
 
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -29,8 +28,7 @@ from tesserae.evaluation.distributions import (
 from tesserae.models.perceptual import LPIPS
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.params import check_params
-from tesserae.sampling import steps
-from tesserae.sampling.sampler import sample
+from tesserae.sampling.autoregressive import SampleOptions, sample
 from tesserae.training.encoding import encode_pieces
 from tesserae.training.transformer import TransformerTask
 from tesserae.training.vqgan import VQGANTask
@@ -40,12 +38,6 @@ class OnStandIn(Accelerator):
     """Accelerate's view of a machine with the stand-in device."""
 
     device = DEVICE
-
-
-@pytest.fixture(autouse=True)
-def as_on_a_gpu(monkeypatch):
-    """Layers are packed for processors alone, and the stand-in is one."""
-    monkeypatch.setattr(steps, "packed", lambda *_: nullcontext())
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +156,7 @@ def test_samples_are_drawn_and_compared_as_sets():
     with NoFloat64() as mode:
         model = LatentTransformer(TransformerConfig(codebook_size=K, max_tokens=4, n_layer=1, n_head=2, n_embd=16))
         prefix = torch.zeros(3, 1, dtype=torch.int64).to(DEVICE)
-        assert sample(model.eval().to(DEVICE), prefix, (2, 2), top_k=5, top_p=0.9).shape == (3, 2, 2)
+        assert sample(model.eval().to(DEVICE), prefix, (2, 2), SampleOptions(top_k=5, top_p=0.9)).shape == (3, 2, 2)
         features, reference = (torch.randn(12, 6).to(DEVICE) for _ in range(2))
         assert frechet(SetStatistics.of(features), SetStatistics.of(reference)) > 0
         kernel_distance(features, reference)

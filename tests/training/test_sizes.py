@@ -18,9 +18,9 @@ from tesserae.data.pictures import Pictures
 from tesserae.evaluation.likelihood import codes_each
 from tesserae.models.perceptual import LPIPS
 from tesserae.params import ParamsError, check_params
-from tesserae.sampling.drawing import Asked, asked_of, draw_codes
-from tesserae.sampling.large import decode_map, encode_map
-from tesserae.sampling.sampler import upper_half
+from tesserae.sampling.autoregressive import SampleOptions, upper_half
+from tesserae.sampling.conditional import SampleRequest, request_of, sample_codes
+from tesserae.sampling.tiling import decode_map, encode_map
 from tesserae.training.encoding import encode_pieces
 from tesserae.training.loop import lengthened, make_accelerator
 from tesserae.training.transformer import TransformerTask
@@ -196,8 +196,8 @@ def sample(params, model, data, shape):
     block, few = params.sample["class"], torch.arange(2)
     filters = {"top_k": block.top_k, "top_p": block.top_p, "stride": block.stride}
     known = data.maps.indices[few, 0].long()
-    for options in ({}, {"given": (upper_half(known), known)}):
-        codes = draw_codes(model, asked_of(data, few), shape, **filters, **options)
+    for kept in (None, (upper_half(known), known)):
+        codes = sample_codes(model, request_of(data, few), shape, SampleOptions(**filters), kept)
         assert codes.shape == (2, *shape)
     return codes
 
@@ -210,9 +210,9 @@ def draw_large(params, model, vqgans, pictures):
         read = {name: vqgans[name] for name in params.transformer["class"].codes_read}
         maps = {name: encode_map(vqgan, torch.zeros(1, vqgan.config.in_channels, height, width), tile=block.tile)
                 for name, vqgan in read.items()}
-        asked = Asked(1, torch.zeros(1, dtype=torch.int64), maps)
+        request = SampleRequest(1, torch.zeros(1, dtype=torch.int64), maps)
         for stride in (block.stride, block.compare_stride):
-            codes = draw_codes(model, asked, (height // f, width // f), stride=stride)
+            codes = sample_codes(model, request, (height // f, width // f), SampleOptions(stride=stride))
         assert decode_map(vqgans["image"], codes, tile=block.tile).shape[2:] == (height, width)
 
 

@@ -11,7 +11,6 @@ from tesserae import load_params, tracking
 from tesserae.data.codes import CodeMaps, save_codes
 from tesserae.data.paired import PairedMaps
 from tesserae.evaluation.likelihood import evaluate_codes, likelihood, nats_to_bits, unigram_nll, wrong_labels
-from tesserae.models import packing
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.params import check_params
@@ -199,10 +198,7 @@ def test_it_learns_in_every_way(defaults, changes):
 
 
 @pytest.mark.parametrize("optimiser", ["muon", "adamw"])
-def test_samples_on_the_way_change_nothing_that_is_learned(defaults, monkeypatch, optimiser):
-    """While codes are drawn the weights may lie elsewhere; the optimiser must find them again."""
-    for every_layer_is_packed in ("foreign", "wide"):
-        monkeypatch.setattr(packing, every_layer_is_packed, lambda: True)
+def test_samples_on_the_way_change_nothing_that_is_learned(defaults, optimiser):
     learned = []
     for shows in (False, True):
         task = make_task(make_block(defaults, optimiser=optimiser), toy_maps())

@@ -1,7 +1,7 @@
 """Conditions of a transformer: each puts some tokens of a vocabulary of its own in front of the codes.
 
-A condition is one small object: `length` tokens of `vocab` values, made of what a `Told` tells about the windows
-that are modelled. Several are laid one after the other, the second's tokens counted on from the first's
+A condition is one small object: `length` tokens of `vocab` values, made of the `Conditioning` of the windows that
+are modelled. Several are laid one after the other, the second's tokens counted on from the first's
 vocabulary; without any there is one start token. A new one is a class here and its case in `conditions_of`.
 """
 
@@ -19,7 +19,7 @@ PLACES = 32  # values that a coordinate takes, at most
 
 
 @dataclass(frozen=True)
-class Told:
+class Conditioning:
     """What is known of B windows of pictures.
 
     tops, lefts (B,) int64: of the window, in codes; shape: (h,w) of the whole maps; window: (h,w) of the windows.
@@ -42,8 +42,8 @@ class Start:
     vocab = 1
     length = 1
 
-    def tokens(self, told: Told) -> Tensor:
-        return torch.zeros(len(told.tops), 1, dtype=torch.int64, device=told.tops.device)
+    def tokens(self, given: Conditioning) -> Tensor:
+        return torch.zeros(len(given.tops), 1, dtype=torch.int64, device=given.tops.device)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Label:
     name = "class"
     length = 1
 
-    def tokens(self, told: Told) -> Tensor:
-        return told.labels[:, None]
+    def tokens(self, given: Conditioning) -> Tensor:
+        return given.labels[:, None]
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Coordinates:
     name = "coordinates"
     length = 2
 
-    def tokens(self, told: Told) -> Tensor:
+    def tokens(self, given: Conditioning) -> Tensor:
         places = self.vocab // 2
-        rooms = [max(1, side - window) for side, window in zip(told.shape, told.window)]
+        rooms = [max(1, side - window) for side, window in zip(given.shape, given.window)]
         row, column = ((at * (places - 1) / room).round().long().clamp(0, places - 1)
-                       for at, room in zip((told.tops, told.lefts), rooms))
+                       for at, room in zip((given.tops, given.lefts), rooms))
         return torch.stack([row, column + places], dim=1)
 
 
@@ -90,9 +90,9 @@ class Codes:
     def length(self) -> int:
         return self.window[0] * self.window[1]
 
-    def tokens(self, told: Told) -> Tensor:
-        scale = self.window[0] // told.window[0]
-        return windows_of(told.maps[self.name], told.tops * scale, told.lefts * scale, self.window).flatten(1)
+    def tokens(self, given: Conditioning) -> Tensor:
+        scale = self.window[0] // given.window[0]
+        return windows_of(given.maps[self.name], given.tops * scale, given.lefts * scale, self.window).flatten(1)
 
 
 Condition = Start | Label | Coordinates | Codes
@@ -113,7 +113,7 @@ def record(condition: Condition) -> dict:
     return kept | {"name": condition.name, "window": list(condition.window)} if kind == "codes" else kept
 
 
-def make_prefix(conditions: Sequence[Condition], told: Told) -> Tensor:
+def make_prefix(conditions: Sequence[Condition], given: Conditioning) -> Tensor:
     """The tokens of all conditions, (B,P) int64.
 
     Raises TesseraeError where a condition lacks its values, or where a value lies outside its vocabulary: added to
@@ -121,11 +121,11 @@ def make_prefix(conditions: Sequence[Condition], told: Told) -> Tensor:
     """
     parts, before = [], 0
     for condition in conditions:
-        if isinstance(condition, Label) and told.labels is None:
+        if isinstance(condition, Label) and given.labels is None:
             raise TesseraeError("this transformer needs the class of every picture: say which.")
-        if isinstance(condition, Codes) and condition.name not in told.maps:
+        if isinstance(condition, Codes) and condition.name not in given.maps:
             raise TesseraeError(f"this transformer needs the codes of vqgan.{condition.name}: give its maps.")
-        tokens = condition.tokens(told)
+        tokens = condition.tokens(given)
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < condition.vocab:
             raise TesseraeError(f"the condition {condition.name!r} was given {int(tokens.min())} to "
                                 f"{int(tokens.max())}; this transformer knows 0 to {condition.vocab - 1} of it.")

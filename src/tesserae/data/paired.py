@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tesserae.data.batches import batch_indices
 from tesserae.data.codes import VIEWS, CodeMaps, CodesError
-from tesserae.data.conditions import PLACES, Codes, Condition, Coordinates, Label, Start, Told, windows_of
+from tesserae.data.conditions import PLACES, Codes, Condition, Conditioning, Coordinates, Label, Start, windows_of
 from tesserae.data.pictures import spread
 from tesserae.params import TransformerParams
 
@@ -127,13 +127,13 @@ class PairedMaps:
         return windows_of(self.maps.indices[chosen.pictures, chosen.views].long(), chosen.tops, chosen.lefts,
                           self.window)
 
-    def told(self, chosen: Chosen, by: Tensor | None = None) -> Told:
-        """What is known of these windows; `by` (B,): told of these other pictures instead, for comparison."""
+    def conditioning(self, chosen: Chosen, by: Tensor | None = None) -> Conditioning:
+        """The conditions of these windows; `by` (B,): of these other pictures instead, for comparison."""
         known = chosen.pictures if by is None else by
         labels = None if self.maps.labels is None else self.maps.labels[known]
         maps = {name: other.indices[known, chosen.views.clamp_max(other.indices.shape[1] - 1)].long()
                 for name, other in self.others.items()}
-        return Told(chosen.tops, chosen.lefts, self.maps.shape, self.window, labels, maps)
+        return Conditioning(chosen.tops, chosen.lefts, self.maps.shape, self.window, labels, maps)
 
     @cached_property
     def fingerprint(self) -> str:

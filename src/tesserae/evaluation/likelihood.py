@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tesserae.data.conditions import Label, Told, conditions_of, make_prefix
+from tesserae.data.conditions import Conditioning, Label, conditions_of, make_prefix
 from tesserae.data.paired import Chosen, PairedMaps
 from tesserae.models.transformer import LatentTransformer
-from tesserae.sampling.orderings import as_maps, in_order
-from tesserae.sampling.steps import drawing
+from tesserae.sampling.autoregressive import evaluating
+from tesserae.sampling.orderings import from_sequences, to_sequences
 
 LOGITS = 1 << 26  # numbers that are held at once: codes of a map x codebook size x maps
 
@@ -51,45 +51,45 @@ def likelihood(model: LatentTransformer, prefix: Tensor, indices: Tensor, batch_
     device, order = model.device, model.config.order
     rows_at_once = max(1, LOGITS // (indices[0].numel() * model.config.codebook_size))
     nll, hit = [], []
-    with drawing(model):
+    with evaluating(model):
         for rows in torch.arange(len(indices)).split(min(batch_size, rows_at_once)):
-            codes = in_order(indices[rows], order).to(device)  # (b,T)
+            codes = to_sequences(indices[rows], order).to(device)  # (b,T)
             logits = model(prefix[rows].to(device), codes).float()  # (b,T,K)
             nll.append(F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").cpu())
             hit.append((logits.argmax(-1) == codes).cpu())
-    return Likelihood(*(as_maps(torch.cat(part), order, indices.shape[1:]) for part in (nll, hit)))
+    return Likelihood(*(from_sequences(torch.cat(part), order, indices.shape[1:]) for part in (nll, hit)))
 
 
-def told_likelihood(model: LatentTransformer, told: Told, indices: Tensor, batch_size: int = 64,
-                    find: Callable[..., Likelihood] = likelihood) -> Likelihood:
-    """`likelihood` of windows (N,h,w), given what is told of them; `find` is called in its place."""
-    return find(model, make_prefix(conditions_of(model.config.conditions), told), indices, batch_size)
+def conditional_likelihood(model: LatentTransformer, conditioning: Conditioning, indices: Tensor,
+                           batch_size: int = 64, find: Callable[..., Likelihood] = likelihood) -> Likelihood:
+    """`likelihood` of windows (N,h,w) given their conditions; `find` is called in its place."""
+    return find(model, make_prefix(conditions_of(model.config.conditions), conditioning), indices, batch_size)
 
 
 def windows_likelihood(model: LatentTransformer, data: PairedMaps, count: int | None = None,
                        batch_size: int = 64) -> Likelihood:
-    """`likelihood` of a window of each of `count` pictures (None: all), as they are, told the truth."""
+    """`likelihood` of a window of each of `count` pictures (None: all), as they are, given their own conditions."""
     chosen = data.some(count or len(data))
-    return told_likelihood(model, data.told(chosen), data.codes(chosen), batch_size)
+    return conditional_likelihood(model, data.conditioning(chosen), data.codes(chosen), batch_size)
 
 
 def by_class(model: LatentTransformer, data: PairedMaps, batch_size: int = 64) -> dict[str, list[float]]:
     """Mean nats a code for the pictures of each class: {"right class": [...], "wrong class": [...]}.
 
-    Under a wrong class each picture is told another one. NaN where a class has no picture; with one class alone
-    there is no wrong one; {} for a model that is told no class.
+    Under a wrong class each picture is given another one. NaN where a class has no picture; with one class alone
+    there is no wrong one; {} for a model without that condition.
     """
     if not knows_class(model):
         return {}
     labels, classes = data.maps.labels, len(data.maps.class_names)
     chosen = data.some(len(data))
-    labels, told, indices = labels[chosen.pictures], data.told(chosen), data.codes(chosen)
-    tellings = {"right class": told}
+    labels, own, indices = labels[chosen.pictures], data.conditioning(chosen), data.codes(chosen)
+    given = {"right class": own}
     if classes > 1:
-        tellings["wrong class"] = replace(told, labels=wrong_labels(labels, classes))
+        given["wrong class"] = replace(own, labels=wrong_labels(labels, classes))
     means = {}
-    for name, telling in tellings.items():
-        nll = told_likelihood(model, telling, indices, batch_size).nll.mean((1, 2))  # (N,)
+    for name, conditioning in given.items():
+        nll = conditional_likelihood(model, conditioning, indices, batch_size).nll.mean((1, 2))  # (N,)
         means[name] = [float(nll[labels == label].mean()) for label in range(classes)]
     return means
 
@@ -104,22 +104,22 @@ def codes_each(model: LatentTransformer, data: PairedMaps, count: int, batch_siz
                find: Callable[..., Likelihood] = likelihood) -> dict[str, Tensor]:
     """Measures of a window of each of `count` pictures, always the same ones, without mirroring: (count,) each.
 
-    `nll`, `bits`, `accuracy`. Of a model with a condition also `nll_wrong`, the same windows told another
-    picture's condition, `gain` = nll_wrong - nll in nats a code and `gain_bits`. Of one that is told the class,
+    `nll`, `bits`, `accuracy`. Of a model with a condition also `nll_wrong`, the same windows under another
+    picture's condition, `gain` = nll_wrong - nll in nats a code and `gain_bits`. Of one with the class as a condition
     `nll_wrong_class`, another class alone, and `class_gain`. find: what is called in place of `likelihood`, by
     processes that share the work.
     """
     chosen = data.some(count)
-    told, indices = data.told(chosen), data.codes(chosen)
-    measures = told_likelihood(model, told, indices, batch_size, find).each()
+    own, indices = data.conditioning(chosen), data.codes(chosen)
+    measures = conditional_likelihood(model, own, indices, batch_size, find).each()
     nll, classes = measures["nll"], len(data.maps.class_names)
     if knows_class(model) and classes > 1:
-        wrong = replace(told, labels=wrong_labels(told.labels, classes))
-        other = told_likelihood(model, wrong, indices, batch_size, find).each()["nll"]
+        wrong = replace(own, labels=wrong_labels(own.labels, classes))
+        other = conditional_likelihood(model, wrong, indices, batch_size, find).each()["nll"]
         measures |= {"nll_wrong_class": other, "class_gain": other - nll}
     if data.others and len(chosen.pictures) > 1:
-        elsewhere = data.told(chosen, by=others_of(chosen))
-        other = told_likelihood(model, elsewhere, indices, batch_size, find).each()["nll"]
+        another = data.conditioning(chosen, by=others_of(chosen))
+        other = conditional_likelihood(model, another, indices, batch_size, find).each()["nll"]
     elif "nll_wrong_class" not in measures:
         return measures
     return measures | {"nll_wrong": other, "gain": other - nll, "gain_bits": (other - nll) / math.log(2)}

@@ -23,7 +23,7 @@ TAUGHT = 2000  # training pictures that the segmenter is fitted to: it sees that
 
 
 @dataclass(frozen=True)
-class SampleRequest:
+class MeasuredConditions:
     """What samples are conditioned on: the held-out pictures `chosen` (N,), and their classes (N,) or None.
 
     views: the maps among the conditions.
@@ -33,12 +33,13 @@ class SampleRequest:
     labels: Tensor | None
     views: Mapping[str, View]
 
-    def some(self, numbers: Tensor) -> SampleRequest:
+    def some(self, numbers: Tensor) -> MeasuredConditions:
         """Those of these samples."""
-        return SampleRequest(self.chosen[numbers], None if self.labels is None else self.labels[numbers], self.views)
+        labels = None if self.labels is None else self.labels[numbers]
+        return MeasuredConditions(self.chosen[numbers], labels, self.views)
 
 
-def obeyed(samples: Images, asked: SampleRequest, train: Pictures, held_out: Pictures, network: FeatureNetwork,
+def obeyed(samples: Images, asked: MeasuredConditions, train: Pictures, held_out: Pictures, network: FeatureNetwork,
            seed: int) -> tuple[Measures, dict[str, Tensor]]:
     """Numbers, and pictures that go with them, of MOST of the samples; all is computed where the network is.
 
@@ -58,7 +59,7 @@ def obeyed(samples: Images, asked: SampleRequest, train: Pictures, held_out: Pic
     return found, shown
 
 
-def _to_the_true_ones(drawn: Tensor, asked: SampleRequest, held_out: Pictures, device: torch.device) -> Measures:
+def _to_the_true_ones(drawn: Tensor, asked: MeasuredConditions, held_out: Pictures, device: torch.device) -> Measures:
     found = Measures()
     if held_out.size < LEAST["alex"]:
         found.notes.append(f"lpips_true and lpips_other are left out: LPIPS (AlexNet) needs {LEAST['alex']} pixels a "

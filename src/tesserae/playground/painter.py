@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from ipycanvas import Canvas, hold_canvas
 
-from tesserae.data.foreign import foreign_condition
+from tesserae.data.external import external_condition
 from tesserae.data.scenes import SEGMENT_NAMES, SEGMENT_PALETTE
 from tesserae.playground.parts import (
     FIXED,
@@ -127,7 +127,7 @@ class _Board:
 
     def example(self) -> None:
         """A layout painted already, where the classes are the built-in scenes'; else bands."""
-        found = foreign_condition("", {"layout": self.view}, self.layout.shape, None)
+        found = external_condition("", {"layout": self.view}, self.layout.shape, None)
         if found:
             self.layout[:] = found["layout"][0, 0].numpy()
         else:

@@ -22,13 +22,14 @@ from tesserae.data.scales import NO_RANGES, Ranges
 from tesserae.data.sources import check_prepared
 from tesserae.data.views import Classes, View, view_of
 from tesserae.errors import TesseraeError, writing
+from tesserae.models.origins import check_decoders
 from tesserae.models.transformer import LatentTransformer
 from tesserae.models.vqgan import VQGAN
 from tesserae.params import SampleParams, load_params
-from tesserae.sampling.drawing import Asked, draw_codes
-from tesserae.sampling.large import decode_map, encode_map
+from tesserae.sampling.autoregressive import SampleOptions
+from tesserae.sampling.conditional import SampleRequest, sample_codes
+from tesserae.sampling.tiling import decode_map, encode_map
 from tesserae.stage import find_root, stage_block
-from tesserae.training.origins import check_decoders
 
 PARTS = ("upper half", "lower half", "left half", "right half", "all but the middle", "nothing")
 Maps = Mapping[str, Tensor]  # by condition, the codes of one picture's map (1,h,w)
@@ -111,8 +112,9 @@ def draw(models: Models, label: int, count: int, temperature: float, top_k: int,
 
     shape: (h,w) codes of the pictures, as large as the maps; None: of the set's pictures.
     """
-    codes = draw_codes(needed(models), _asked(label, count, maps), shape or models.shape, seed=seed,
-                       temperature=temperature, top_k=top_k, top_p=top_p, progress=progress)
+    options = SampleOptions(temperature, top_k, top_p, seed)
+    codes = sample_codes(needed(models), _request(label, count, maps), shape or models.shape, options,
+                         progress=progress)
     return _look(models, codes)
 
 
@@ -125,8 +127,8 @@ def complete(models: Models, picture: Tensor, part: str, label: int, count: int,
     """
     known = given_mask(part, models.shape)
     codes = repeat(encode(models, picture), "h w -> b h w", b=count)
-    made = draw_codes(needed(models), _asked(label, count, maps), models.shape, seed=seed, temperature=temperature,
-                      top_k=top_k, top_p=top_p, given=(known.expand_as(codes), codes))
+    made = sample_codes(needed(models), _request(label, count, maps), models.shape,
+                        SampleOptions(temperature, top_k, top_p, seed), given=(known.expand_as(codes), codes))
     return given_part(models, picture, part), _look(models, made)
 
 
@@ -240,9 +242,9 @@ def needed(models: Models) -> LatentTransformer:
     return models.transformer
 
 
-def _asked(label: int, count: int, maps: Maps | None) -> Asked:
+def _request(label: int, count: int, maps: Maps | None) -> SampleRequest:
     labels = torch.full((count,), label, dtype=torch.int64)
-    return Asked(count, labels, {name: part.expand(count, -1, -1) for name, part in (maps or {}).items()})
+    return SampleRequest(count, labels, {name: part.expand(count, -1, -1) for name, part in (maps or {}).items()})
 
 
 def _look(models: Models, codes: Tensor) -> Tensor:

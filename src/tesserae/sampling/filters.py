@@ -21,7 +21,7 @@ def rank(logits: Tensor, temperature: float = 1.0, top_k: int = 0,
     fewest whose probabilities (after temperature and top_k) reach top_p. The others have probability 0.
     Raises TesseraeError for values outside these ranges.
     """
-    _check(temperature, top_k, top_p)
+    check_filters(temperature, top_k, top_p)
     if temperature == 0:
         best = logits.argmax(-1, keepdim=True)
         return torch.ones_like(best, dtype=torch.float32), best
@@ -40,7 +40,7 @@ def rank(logits: Tensor, temperature: float = 1.0, top_k: int = 0,
     return probabilities, codes
 
 
-def draw(probabilities: Tensor, codes: Tensor, uniform: Tensor) -> Tensor:
+def pick(probabilities: Tensor, codes: Tensor, uniform: Tensor) -> Tensor:
     """One code for each row of `rank`'s answer: (B,k), (B,k), uniform (B,) in [0,1) -> (B,) int64."""
     cumulative = probabilities.cumsum(-1)
     target = uniform[:, None] * cumulative[:, -1:]
@@ -50,12 +50,12 @@ def draw(probabilities: Tensor, codes: Tensor, uniform: Tensor) -> Tensor:
 
 
 def filtered(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """What `draw` draws from, in the codes' own order: logits (B,K) -> probabilities (B,K)."""
+    """What `pick` draws from, in the codes' own order: logits (B,K) -> probabilities (B,K)."""
     probabilities, codes = rank(logits, temperature, top_k, top_p)
     return torch.zeros_like(logits, dtype=probabilities.dtype).scatter(-1, codes, probabilities)
 
 
-def _check(temperature: float, top_k: int, top_p: float) -> None:
+def check_filters(temperature: float, top_k: int, top_p: float) -> None:
     for name, value, fine, allowed in (
         ("temperature", temperature, 0 <= temperature < float("inf"), "at least 0 (0: the likeliest)"),
         ("top_k", top_k, top_k >= 0, "at least 0 (0: all codes)"),

@@ -44,14 +44,14 @@ def inverse(order: Tensor) -> Tensor:
     return times
 
 
-def in_order(maps: Tensor, name: str) -> Tensor:
+def to_sequences(maps: Tensor, name: str) -> Tensor:
     """Maps (...,h,w) as sequences (...,T) in that order."""
     order = ordering(name, *maps.shape[-2:]).to(maps.device)
     return maps.flatten(-2)[..., order]
 
 
-def as_maps(sequences: Tensor, name: str, shape: tuple[int, int]) -> Tensor:
-    """Sequences (...,T) in that order as maps (...,h,w); undoes `in_order`."""
+def from_sequences(sequences: Tensor, name: str, shape: tuple[int, int]) -> Tensor:
+    """Sequences (...,T) in that order as maps (...,h,w); undoes `to_sequences`."""
     times = inverse(ordering(name, *shape)).to(sequences.device)
     return rearrange(sequences[..., times], "... (h w) -> ... h w", h=shape[0])
 

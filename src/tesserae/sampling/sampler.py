@@ -1,160 +1,179 @@
-"""Drawing code maps, code after code in the model's order: p(s) = prod_i p(s_i | s_<i, c).
+"""From Python: a trained transformer with its VQGANs, which makes pictures of conditions.
 
-The random number of a draw belongs to (seed, number of the sample, position). So a sample is the same in
-whatever batch it is drawn, and the same seed shows what another temperature does to the same picture.
+    sampler = tesserae.Sampler.from_pretrained("models/transformer-class")
+    pictures = sampler.sample(label="coast_day", n=4, seed=0)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange, reduce
+from PIL import Image
 from torch import Tensor
 
+from tesserae.data.batches import to_bytes
+from tesserae.data.conditions import Codes, Label, conditions_of
+from tesserae.data.external import read_condition
+from tesserae.data.views import view_of
 from tesserae.errors import TesseraeError
+from tesserae.models.origins import check_decoding
 from tesserae.models.transformer import LatentTransformer
-from tesserae.sampling.filters import draw, rank
-from tesserae.sampling.orderings import as_maps, in_order
-from tesserae.sampling.steps import Recorder, Steps, drawing
+from tesserae.models.vqgan import VQGAN
+from tesserae.sampling.autoregressive import Given, Progress, SampleOptions
+from tesserae.sampling.conditional import SampleRequest, sample_codes, window_of
+from tesserae.sampling.tiling import decode_map, encode_map
+
+Source = str | Path | Image.Image  # of a picture: a file, or the picture itself
 
 
-@torch.no_grad()
-def sample(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], temperature: float = 1.0,
-           top_k: int = 0, top_p: float = 1.0, seed: int = 0, first: int = 0,
-           given: tuple[Tensor, Tensor] | None = None, cached: bool = True, batch_size: int = 64,
-           progress: Callable[[int, int], None] | None = None) -> Tensor:
-    """Draw a code map for every row of `prefix`: -> (B,h,w) int64 on its device.
+class Sampler:
+    """A transformer, the VQGAN whose codes it models, and those of its conditions by name.
 
-    prefix (B,P) int64; shape (h,w). temperature, top_k, top_p: see `filters.rank`. The samples are numbered
-    first, first + 1, ... and each depends on (seed, number) alone, up to the rounding of the network's sums.
-    given: (mask (B,h,w) bool, indices (B,h,w) int64): codes under the mask are kept, the others are drawn in
-    the model's order, each from those before it. cached=False computes every step from scratch, for comparison.
-    At most `batch_size` samples are drawn at once. progress(done, total) counts codes. Raises TesseraeError for what
-    does not fit.
+    class_names: of the labels, in their order; [] where there are none.
     """
-    count, total = prefix.shape[0], shape[0] * shape[1]
-    _check(model, prefix, shape, given)
-    order = model.config.order
-    run = _Cached(model) if cached else partial(_from_scratch, model)
-    recorder = Recorder(prefix.device)
-    parts = []
-    with drawing(model, rows=min(count, batch_size) if cached else 0):
-        for start in range(0, count, batch_size):
-            rows = slice(start, min(start + batch_size, count))
-            known = None if given is None else tuple(in_order(part[rows], order) for part in given)  # (b,T) twice
-            noise = uniforms(seed, range(first + rows.start, first + rows.stop), total).to(prefix.device)
-            choose = _chooser(recorder, noise, temperature, top_k, top_p)
-            tell = _teller(progress, start * total, rows.stop - start, count * total)
-            parts.append(run(prefix[rows], total, known, choose, tell))
-    codes = torch.cat(parts) if parts else prefix.new_empty(0, total)
-    return as_maps(codes, order, shape)
+
+    def __init__(self, transformer: LatentTransformer, vqgan: VQGAN,
+                 condition_vqgans: Mapping[str, VQGAN] | None = None, class_names: Sequence[str] = ()) -> None:
+        """Raises TesseraeError where a condition of the transformer has no VQGAN."""
+        self.transformer, self.vqgan = transformer.eval(), vqgan.eval()
+        self.condition_vqgans, self.class_names = dict(condition_vqgans or {}), list(class_names)
+        self.conditions = conditions_of(transformer.config.conditions)
+        for condition in self.conditions:
+            if isinstance(condition, Codes) and condition.name not in self.condition_vqgans:
+                raise TesseraeError(f"the condition {condition.name} has no VQGAN: give it in condition_vqgans.")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device | None = None) -> Sampler:
+        """Read a transformer, and its VQGANs from the folders vqgan-<name> beside it.
+
+        device: None for a GPU where there is one. Raises TesseraeError where a model is missing or damaged, or where
+        a VQGAN is not the one whose codes the transformer was trained on.
+        """
+        folder = Path(folder)
+        transformer = LatentTransformer.from_pretrained(folder)
+        conditions = [condition.name for condition in conditions_of(transformer.config.conditions)
+                      if isinstance(condition, Codes)]
+        names = set(transformer.origin.get("vqgans", {}))
+        if not names:
+            raise TesseraeError(f"{folder} does not say which VQGAN's codes it models: load both, and join them by "
+                                "Sampler(transformer, vqgan).")
+        modelled = next(iter(names - {*conditions} or names))
+        vqgans = {name: VQGAN.from_pretrained(folder.parent / f"vqgan-{name}") for name in (modelled, *conditions)}
+        check_decoding(folder.name, transformer, vqgans)
+        sampler = cls(transformer, vqgans[modelled], {name: vqgans[name] for name in conditions},
+                      transformer.origin.get("class_names", []))
+        return sampler.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def to(self, device: str | torch.device) -> Sampler:
+        """Move all networks."""
+        for model in (self.transformer, self.vqgan, *self.condition_vqgans.values()):
+            model.to(device)
+        return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels of what the transformer models; larger pictures are made by a sliding window."""
+        f = self.vqgan.config.downsampling
+        return tuple(side * f for side in window_of(self.transformer))
+
+    def sample(self, label: str | int | None = None, condition: Source | Mapping[str, Source] | None = None,
+               size: tuple[int, int] | None = None, n: int = 1, seed: int = 0, temperature: float = 1.0,
+               top_k: int = 0, top_p: float = 1.0, stride: int = 1,
+               progress: Progress | None = None) -> list[Image.Image]:
+        """Make `n` pictures.
+
+        label: a name of `class_names`, or its number. condition: a picture of what the condition's VQGAN reads (a
+        layout in the colours of the classes or as their indices, a depth map, a photograph whose edges are taken);
+        with several such conditions one for each name. size: (height, width) in pixels, multiples of the
+        downsampling and no smaller than `size`; None: `size`. temperature, top_k, top_p: see `filters.rank`. stride:
+        see `sliding_window.sample_map`. The same seed makes the same pictures on one kind of machine. Raises
+        TesseraeError for what is missing or does not fit.
+        """
+        shape = self._shape(size)
+        options = SampleOptions(temperature, top_k, top_p, seed, stride=stride)
+        return self._make(self._request(label, condition, shape, n), shape, options, None, progress)
+
+    def complete(self, picture: Source, mask: np.ndarray | Image.Image, label: str | int | None = None,
+                 condition: Source | Mapping[str, Source] | None = None, n: int = 1, seed: int = 0,
+                 temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> list[Image.Image]:
+        """Keep a part of a picture and make the rest, `n` times.
+
+        picture: brought to `size`, its middle cut out. mask: (height, width) of `size`, true or white where the
+        picture is kept; a code is kept where all its pixels are. See `sample` for the others.
+        """
+        shape, f = self._shape(None), self.vqgan.config.downsampling
+        kept = np.asarray(mask.convert("1") if isinstance(mask, Image.Image) else mask, dtype=bool)
+        if kept.shape != self.size:
+            raise TesseraeError(f"the mask has the shape {kept.shape}; (height, width) = {self.size} is needed.")
+        known = reduce(torch.from_numpy(kept.astype(np.uint8)), "(h f) (w g) -> h w", "min", f=f, g=f).bool()
+        view = view_of(self.vqgan.config)
+        codes = encode_map(self.vqgan, view.seen(_read(picture, view, self.size)).to(self.transformer.device))
+        given = tuple(part.expand(n, *shape).to(self.transformer.device) for part in (known, codes))
+        options = SampleOptions(temperature, top_k, top_p, seed)
+        return self._make(self._request(label, condition, shape, n), shape, options, given)
+
+    @torch.no_grad()
+    def _make(self, request: SampleRequest, shape: tuple[int, int], options: SampleOptions,
+              given: Given | None = None, progress: Progress | None = None) -> list[Image.Image]:
+        codes = sample_codes(self.transformer, request, shape, options, given, progress)
+        pixels = to_bytes(view_of(self.vqgan.config).drawn(decode_map(self.vqgan, codes))).cpu()
+        return [Image.fromarray(rearrange(each, "c h w -> h w c").numpy()) for each in pixels]
+
+    def _shape(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """Codes a side."""
+        f, size = self.vqgan.config.downsampling, size or self.size
+        if any(side % f for side in size):
+            raise TesseraeError(f"size = {tuple(size)} is not allowed; each side must be a multiple of {f} pixels.")
+        return tuple(side // f for side in size)
+
+    def _request(self, label: str | int | None, condition: Source | Mapping[str, Source] | None,
+                 shape: tuple[int, int], n: int) -> SampleRequest:
+        if n < 1:
+            raise TesseraeError(f"n = {n} is not allowed; it must be at least 1.")
+        labels = None
+        if any(isinstance(each, Label) for each in self.conditions):
+            labels = torch.full((n,), self._label(label), dtype=torch.int64)
+        elif label is not None:
+            raise TesseraeError(f"label = {label!r} is not needed; this transformer has no classes.")
+        names = [each.name for each in self.conditions if isinstance(each, Codes)]
+        given = condition if isinstance(condition, Mapping) else dict.fromkeys(
+            names if condition is not None and len(names) == 1 else [], condition)
+        if condition is not None and not names:
+            raise TesseraeError("this transformer has no pictures as conditions: leave condition out.")
+        if {*given} != {*names}:
+            raise TesseraeError("this transformer needs a picture for each of its conditions, "
+                                f"{', '.join(names)}: give it as condition, or several in a dict by name.")
+        return SampleRequest(n, labels, {name: self._codes(name, given[name], shape).expand(n, -1, -1)
+                                         for name in names})
+
+    def _label(self, label: str | int | None) -> int:
+        if isinstance(label, str) and label in self.class_names:
+            return self.class_names.index(label)
+        count = next(each.vocab for each in self.conditions if isinstance(each, Label))
+        if isinstance(label, int) and 0 <= label < count:
+            return label
+        known = ", ".join(self.class_names[:20]) + (" ..." if len(self.class_names) > 20 else "")
+        raise TesseraeError(f"label = {label!r} is no class; take {f'one of {known}, or ' if known else ''}a number "
+                            f"from 0 to {count - 1}.")
+
+    def _codes(self, name: str, source: Source, shape: tuple[int, int]) -> Tensor:
+        """The codes (1,h,w) of a condition's picture, which is brought to the size of the sample."""
+        vqgan, f = self.condition_vqgans[name], self.vqgan.config.downsampling
+        view = view_of(vqgan.config)
+        stored = _read(source, view, tuple(side * f for side in shape))
+        return encode_map(vqgan, view.seen(stored).to(self.transformer.device))
 
 
-def upper_half(indices: Tensor) -> Tensor:
-    """The mask of the upper half of code maps, for `given`: (B,h,w) -> (B,h,w) bool."""
-    mask = torch.zeros_like(indices, dtype=torch.bool)
-    mask[:, :indices.shape[1] // 2] = True
-    return mask
-
-
-def uniforms(seed: int, samples: range, positions: int) -> Tensor:
-    """Uniform numbers in [0,1), (len(samples),positions) float32: a counter-based stream for each sample.
-
-    They are made from Philox's raw stream, which NumPy promises to keep, and from its highest 24 bits, so
-    that none is rounded up to 1.
-    """
-    raw = np.stack([np.random.Philox(key=np.array([seed, number], np.uint64)).random_raw(positions)
-                    for number in samples])
-    return torch.from_numpy(((raw >> np.uint64(40)) * 2.0**-24).astype(np.float32))
-
-
-Choose = Callable[[Tensor, int], Tensor]  # logits (B,K), position -> codes (B,)
-Tell = Callable[[int], None]  # codes done of each map
-Known = tuple[Tensor, Tensor] | None  # mask (B,T) bool, codes (B,T)
-
-
-def _chooser(recorder: Recorder, noise: Tensor, temperature: float, top_k: int, top_p: float) -> Choose:
-    def chosen(logits: Tensor, uniform: Tensor) -> Tensor:
-        return draw(*rank(logits, temperature, top_k, top_p), uniform)
-
-    return lambda logits, position: recorder("choose", chosen, logits, noise[:, position])
-
-
-def _teller(progress: Callable[[int, int], None] | None, before: int, batch: int, total: int) -> Tell:
-    return lambda position: progress(before + position * batch, total) if progress else None
-
-
-class _Cached:
-    """One step of the network a code. What is known in every sample from the start on is read in one pass."""
-
-    def __init__(self, model: LatentTransformer) -> None:
-        self.model, self.steps = model, Steps(model)
-
-    def __call__(self, prefix: Tensor, total: int, known: Known, choose: Choose, tell: Tell) -> Tensor:
-        codes, mask = _start(prefix, total, known)
-        lead = 0 if mask is None else int(mask.all(0).long().cumprod(0).sum())
-        if lead == total:
-            return codes
-        shared = lead == 0 and bool((prefix == prefix[:1]).all())
-        logits, cache = self.model.prefill(prefix[:1] if shared else prefix, codes[:, :lead], prefix.shape[0])
-        self.steps.start(cache)
-        for position in range(lead, total):
-            _put(codes, mask, position, choose(logits, position))
-            tell(position + 1)
-            if position + 1 < total:
-                logits = self.steps(codes[:, position])
-        return codes
-
-
-def _from_scratch(model: LatentTransformer, prefix: Tensor, total: int, known: Known, choose: Choose,
-                  tell: Tell) -> Tensor:
-    """The whole sequence through the network for each code: slow, and what the cache is checked against."""
-    codes, mask = _start(prefix, total, known)
-    for position in range(total):
-        logits = model(prefix, codes[:, :position + 1])[:, -1]  # (B,K)
-        _put(codes, mask, position, choose(logits, position))
-        tell(position + 1)
-    return codes
-
-
-def _start(prefix: Tensor, total: int, known: Known) -> tuple[Tensor, Tensor | None]:
-    """Codes (B,T), known ones in place and 0 elsewhere, and the mask (B,T) of the known ones."""
-    if known is None:
-        return prefix.new_zeros(prefix.shape[0], total), None
-    mask, indices = known
-    return torch.where(mask, indices, 0), mask
-
-
-def _put(codes: Tensor, mask: Tensor | None, position: int, drawn: Tensor) -> None:
-    """Write drawn codes (B,) at a position, but where a code is known."""
-    column = codes[:, position]
-    codes[:, position] = drawn if mask is None else torch.where(mask[:, position], column, drawn)
-
-
-def _check(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int],
-           given: tuple[Tensor, Tensor] | None) -> None:
-    c, wanted = model.config, (prefix.shape[0], *shape)
-    if min(shape) < 1 or shape[0] * shape[1] > c.max_tokens:
-        raise TesseraeError(f"a map of {shape[0]}x{shape[1]} codes was asked for; this transformer draws "
-                            f"1 to {c.max_tokens} codes: take a smaller map.")
-    if prefix.numel() and not 0 <= int(prefix.min()) <= int(prefix.max()) < c.prefix_vocab:
-        raise TesseraeError(f"prefix tokens run from {int(prefix.min())} to {int(prefix.max())}; this "
-                            f"transformer knows 0 to {c.prefix_vocab - 1}.")
-    check_given(model, given, wanted)
-
-
-def check_given(model: LatentTransformer, given: tuple[Tensor, Tensor] | None, wanted: tuple[int, ...]) -> None:
-    """Raise TesseraeError where a given mask or its indices are not (B,h,w) = `wanted`, or no codes of the model."""
-    if given is None:
-        return
-    mask, indices = given
-    if mask.shape != wanted or indices.shape != wanted or mask.dtype != torch.bool:
-        raise TesseraeError(f"the given mask and indices have the shapes {tuple(mask.shape)} and "
-                            f"{tuple(indices.shape)}; a boolean mask and indices of {wanted} are needed.")
-    kept = indices[mask]
-    known = model.config.codebook_size
-    if kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < known:
-        raise TesseraeError(f"given codes run from {int(kept.min())} to {int(kept.max())}; this transformer "
-                            f"knows 0 to {known - 1}.")
+def _read(source: Source, view, size: tuple[int, int]) -> Tensor:
+    """A picture in a view's stored form (1,c,H,W)."""
+    if not isinstance(source, Image.Image):
+        return read_condition(Path(source), view, size)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.png"
+        source.save(path)
+        return read_condition(path, view, size)

@@ -27,9 +27,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from tesserae.allocation import keep_freed_memory
+from tesserae.accel.allocation import give_back_memory, keep_freed_memory
 from tesserae.errors import DiskFullError, TesseraeError, writing
-from tesserae.processor import cxx_error, has_bf16, times_as_fast
+from tesserae.processor import bf16_speed, cxx_error, emulates_bf16
 from tesserae.training.alarms import Alarm, check_exploded
 from tesserae.training.checkpoints import load_checkpoint, replace_folder, save_checkpoint, steps_in
 from tesserae.training.lock import held
@@ -85,15 +85,12 @@ def bf16_is_fast(device: torch.device) -> bool:
     """Whether this hardware multiplies bf16 matrices faster than fp32.
 
     GPUs with tensor cores for it do. A processor that names bf16 instructions may be far quicker with them (AMX) or
-    half as quick (AVX512-BF16 on some), so a product is timed in both, where there are any. It has to be 1.3 times as
+    half as quick (AVX512-BF16 on some), so a product is timed in both. It has to be 1.3 times as
     quick: less is lost again where numbers are turned into bf16 and back.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu" or not has_bf16():
-        return False
-    fp32, bf16 = (torch.ones(1024, 1024, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-    return times_as_fast(lambda: fp32 @ fp32, lambda: bf16 @ bf16) > 1.3
+    return device.type == "cpu" and bf16_speed() > 1.3
 
 
 def compiles(setting: str, device: torch.device, say: Callable[[str], None] = print) -> bool:
@@ -137,7 +134,7 @@ def make_accelerator(precision: str, threads: int = 0, say: Callable[[str], None
     made = _accelerator(bf16=precision == "bf16")
     if precision == "auto" and Group(made).of_first(bf16_is_fast(made.device)):
         return _accelerator(bf16=True)
-    if precision == "bf16" and made.device.type == "cpu" and not has_bf16():
+    if precision == "bf16" and made.device.type == "cpu" and emulates_bf16():
         of_one(say, made)("precision: bf16 takes tens of times as long as fp32 on this processor, which has no "
                           "instructions for it; auto takes what is quick here.")
     return made
@@ -262,6 +259,7 @@ def _train(task: Task, block: Any, seed: int, folder: Path, reports: Path, log: 
     if accelerator.is_main_process:
         shutil.rmtree(folder / "last", ignore_errors=True)
         part.rename(folder / "last")
+    give_back_memory()  # a notebook may stay open for long
     accelerator.wait_for_everyone()
     return progress
 

@@ -23,11 +23,12 @@ from tesserae.data.pictures import spread
 from tesserae.data.views import view_of
 from tesserae.errors import command, writing
 from tesserae.evaluation.likelihood import Likelihood, evaluate_codes, likelihood, nats_to_bits, unigram_nll
+from tesserae.models.origins import check_codes, origin_of
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN
 from tesserae.params import TransformerParams
-from tesserae.sampling.orderings import in_order
-from tesserae.sampling.sampler import sample
+from tesserae.sampling.autoregressive import SampleOptions, sample
+from tesserae.sampling.orderings import to_sequences
 from tesserae.stage import Stage
 from tesserae.training.alarms import Alarm
 from tesserae.training.checkpoints import replace_folder
@@ -45,7 +46,6 @@ from tesserae.training.loop import (
     train,
 )
 from tesserae.training.optimisers import MuonAndAdam, set_share, with_full_rates
-from tesserae.training.origins import check_codes, origin_of
 from tesserae.training.processes import Group, clipped, in_shares, memory_of, shared, take_up, weights_of
 
 SHOWN = 16  # pictures in the grids by step
@@ -121,7 +121,7 @@ def compile_blocks(model: LatentTransformer) -> None:
 class TransformerTask:
     """One latent transformer and its optimiser, as the loop sees it.
 
-    vqgans: by name, those that draw what it models and what it is told. `show(picture, step)` receives the grid
+    vqgans: by name, those of the codes that it models and of its conditions. `show(picture, step)` receives the grid
     of samples below their conditions, drawn with the same random numbers each time. compiled: whether torch.compile
     makes kernels of the blocks.
     """
@@ -157,11 +157,11 @@ class TransformerTask:
         """Prefix (B,P), input codes (B,T) and their targets (B,T): a function of (seed, step, process)."""
         process = self.accelerator.process_index
         chosen = self.data.batch(step, self.block.batch_size, self.seed, self.block.flip, process, self.processes)
-        targets = in_order(self.data.codes(chosen), self.block.order)
+        targets = to_sequences(self.data.codes(chosen), self.block.order)
         generator = torch.Generator().manual_seed(step_seed(self.seed, step, stream=16))
         inputs = replace_some(targets, self.block.pkeep, self.data.maps.codebook_size, generator, process,
                               self.processes)
-        prefix = make_prefix(self.conditions, self.data.told(chosen))
+        prefix = make_prefix(self.conditions, self.data.conditioning(chosen))
         return tuple(to_device_soon(part, self.device) for part in (prefix, inputs, targets))
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -182,7 +182,7 @@ class TransformerTask:
         return {"lr": self.block.lr * self.share}
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Likelihood of held-out codes, told the truth and told another picture's condition, and accuracy.
+        """Likelihood of held-out codes under their own condition and under another picture's, and accuracy.
 
         Processes share the work.
         """
@@ -203,13 +203,13 @@ class TransformerTask:
         if model is None:
             return
         chosen = self.held_out.whole(torch.tensor(spread(SHOWN, len(self.held_out))))
-        told = self.held_out.told(chosen)
-        prefix = make_prefix(self.conditions, told).to(self.device)
-        codes = sample(model, prefix, self.data.window, seed=self.seed)
+        conditioning = self.held_out.conditioning(chosen)
+        prefix = make_prefix(self.conditions, conditioning).to(self.device)
+        codes = sample(model, prefix, self.data.window, SampleOptions(seed=self.seed))
         rows = [self._drawn(self.block.vqgan, codes)]
         for condition in self.conditions:
-            if condition.name in told.maps:
-                codes = condition.tokens(told).unflatten(1, condition.window)
+            if condition.name in conditioning.maps:
+                codes = condition.tokens(conditioning).unflatten(1, condition.window)
                 rows.insert(0, self._drawn(condition.name, codes.to(self.device)))
         self.show(figures.grid_image(torch.cat(rows).cpu(), columns=SHOWN), step)
 
@@ -261,10 +261,9 @@ def verdict(progress: Progress, unigram: float) -> list[str]:
     else:
         said.append("No overfitting: what held-out codes need fell, or stayed, to the end.")
     if "gain_bits" in best:
-        said.append(f"To be told its own condition, not another picture's, saves {best['gain_bits']:.2f} bits "
-                    "a code.")
+        said.append(f"Its own condition, in place of another picture's, saves {best['gain_bits']:.2f} bits a code.")
     if "class_gain" in best:
-        said.append(f"To know the right class, not a wrong one, saves {best['class_gain']:.3f} nats a code.")
+        said.append(f"The right class, in place of a wrong one, saves {best['class_gain']:.3f} nats a code.")
     return said
 
 

@@ -7,10 +7,10 @@ from PIL import Image
 from tiny_pictures import PALETTE, as_png, painted, pictures_of, smooth
 from torch.nn.functional import avg_pool2d
 
-from tesserae.data.foreign import (
+from tesserae.data.external import (
     SCENES_SEED,
     enlarged,
-    foreign_condition,
+    external_condition,
     large_conditions,
     read_condition,
     scene_conditions,
@@ -120,15 +120,15 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path):
 
 
 def test_without_a_path_a_layout_is_painted_where_the_classes_are_the_scenes():
-    found = foreign_condition("", {"segmentation": SCENES}, SIZE, None)
+    found = external_condition("", {"segmentation": SCENES}, SIZE, None)
     assert torch.equal(found["segmentation"], draw_layout(0, SIZE)[None, None].to(torch.uint8))
-    assert foreign_condition("", {}, SIZE, None) == {}
-    assert foreign_condition("", {"layout": OTHER}, SIZE, None) == {}
-    assert foreign_condition("", {"segmentation": SCENES, "edges": Edges()}, SIZE, None) == {}
+    assert external_condition("", {}, SIZE, None) == {}
+    assert external_condition("", {"layout": OTHER}, SIZE, None) == {}
+    assert external_condition("", {"segmentation": SCENES, "edges": Edges()}, SIZE, None) == {}
 
 
 def test_a_path_gives_every_view_its_condition(tmp_path, photo):
-    found = foreign_condition("mine.png", {"edges": Edges(), "small": LowResolution()}, SIZE, tmp_path)
+    found = external_condition("mine.png", {"edges": Edges(), "small": LowResolution()}, SIZE, tmp_path)
     assert {name: stored.shape for name, stored in found.items()} == {"edges": (1, 1, *SIZE), "small": (1, 3, *SIZE)}
 
 

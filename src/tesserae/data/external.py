@@ -27,7 +27,7 @@ SCENES_SEED = 1 << 20  # landscapes that no training set holds
 Stored = dict[str, Tensor]  # by condition, (B,c,H,W) in the view's stored form
 
 
-def foreign_condition(path: str, views: Mapping[str, View], size: tuple[int, int], root: Path | None) -> Stored:
+def external_condition(path: str, views: Mapping[str, View], size: tuple[int, int], root: Path | None) -> Stored:
     """One condition for each view, (1,c,H,W), from the picture at `path`, or painted where that is "".
 
     {} where there is no path and a view for which nothing can be painted, or no view at all. Raises TesseraeError

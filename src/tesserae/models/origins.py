@@ -85,17 +85,22 @@ def check_sampling(name: str, model: LatentTransformer, wanted: object, vqgans: 
     check_transformer(name, model, wanted, maps["train"], first)
 
 
+def check_decoding(name: str, model: LatentTransformer, vqgans: Mapping[str, VQGAN]) -> None:
+    """A transformer's VQGANs by name are those whose codes it was trained on, else OriginError; name: its folder."""
+    for key, vqgan in vqgans.items():
+        if _differ(model.origin.get("vqgans", {}).get(key), lambda: vqgan.fingerprint):  # noqa: B023
+            raise OriginError(f"models/{name} was trained on codes of another VQGAN than models/vqgan-{key}: run dvc "
+                              f"repro {name.replace('-', '@', 1)}.")
+
+
 def check_decoders(name: str, model: LatentTransformer, vqgans: Mapping[str, VQGAN], pictures: Pictures) -> None:
     """A transformer's VQGANs by name are those whose codes it was trained on, and its classes the pictures'.
 
     For those who open models without code maps. Raises OriginError.
     """
-    for key, vqgan in vqgans.items():
-        if _differ(model.origin.get("vqgans", {}).get(key), lambda: vqgan.fingerprint):  # noqa: B023
-            raise OriginError(f"models/transformer-{name} was trained on codes of another VQGAN than "
-                              f"models/vqgan-{key}: run dvc repro transformer@{name}.")
-    told = any(isinstance(condition, Label) for condition in conditions_of(model.config.conditions))
-    if told and _differ(model.origin.get("class_names"), lambda: pictures.class_names):
+    check_decoding(f"transformer-{name}", model, vqgans)
+    labelled = any(isinstance(condition, Label) for condition in conditions_of(model.config.conditions))
+    if labelled and _differ(model.origin.get("class_names"), lambda: pictures.class_names):
         raise OriginError(f"models/transformer-{name} was trained with other classes than prepared/ has: "
                           f"run dvc repro transformer@{name}.")
 

@@ -8,13 +8,22 @@ import torch
 
 from tesserae.errors import TesseraeError
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
-from tesserae.sampling.filters import draw, rank
-from tesserae.sampling.sampler import sample, uniforms
-from tesserae.sampling.wavefront import blocks_of, codes_of, stagger, waves
-from tesserae.sampling.windows import local_place, sample_map, window_nll
+from tesserae.sampling import autoregressive, sliding_window
+from tesserae.sampling.autoregressive import SampleOptions, uniforms
+from tesserae.sampling.filters import pick, rank
+from tesserae.sampling.sliding_window import blocks_of, local_position, wavefronts, window_nll
 
 K, WINDOW = 11, (3, 4)
 SHAPES = {"wide": (4, 13), "tall": (12, 5), "square": (9, 9)}
+
+
+def sample(model, prefix, shape, given=None, progress=None, **options):
+    return autoregressive.sample(model, prefix, shape, SampleOptions(**options), given, progress)
+
+
+def sample_map(model, prefixes, shape, window, count=1, given=None, progress=None, preview=None, **options):
+    return sliding_window.sample_map(model, prefixes, shape, window, count, SampleOptions(**options), given, progress,
+                                     preview)
 
 
 def made(window=WINDOW, prefix_length=2, prefix_vocab=7):
@@ -61,7 +70,7 @@ def brute(model, prefixes, shape, window, number, seed, **filters):
             crop = codes[top:top + window[0], left:left + window[1]]
             prefix = prefixes(*(torch.tensor([value]) for value in (number, top, left)))
             logits = model(prefix, crop.flatten()[None])[0].view(*window, K)[i - top, j - left]
-            codes[i, j] = draw(*rank(logits[None], **filters), noise[i * shape[1] + j][None])[0]
+            codes[i, j] = pick(*rank(logits[None], **filters), noise[i * shape[1] + j][None])[0]
             nll[i, j] = -logits.log_softmax(-1)[codes[i, j]]
     return codes, nll
 
@@ -77,7 +86,7 @@ def test_local_place_is_the_definition_at_every_edge(window, more):
             expected = window - (size - i)
         else:
             expected = window // 2
-        assert local_place(i, size, window) == expected
+        assert local_position(i, size, window) == expected
         assert i - expected == corner(i, size, window)
 
 
@@ -85,7 +94,7 @@ def test_local_place_is_the_definition_at_every_edge(window, more):
 def test_a_block_lies_in_the_middle_of_its_window(window, block):
     size = 4 * window + 1
     for first in range(0, size, block):
-        place = local_place(first, size, window, block)
+        place = local_position(first, size, window, block)
         cut = min(block, size - first)
         assert 0 <= first - place <= size - window
         assert place + cut <= window
@@ -147,16 +156,17 @@ def test_a_map_of_the_window_s_size_is_the_plain_sampler_s(model, prefixes):
 @pytest.mark.parametrize("wavefront", [True, False])
 def test_every_code_is_drawn_once_after_what_it_waits_for(shape, stride, wavefront):
     blocks = blocks_of(shape, WINDOW, stride)
-    order = waves(blocks, shape, WINDOW) if wavefront else [[block] for block in blocks]
+    order = wavefronts(blocks, shape, WINDOW) if wavefront else [[block] for block in blocks]
     drawn = torch.zeros(shape, dtype=torch.int64)
     for wave in order:
         before = drawn.clone()
         for block in wave:
             form = block.form
-            assert 0 <= block.top <= shape[0] - WINDOW[0]
-            assert 0 <= block.left <= shape[1] - WINDOW[1]
-            assert before[block.top:block.row, block.left:block.left + WINDOW[1]].all()
-            assert before[block.row:block.row + form.rows, block.left:block.col].all()
+            top, left = block.window
+            assert 0 <= top <= shape[0] - WINDOW[0]
+            assert 0 <= left <= shape[1] - WINDOW[1]
+            assert before[top:block.row, left:left + WINDOW[1]].all()
+            assert before[block.row:block.row + form.rows, left:block.col].all()
             drawn[block.row:block.row + form.rows, block.col:block.col + form.cols] += 1
     assert (drawn == 1).all()
 
@@ -165,44 +175,14 @@ def test_a_wave_is_the_first_that_is_possible():
     """A block of any wave but the first waits for one of the wave before."""
     shape = SHAPES["square"]
     before = torch.full(shape, -1)
-    for number, wave in enumerate(waves(blocks_of(shape, WINDOW), shape, WINDOW)):
+    for number, wave in enumerate(wavefronts(blocks_of(shape, WINDOW), shape, WINDOW)):
         for block in wave:
-            known = [before[block.top:block.row, block.left:block.left + WINDOW[1]].flatten(),
-                     before[block.row, block.left:block.col]]
+            top, left = block.window
+            known = [before[top:block.row, left:left + WINDOW[1]].flatten(), before[block.row, left:block.col]]
             assert torch.cat([*known, torch.tensor([-1])]).max() == number - 1
         for block in wave:
             before[block.row, block.col:block.col + block.form.cols] = number
     assert number < shape[0] * shape[1] / 2
-
-
-@EVERY_SHAPE
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("slots", [1, 4, 64])
-def test_turns_read_what_is_drawn_and_share_no_slot(shape, stride, slots):
-    blocks = blocks_of(shape, WINDOW, stride)
-    turns = stagger(blocks, 2, shape, WINDOW, slots)
-    drawn_at, busy = torch.full((2, *shape), -1), set()
-    for turn in turns:
-        for step, (place, kept) in enumerate(zip(*(codes_of(turn.block.form, WINDOW[1])[part] for part in (0, 2))),
-                                             start=turn.step):
-            busy.add((turn.slot, step))
-            if kept:
-                code = turn.number, turn.block.top + place // WINDOW[1], turn.block.left + place % WINDOW[1]
-                assert drawn_at[code] == -1
-                drawn_at[code] = step
-    assert (drawn_at >= 0).all()
-    assert max(slot for slot, _ in busy) < slots
-    assert len(busy) == sum(len(codes_of(turn.block.form, WINDOW[1])[0]) for turn in turns)
-    waited = set()
-    for turn in turns:
-        known = drawn_at[turn.number, turn.block.top:, turn.block.left:][:WINDOW[0], :WINDOW[1]].flatten()
-        places, own, _ = codes_of(turn.block.form, WINDOW[1])
-        needed = [*(known[:places[0]] + 1 - turn.step),
-                  *(known[place] + 1 - turn.step - step for step, place in enumerate(places) if not own[step])]
-        assert max(needed, default=0) <= 0
-        waited.add(int(max(needed, default=-turn.step)))
-    if slots == 64:
-        assert waited == {0}  # each begins as soon as it can
 
 
 @EVERY_SHAPE
@@ -238,7 +218,7 @@ def test_blocks_are_the_definition_s(model, stride):
                 for j in range(col - left if i == row - top else 0, WINDOW[1]):
                     if left + j >= col:
                         logits = model(prefix, crop.flatten()[None])[0].view(*WINDOW, K)[i, j]
-                        crop[i, j] = draw(*rank(logits[None]), noise[top + i, left + j][None])[0]
+                        crop[i, j] = pick(*rank(logits[None]), noise[top + i, left + j][None])[0]
             inside = (slice(row - top, row - top + stride), slice(col - left, col - left + stride))
             codes[row:row + stride, col:col + stride] = crop[inside]
     assert torch.equal(sample_map(model, telling, shape, WINDOW, seed=5, stride=stride)[0], codes)
@@ -249,13 +229,13 @@ def test_a_stride_of_the_window_draws_windows_that_know_nothing_of_each_other():
     model = made(window)
     codes = sample_map(model, constant, (8, 12), window, seed=2, stride=4)[0]
     noise = uniforms(2, range(1), 96).view(8, 12)
-    assert len(waves(blocks_of((8, 12), window, 4), (8, 12), window)) == 1
+    assert len(wavefronts(blocks_of((8, 12), window, 4), (8, 12), window)) == 1
     with torch.no_grad():
         for top in (0, 4):
             for left in (0, 4, 8):
                 tile = codes[top:top + 4, left:left + 4].flatten()
                 logits = model(torch.tensor([[3, 3]]), tile[None])[0]
-                again = draw(*rank(logits), noise[top:top + 4, left:left + 4].flatten())
+                again = pick(*rank(logits), noise[top:top + 4, left:left + 4].flatten())
                 assert torch.equal(again, tile)
 
 
@@ -302,7 +282,8 @@ def test_nats_do_not_depend_on_the_batch(model):
 def test_progress_and_the_growing_map(model):
     counts, moments = [], []
     codes = sample_map(model, constant, (9, 9), WINDOW, count=2, stride=2,
-                       progress=lambda *told: counts.append(told), grown=lambda *seen: moments.append(seen))
+                       progress=lambda *done: counts.append(done),
+                       preview=lambda *shown: moments.append(shown))
     assert counts[-1] == (162, 162)
     assert [done for done, _ in counts] == sorted({done for done, _ in counts})
     for (early, drawn), (_, later) in zip(moments, [*moments[1:], moments[-1]]):
@@ -325,7 +306,7 @@ def test_the_model_s_mode_is_left_as_it_was(model):
 @pytest.mark.parametrize(("call", "said"), [
     ({"shape": (2, 9)}, "2x9 codes is smaller than the window of 3x4"),
     ({"shape": (9, 3)}, "9x3 codes is smaller"),
-    ({"window": (3, 3)}, "3x3 codes was asked for; this transformer knows maps of 12"),
+    ({"window": (3, 3)}, "3x3 codes was requested; this transformer models maps of 12"),
     ({"stride": 4}, "stride of 4 does not fit a window of 3x4 codes: take 1 to 3"),
     ({"stride": 0}, "stride of 0"),
     ({"batch_size": 0}, "batch_size = 0"),
@@ -354,7 +335,7 @@ def test_the_window_is_the_one_that_was_trained_on():
     other = made()
     other.config = replace(other.config, window=WINDOW)
     assert sample_map(other, constant, (5, 6), WINDOW).shape == (1, 5, 6)
-    with pytest.raises(TesseraeError, match="4x3 codes was asked for; this transformer knows maps of 3x4 codes"):
+    with pytest.raises(TesseraeError, match="4x3 codes was requested; this transformer models maps of 3x4 codes"):
         sample_map(other, constant, (5, 6), (4, 3))
 
 

@@ -8,7 +8,7 @@ import pytest
 STEPS = """
 import resource, torch
 from pathlib import Path
-from tesserae.allocation import give_back_memory, keep_freed_memory
+from tesserae.accel.allocation import give_back_memory, keep_freed_memory
 
 def held():
     return resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[1])
@@ -36,7 +36,7 @@ def test_large_tensors_are_made_where_the_last_ones_lay():
 
 
 def test_elsewhere_nothing_is_done(monkeypatch):
-    from tesserae import allocation
+    from tesserae.accel import allocation
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not allocation.keep_freed_memory()
     allocation.give_back_memory()

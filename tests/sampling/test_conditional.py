@@ -1,4 +1,4 @@
-"""Drawing for what is asked: windows of conditions where those of the codes are, on maps of any size."""
+"""Drawing for what is request: windows of conditions where those of the codes are, on maps of any size."""
 
 import pytest
 import torch
@@ -8,13 +8,19 @@ from tesserae.data.codes import CodeMaps
 from tesserae.data.conditions import Codes, Coordinates, Label, make_prefix, record
 from tesserae.data.paired import PairedMaps
 from tesserae.errors import TesseraeError
-from tesserae.models.transformer import Cache, LatentTransformer, TransformerConfig
-from tesserae.sampling.drawing import Asked, asked_of, draw_codes, prefixes_of, window_of
+from tesserae.models.kv_cache import KVCache
+from tesserae.models.transformer import LatentTransformer, TransformerConfig
+from tesserae.sampling import conditional
+from tesserae.sampling.autoregressive import SampleOptions, sample
+from tesserae.sampling.conditional import SampleRequest, prefixes_of, request_of, window_of
 from tesserae.sampling.orderings import ordering
-from tesserae.sampling.sampler import sample
-from tesserae.sampling.windows import sample_map
+from tesserae.sampling.sliding_window import sample_map
 
 K, WINDOW = 11, (3, 3)
+
+
+def sample_codes(model, request, shape, given=None, progress=None, preview=None, **options):
+    return conditional.sample_codes(model, request, shape, SampleOptions(**options), given, progress, preview)
 
 
 def config(*conditions, window=WINDOW, **changes):
@@ -33,40 +39,26 @@ def random_model(*conditions, **changes):
 
 
 class Reader(LatentTransformer):
-    """Instead of what it has learned it draws at each turn the code that `told(prefix (B,P)) -> (B,T)` says."""
+    """Instead of what it has learned it samples the codes that `wanted(prefix (B,P)) -> (B,T)` says."""
 
-    def __init__(self, config, told):
+    def __init__(self, config, wanted):
         super().__init__(config)
-        self.told = told
+        self.wanted = wanted
 
-    def forward(self, prefix, indices, last=0):
-        return self._sure(self.told(prefix)[:, :indices.shape[1]])[:, -last:]
+    def forward(self, prefix, indices):
+        return self._sure(self.wanted(prefix)[:, :indices.shape[1]])
 
-    def prefill(self, prefix, indices=None, batch=None, room=None, last=1):
-        cache = Cache(1, batch or len(prefix), self.config.max_tokens)
-        codes = self.told(prefix.expand(cache.batch, -1))
+    def prefill(self, prefix, indices=None, batch=None, max_tokens=None):
+        cache = KVCache(1, batch or len(prefix), self.config.max_tokens)
+        codes = self.wanted(prefix.expand(cache.batch, -1))
         kept = codes[:, None, None, :]  # in the place of a key
         cache.buffers, known = [(kept, kept)], 0 if indices is None else indices.shape[1]
         cache.length = self.config.prefix_length + known
         return self._sure(codes[:, known]), cache
 
     def step(self, codes, cache):
-        return self.step_each(codes.view(len(codes), -1), [cache])
-
-    def step_each(self, codes, caches, last=1):
-        said = []
-        for cache in caches:
-            cache.length += codes.shape[1]
-            said.append(cache.buffers[0][0][:, 0, 0, cache.length - self.config.prefix_length])
-        said = torch.cat(said)
-        return self._sure(said[torch.arange(len(codes)).clamp(max=len(said) - 1)])
-
-    def step_at(self, codes, places, cache, reach=0):
-        after = places[:, -1:] - self.config.prefix_length + 1
-        return self._sure(cache.buffers[0][0][:, 0, 0].gather(1, after)[:, 0])
-
-    def step_beside(self, codes, places, cache, reach, fresh):
-        return self.step_at(codes, places, cache), [self.prefill(*given) for given in fresh]
+        cache.length += codes.view(len(codes), -1).shape[1]
+        return self._sure(cache.buffers[0][0][:, 0, 0, cache.length - self.config.prefix_length])
 
     def _sure(self, codes):
         return 1000.0 * one_hot(codes, K)
@@ -80,26 +72,26 @@ def paired(count=8, side=6, labels=True, scale=1, window=WINDOW[0]):
     return PairedMaps(CodeMaps(s, classes, names, K), {"map": CodeMaps(r, classes, names, K)}, window)
 
 
-# ------------------------------------------------------------------ what is asked
+# ------------------------------------------------------------------ what is request
 
 
 def test_asked_pictures_are_repeated_and_chosen():
-    asked = Asked(3, torch.tensor([5, 6, 7]), {"map": torch.arange(3).view(3, 1, 1)})
-    twice = asked.repeated(2)
+    request = SampleRequest(3, torch.tensor([5, 6, 7]), {"map": torch.arange(3).view(3, 1, 1)})
+    twice = request.repeated(2)
     assert len(twice) == 6
     assert twice.labels.tolist() == twice.maps["map"].add(5).flatten().tolist() == [5, 5, 6, 6, 7, 7]
-    some = asked.some(torch.tensor([2, 0]))
+    some = request.some(torch.tensor([2, 0]))
     assert (len(some), some.labels.tolist(), some.maps["map"].flatten().tolist()) == (2, [7, 5], [2, 0])
-    assert Asked(4).repeated(3).labels is None
-    assert len(Asked(4).repeated(3)) == 12
+    assert SampleRequest(4).repeated(3).labels is None
+    assert len(SampleRequest(4).repeated(3)) == 12
 
 
 def test_pictures_of_the_set_are_asked_for_as_they_are():
     data = paired()
-    asked = asked_of(data, torch.tensor([6, 1]))
-    assert asked.labels.tolist() == [0, 1]
-    assert torch.equal(asked.maps["map"], data.others["map"].indices[[6, 1], 0].long())
-    assert asked_of(paired(labels=False), torch.tensor([0])).labels is None
+    request = request_of(data, torch.tensor([6, 1]))
+    assert request.labels.tolist() == [0, 1]
+    assert torch.equal(request.maps["map"], data.others["map"].indices[[6, 1], 0].long())
+    assert request_of(paired(labels=False), torch.tensor([0])).labels is None
 
 
 def test_the_window_is_the_configs_or_square():
@@ -113,26 +105,26 @@ def test_prefixes_are_those_of_training(scale):
     """The same windows of the same pictures have the same tokens, whatever the first sample's number."""
     data = paired(scale=scale)
     conditions = data.conditions(["class", "coordinates", "map"])
-    asked = asked_of(data, torch.arange(8))
-    prefixes = prefixes_of(random_model(*conditions), asked, data.maps.shape, first=20)
+    request = request_of(data, torch.arange(8))
+    prefixes = prefixes_of(random_model(*conditions), request, data.maps.shape, first=20)
     chosen = data.batch(3, 8, 0, flip=False)
     found = prefixes(20 + chosen.pictures, chosen.tops, chosen.lefts)
-    assert torch.equal(found, make_prefix(conditions, data.told(chosen)))
+    assert torch.equal(found, make_prefix(conditions, data.conditioning(chosen)))
 
 
 def test_what_was_not_asked_is_named():
     data = paired()
     model = random_model(*data.conditions(["class", "map"]))
-    whole = asked_of(data, torch.arange(2))
+    whole = request_of(data, torch.arange(2))
     with pytest.raises(TesseraeError, match="needs the class of every picture: say which"):
-        draw_codes(model, Asked(2, None, whole.maps), (6, 6))
+        sample_codes(model, SampleRequest(2, None, whole.maps), (6, 6))
     with pytest.raises(TesseraeError, match=r"the condition map is missing; a map of 6x6 codes needs one of 6x6"):
-        draw_codes(model, Asked(2, whole.labels), (6, 6))
+        sample_codes(model, SampleRequest(2, whole.labels), (6, 6))
     with pytest.raises(TesseraeError, match=r"condition map is of 6x6 codes; a map of 9x6 codes needs one of 9x6"):
-        draw_codes(model, whole, (9, 6))
+        sample_codes(model, whole, (9, 6))
     fine = random_model(*paired(scale=2).conditions(["map"]))
     with pytest.raises(TesseraeError, match=r"a map of 6x6 codes needs one of 12x12"):
-        draw_codes(fine, whole, (6, 6))
+        sample_codes(fine, whole, (6, 6))
 
 
 # ------------------------------------------------------------------ what is drawn
@@ -145,12 +137,12 @@ def test_a_transformer_that_copies_its_condition_draws_it(scale, shape, how):
     """At every place of maps of any size: so the windows of r slide with those of s."""
     condition = Codes("map", K, (WINDOW[0] * scale, WINDOW[1] * scale))
 
-    def told(prefix):
+    def wanted(prefix):
         return prefix.unflatten(1, condition.window)[:, ::scale, ::scale].flatten(1)
 
     generator = torch.Generator().manual_seed(1)
     r = torch.randint(K, (3, shape[0] * scale, shape[1] * scale), generator=generator)
-    drawn = draw_codes(Reader(config(condition), told), Asked(3, None, {"map": r}), shape, **how)
+    drawn = sample_codes(Reader(config(condition), wanted), SampleRequest(3, None, {"map": r}), shape, **how)
     assert torch.equal(drawn, r[:, ::scale, ::scale])
 
 
@@ -161,10 +153,10 @@ def test_it_draws_in_its_order(order):
     turns = ordering(order, *WINDOW)
     r = torch.randint(K, (2, *WINDOW), generator=torch.Generator().manual_seed(1))
     model = Reader(config(condition, order=order), lambda prefix: prefix[:, turns])
-    assert torch.equal(draw_codes(model, Asked(2, None, {"map": r}), WINDOW), r)
+    assert torch.equal(sample_codes(model, SampleRequest(2, None, {"map": r}), WINDOW), r)
     if order != "row":
         with pytest.raises(TesseraeError, match=f"in the order '{order}'; a sliding window needs"):
-            draw_codes(model, Asked(2, None, {"map": torch.zeros(2, 6, 6).long()}), (6, 6))
+            sample_codes(model, SampleRequest(2, None, {"map": torch.zeros(2, 6, 6).long()}), (6, 6))
 
 
 def test_coordinates_run_from_top_to_bottom_and_left_to_right():
@@ -172,7 +164,7 @@ def test_coordinates_run_from_top_to_bottom_and_left_to_right():
     for shape in ((5, 5), (9, 4), (20, 13)):
         for axis in (0, 1):
             model = Reader(config(Coordinates(10)), lambda prefix, axis=axis: prefix[:, [axis]].expand(-1, 9) % 5)
-            drawn = draw_codes(model, Asked(1), shape)[0].movedim(axis, 0)
+            drawn = sample_codes(model, SampleRequest(1), shape)[0].movedim(axis, 0)
             assert (drawn == drawn[:, :1]).all()
             assert (drawn[0, 0], drawn[-1, 0]) == (0, 4)
             assert (drawn[:, 0].diff() >= 0).all()
@@ -181,22 +173,24 @@ def test_coordinates_run_from_top_to_bottom_and_left_to_right():
 def test_a_map_of_its_own_size_is_the_samplers():
     data = paired()
     model = random_model(*data.conditions(["class", "map"]))
-    asked = Asked(4, torch.arange(4) % 3, {"map": data.others["map"].indices[:4, 0, :3, :3].long()})
-    drawn = draw_codes(model, asked, WINDOW, seed=3, first=2, temperature=0.8, top_k=7)
-    prefix = torch.cat([asked.labels[:, None], 3 + asked.maps["map"].flatten(1)], 1)
-    assert torch.equal(drawn, sample(model, prefix, WINDOW, temperature=0.8, top_k=7, seed=3, first=2))
-    assert torch.equal(drawn, draw_codes(model, asked, WINDOW, seed=3, first=2, temperature=0.8, top_k=7,
+    request = SampleRequest(4, torch.arange(4) % 3, {"map": data.others["map"].indices[:4, 0, :3, :3].long()})
+    drawn = sample_codes(model, request, WINDOW, seed=3, first=2, temperature=0.8, top_k=7)
+    prefix = torch.cat([request.labels[:, None], 3 + request.maps["map"].flatten(1)], 1)
+    options = SampleOptions(temperature=0.8, top_k=7, seed=3, first=2)
+    assert torch.equal(drawn, sample(model, prefix, WINDOW, options))
+    assert torch.equal(drawn, sample_codes(model, request, WINDOW, seed=3, first=2, temperature=0.8, top_k=7,
                                          cached=False))
 
 
 def test_larger_maps_are_those_of_the_window():
     data = paired()
     model = random_model(*data.conditions(["class", "coordinates", "map"]))
-    asked = asked_of(data, torch.tensor([3, 4]))
-    drawn = draw_codes(model, asked, (6, 6), seed=3, first=2, top_p=0.9)
-    prefixes = prefixes_of(model, asked, (6, 6), first=2)
-    assert torch.equal(drawn, sample_map(model, prefixes, (6, 6), WINDOW, 2, top_p=0.9, seed=3, first=2))
-    alone = draw_codes(model, asked.some(torch.tensor([1])), (6, 6), seed=3, first=3, top_p=0.9)
+    request = request_of(data, torch.tensor([3, 4]))
+    drawn = sample_codes(model, request, (6, 6), seed=3, first=2, top_p=0.9)
+    prefixes = prefixes_of(model, request, (6, 6), first=2)
+    assert torch.equal(drawn, sample_map(model, prefixes, (6, 6), WINDOW, 2,
+                                         SampleOptions(top_p=0.9, seed=3, first=2)))
+    alone = sample_codes(model, request.some(torch.tensor([1])), (6, 6), seed=3, first=3, top_p=0.9)
     assert torch.equal(drawn[1:], alone)
 
 
@@ -205,15 +199,16 @@ def test_what_is_given_stays(shape):
     model = random_model(Label(3))
     indices = torch.randint(K, (2, *shape), generator=torch.Generator().manual_seed(2))
     mask = torch.rand(2, *shape, generator=torch.Generator().manual_seed(3)) < 0.5
-    drawn = draw_codes(model, Asked(2, torch.tensor([0, 2])), shape, given=(mask, indices))
+    drawn = sample_codes(model, SampleRequest(2, torch.tensor([0, 2])), shape, given=(mask, indices))
     assert torch.equal(drawn[mask], indices[mask])
     assert not torch.equal(drawn[~mask], indices[~mask])
 
 
-def test_progress_and_growth_are_told():
-    told, grown = [], []
-    draw_codes(random_model(Label(3)), Asked(2, torch.tensor([0, 1])), (5, 6), progress=lambda *x: told.append(x),
-               grown=lambda codes, mask: grown.append(int(mask.sum())))
-    assert told[-1] == (60, 60)
+def test_progress_and_growth_are_reported():
+    done, grown = [], []
+    sample_codes(random_model(Label(3)), SampleRequest(2, torch.tensor([0, 1])), (5, 6),
+                 progress=lambda *counts: done.append(counts),
+                 preview=lambda codes, mask: grown.append(int(mask.sum())))
+    assert done[-1] == (60, 60)
     assert grown == sorted(grown)
     assert grown[-1] == 60

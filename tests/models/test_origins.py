@@ -19,13 +19,13 @@ from tesserae.data.scratch import SPLIT
 from tesserae.data.sources import write_made
 from tesserae.data.views import make_view
 from tesserae.errors import TesseraeError
+from tesserae.models.origins import check_sampling, origin_of
 from tesserae.models.transformer import LatentTransformer
 from tesserae.models.vqgan import VQGAN
 from tesserae.stage import Stage
 from tesserae.training import vqgan as training_vqgan
 from tesserae.training.encoding import encode_set
 from tesserae.training.loop import make_accelerator
-from tesserae.training.origins import check_sampling, origin_of
 from tesserae.training.transformer import model_config, train_transformer
 
 SMALL = {"channels": 8, "channel_mult": [1, 2], "patch": 4, "z_channels": 8, "codebook_size": 16, "codebook_dim": 4,

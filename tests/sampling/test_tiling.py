@@ -7,7 +7,7 @@ import torch
 
 from tesserae.errors import TesseraeError
 from tesserae.models.vqgan import VQGAN, VQGANConfig
-from tesserae.sampling.large import decode_map, encode_map
+from tesserae.sampling.tiling import decode_map, encode_map
 
 K, F = 16, 4
 
