@@ -77,6 +77,7 @@ class StaticKVCache(KVCache):
         self.positions, self.mask = positions, zeros.masked_fill_(behind, -torch.inf)  # (t,capacity)
 
     def next_positions(self, count: int) -> Tensor:
+        """Where the next codes lie, (t,) int64, as `at` said."""
         return self.positions
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

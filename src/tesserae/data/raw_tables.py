@@ -79,7 +79,7 @@ def list_hub(name: str, said: Mapping[str, str]) -> Raw:
 def check_hub(name: str, said: Mapping[str, str]) -> None:
     """See that a dataset on the hub is there, with the configuration and the split that are said.
 
-    None of it is downloaded. Raises RawError, as `list_hub` does.
+    No picture is downloaded. Raises RawError, as `list_hub` does.
     """
     import datasets
 

@@ -5,9 +5,9 @@ import torch
 
 from tesserae.data.batches import to_unit
 from tesserae.data.views import Depth
-from tesserae.evaluation import obeyed as module
+from tesserae.evaluation import condition_fidelity as module
+from tesserae.evaluation.condition_fidelity import SampleConditions, condition_fidelity
 from tesserae.evaluation.features import FeatureNetwork
-from tesserae.evaluation.obeyed import MeasuredConditions, obeyed
 from tesserae.evaluation.streams import Images
 
 LABELS = torch.arange(12) % 2
@@ -35,13 +35,13 @@ def test_at_most_so_many_samples_are_measured(monkeypatch, most, count):
     monkeypatch.setattr(module, "MOST", most)
     made = []
 
-    def make(numbers):  # the first four as asked, the others of the other class
+    def make(numbers):  # the first four as conditions, the others of the other class
         made.extend(numbers.tolist())
         wrong = (numbers >= 4).long()
         return to_unit(Coloured().batch(((LABELS[numbers] + wrong) % 2).tolist()))
 
-    asked = MeasuredConditions(torch.arange(8), LABELS[:8], {})
-    found, shown = obeyed(Images(8, make), asked, Coloured(), Coloured(), NETWORK, 0)
+    conditions = SampleConditions(torch.arange(8), LABELS[:8], {})
+    found, shown = condition_fidelity(Images(8, make), conditions, Coloured(), Coloured(), NETWORK, 0)
     (share, held_out) = found.protocol
     assert (share["of"], share["n"]) == ("class_share", count)
     assert len(made) == count
@@ -54,11 +54,11 @@ def test_at_most_so_many_samples_are_measured(monkeypatch, most, count):
 
 
 def test_one_held_out_picture_is_compared_with_no_other():
-    asked = MeasuredConditions(torch.zeros(4, dtype=torch.int64), None, {"edges": object()})
+    conditions = SampleConditions(torch.zeros(4, dtype=torch.int64), None, {"edges": object()})
     pictures = Coloured()
     pictures.size = 32
-    found, _ = obeyed(Images(4, lambda numbers: to_unit(pictures.batch(numbers.tolist()))), asked, pictures, pictures,
-                      NETWORK, 0)
+    samples = Images(4, lambda numbers: to_unit(pictures.batch(numbers.tolist())))
+    found, _ = condition_fidelity(samples, conditions, pictures, pictures, NETWORK, 0)
     assert found.values == {}
     assert found.notes == ["lpips_true and lpips_other are left out: they need two held-out pictures, here is one "
                            "(prepare.holdout sets how many)."]
@@ -71,8 +71,8 @@ def test_pictures_too_small_for_alexnet_go_without_its_distances_and_that_is_sai
     pictures.size, plain = side, pictures.batch
     monkeypatch.setattr(pictures, "batch", lambda *of: plain(*of)[..., :1, :1].expand(-1, -1, side, side))
     samples = Images(8, lambda numbers: to_unit(pictures.batch(numbers.tolist())))
-    asked = MeasuredConditions(torch.arange(8), None, {"depth": Depth("depth")})
-    found, _ = obeyed(samples, asked, pictures, pictures, NETWORK, 0)
+    conditions = SampleConditions(torch.arange(8), None, {"depth": Depth("depth")})
+    found, _ = condition_fidelity(samples, conditions, pictures, pictures, NETWORK, 0)
     words = ("lpips_true and lpips_other are left out: LPIPS (AlexNet) needs 31 pixels a side, the pictures have "
              f"{side}.")
     assert ("lpips_true" in found.values) == (side >= 31)

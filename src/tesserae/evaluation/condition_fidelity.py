@@ -17,13 +17,13 @@ from tesserae.evaluation.segmenter import fit_segmenter, predicted
 from tesserae.evaluation.streams import AT_ONCE, Images
 from tesserae.models.perceptual import LEAST, LPIPS
 
-QUERIES, BANK, NEAREST = 48, 200, 5  # pictures asked about, and training pictures they are compared with
+QUERIES, BANK, NEAREST = 48, 200, 5  # pictures conditions about, and training pictures they are compared with
 MOST = 512  # samples that obedience is measured on
 TAUGHT = 2000  # training pictures that the segmenter is fitted to: it sees that many
 
 
 @dataclass(frozen=True)
-class MeasuredConditions:
+class SampleConditions:
     """What samples are conditioned on: the held-out pictures `chosen` (N,), and their classes (N,) or None.
 
     views: the maps among the conditions.
@@ -33,44 +33,45 @@ class MeasuredConditions:
     labels: Tensor | None
     views: Mapping[str, View]
 
-    def some(self, numbers: Tensor) -> MeasuredConditions:
+    def some(self, numbers: Tensor) -> SampleConditions:
         """Those of these samples."""
         labels = None if self.labels is None else self.labels[numbers]
-        return MeasuredConditions(self.chosen[numbers], labels, self.views)
+        return SampleConditions(self.chosen[numbers], labels, self.views)
 
 
-def obeyed(samples: Images, asked: MeasuredConditions, train: Pictures, held_out: Pictures, network: FeatureNetwork,
-           seed: int) -> tuple[Measures, dict[str, Tensor]]:
+def condition_fidelity(samples: Images, conditions: SampleConditions, train: Pictures, held_out: Pictures,
+                       network: FeatureNetwork, seed: int) -> tuple[Measures, dict[str, Tensor]]:
     """Numbers, and pictures that go with them, of MOST of the samples; all is computed where the network is.
 
-    The pictures, {} without a map of classes: what was asked, what was drawn, what the segmenter finds in it.
+    The pictures, {} without a map of classes: what was conditions, what was drawn, what the segmenter finds in it.
     """
     few = torch.tensor(spread(MOST, len(samples)))
-    asked, drawn = asked.some(few), torch.cat([batch.cpu() for batch in samples.some(few)])
+    conditions, drawn = conditions.some(few), torch.cat([batch.cpu() for batch in samples.some(few)])
     found, shown = Measures(), {}
-    if asked.views:
-        found.join(_to_the_true_ones(drawn, asked, held_out, network.device))
-    if asked.labels is not None:
-        found.join(_class_share(drawn, asked.labels, train, held_out, network))
-    for view in asked.views.values():
+    if conditions.views:
+        found.join(_to_the_true_ones(drawn, conditions, held_out, network.device))
+    if conditions.labels is not None:
+        found.join(_class_share(drawn, conditions.labels, train, held_out, network))
+    for view in conditions.views.values():
         if isinstance(view, Classes):
-            scores, shown = _segmented(drawn, asked.chosen, view, (train, held_out), seed, network.device)
+            scores, shown = _segmented(drawn, conditions.chosen, view, (train, held_out), seed, network.device)
             found.join(scores)
     return found, shown
 
 
-def _to_the_true_ones(drawn: Tensor, asked: MeasuredConditions, held_out: Pictures, device: torch.device) -> Measures:
+def _to_the_true_ones(drawn: Tensor, conditions: SampleConditions, held_out: Pictures,
+                      device: torch.device) -> Measures:
     found = Measures()
     if held_out.size < LEAST["alex"]:
         found.notes.append(f"lpips_true and lpips_other are left out: LPIPS (AlexNet) needs {LEAST['alex']} pixels a "
                            f"side, the pictures have {held_out.size}.")
         return found
-    if len(asked.chosen.unique()) < 2:
+    if len(conditions.chosen.unique()) < 2:
         found.notes.append("lpips_true and lpips_other are left out: they need two held-out pictures, here is one "
                            "(prepare.holdout sets how many).")
         return found
-    real = held_out.batch(asked.chosen.tolist())
-    each = lpips_to_own_and_other(drawn, real, LPIPS.load("alex").to(device), asked.chosen, device=device)
+    real = held_out.batch(conditions.chosen.tolist())
+    each = lpips_to_own_and_other(drawn, real, LPIPS.load("alex").to(device), conditions.chosen, device=device)
     found.add_means(each, {"features": "LPIPS (AlexNet)",
                            "reference": "validation split, the pictures of the conditions",
                            "size": f"{held_out.size} x {held_out.size} pixels", "pixels": "float, decoded"})
@@ -81,10 +82,10 @@ def _class_share(drawn: Tensor, labels: Tensor, train: Pictures, held_out: Pictu
                  network: FeatureNetwork) -> Measures:
     bank = torch.tensor(spread(BANK, len(train)))
     some = torch.tensor(spread(QUERIES, len(held_out)))
-    asked = torch.tensor(spread(QUERIES, len(drawn)))
+    conditions = torch.tensor(spread(QUERIES, len(drawn)))
     real = (held_out.batch(some.tolist()), held_out.labels[some])
     batches = (train.batch(part.tolist()) for part in bank.split(AT_ONCE))
-    each = class_agreement(drawn[asked], labels[asked], batches, train.labels[bank], network, NEAREST, real)
+    each = class_agreement(drawn[conditions], labels[conditions], batches, train.labels[bank], network, NEAREST, real)
     found = Measures()
     found.add_shares(each, {"features": network.words, "k": NEAREST,
                             "reference": f"train split, {len(bank)} of {len(train)} pictures, evenly spread",
