@@ -29,10 +29,10 @@ own: export FROM := $(FROM)
 own: export PRESET := $(PRESET)
 own: export PAIR := $(PAIR)
 own: setup  ## your own pictures: FROM=path/to/pictures [PRESET=own-64] [PAIR=segmentation=masks]; then make repro
-	@$(PYTHON) -m tesserae.own
+	@$(PYTHON) -m tesserae.pipeline.own
 
 repro: data  ## the whole pipeline; what is done already is not done again
-	@$(PYTHON) -m tesserae.mend
+	@$(PYTHON) -m tesserae.pipeline.repair
 	dvc repro
 
 test: setup  ## the tests
@@ -72,14 +72,14 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(PYTHON) $(MOVED)
 	$(PYTHON) -m pip install -q "$$(grep '^setuptools==' requirements.lock)"
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -r requirements.lock
 	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
-	@$(PYTHON) -m tesserae.mend
+	@$(PYTHON) -m tesserae.pipeline.repair
 	@touch $@
 
 .PHONY: moved
 moved: | $(PYTHON)
 	@echo "The clone was moved or copied: the commands of its environment are pointed to this place."
 	@$(PYTHON) -m venv --without-pip $(VENV)
-	@PYTHONPATH=src $(PYTHON) -m tesserae.moved $(VENV)
+	@PYTHONPATH=src $(PYTHON) -m tesserae.pipeline.moved $(VENV)
 	@$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
 
 $(PYTHON):

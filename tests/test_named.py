@@ -11,11 +11,11 @@ from ruamel.yaml import YAML
 
 from tesserae import tracking
 from tesserae.data.prepare import prepare
-from tesserae.data.scenes import write_scenes
 from tesserae.data.sources import are_scenes, read_made
 from tesserae.errors import TesseraeError
 from tesserae.named import check_named, unmet
 from tesserae.params import check_params
+from tesserae.scenes.render import write_scenes
 from tesserae.stage import Stage
 
 VALUES = YAML(typ="safe", pure=True).load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
@@ -87,7 +87,8 @@ def test_landscapes_are_rendered_for_the_landscapes(landscapes):
     check_named(params_with(min_side=16), landscapes, landscapes)
 
 
-@pytest.mark.parametrize(("path", "key"), [(("sample", "layout", "elsewhere"), r"sample\.layout\.elsewhere"),
+@pytest.mark.parametrize(("path", "key"), [(("sample", "layout", "condition_image"),
+                                            r"sample\.layout\.condition_image"),
                                            (("highres", "layout", "layout"), r"highres\.layout\.layout")])
 def test_files_that_are_not_there_or_no_pictures(tmp_path, path, key):
     photos(tmp_path / "data")

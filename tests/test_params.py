@@ -163,8 +163,8 @@ def test_a_bad_value_is_named_with_its_remedy(path, value, words):
         ({(*TRANSFORMER, "condition"): ["class", "depth"]}, ["transformer.layout.condition names 'depth'",
                                                              "none of class, coordinates, image, segmentation"]),
         ({(*TRANSFORMER, "condition"): ["class", "class"]}, ["names one of them twice"]),
-        ({(*TRANSFORMER, "processes"): "fsdp", (*TRANSFORMER, "optimiser"): "muon"},
-         ["transformer.layout: processes = 'fsdp' does not go with optimiser = 'muon'", "take adamw, or ddp"]),
+        ({(*TRANSFORMER, "strategy"): "fsdp", (*TRANSFORMER, "optimiser"): "muon"},
+         ["transformer.layout: strategy = 'fsdp' does not go with optimiser = 'muon'", "take adamw, or ddp"]),
         ({(*TRANSFORMER, "condition"): "class"}, ["transformer.layout.condition = 'class'", "a list"]),
         ({(*TRANSFORMER, "window"): 13}, ["transformer.layout.window = 13 must be at most the 12 codes a side"]),
         ({("vqgan", "segmentation", "patch"): 8}, ["the downsampling 16 of vqgan.segmentation must divide the 8 of "

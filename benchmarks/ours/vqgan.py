@@ -21,7 +21,7 @@ from tesserae.training.objective import reconstruction_loss
 from tesserae.training.optimisers import make_optimiser
 from tesserae.training.vqgan import VQGANTask, compile_networks
 
-OWN = ("optimiser", "perceptual_share")  # settings that cost time and leave the network alone
+OWN = ("optimiser", "perceptual_fraction")  # settings that cost time and leave the network alone
 PLACEHOLDER = {"channels": 8, "channel_mult": [1], "res_blocks": 1, "z_channels": 8, "codebook_dim": 8}
 LEGACY = {"codebook_weight": 0.25, "commitment_weight": 1.0}  # the reference's beta is on the codebook's term
 FULL_PHASE = {"perceptual_start": 0, "disc_start": 0, "gan_loss": "hinge", "flip": False, "zoom": 1.0, "crop": 0,
@@ -51,7 +51,7 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
     outputs = _outputs(task, to_unit(images[:size["batch_size"]]).to(task.device), given) if plan.mode == SAME else {}
     task.model.train()
     step, repeats = count(1), size.get("repeats", 1)
-    share = block.perceptual_share
+    share = block.perceptual_fraction
     words = (block.optimiser, f"LPIPS on {share:g} of a batch" if share < 1 else "") if own else ()
 
     def run() -> float:

@@ -32,8 +32,8 @@ def check_named(params: Params, root: Path, home: Path, prepared: bool = True) -
     if prepared:
         check_prepared(root / PREPARED, params)
     for name, sample in params.sample.items():
-        if sample.elsewhere:
-            _check_picture(f"sample.{name}.elsewhere", home / sample.elsewhere)
+        if sample.condition_image:
+            _check_picture(f"sample.{name}.condition_image", home / sample.condition_image)
     for name, highres in params.highres.items():
         key = f"highres.{name}.layout"
         if highres.layout == SCENES:

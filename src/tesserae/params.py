@@ -102,7 +102,7 @@ class VQGANParams(_Block):
     pixel_loss: Literal["l1", "l2", "cross_entropy"]
     pixel_weight: Weight
     perceptual_weight: Weight
-    perceptual_share: Annotated[float, Field(gt=0, le=1)]
+    perceptual_fraction: Annotated[float, Field(gt=0, le=1)]
     perceptual_start: Count
     codebook_weight: Weight
     commitment_weight: Weight
@@ -226,7 +226,7 @@ class TransformerParams(_Block):
     pkeep: Share
     steps: Positive
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
-    processes: Literal["ddp", "fsdp"]
+    strategy: Literal["ddp", "fsdp"]
     optimiser: Literal["adamw", "muon"]
     lr: Rate
     muon_lr: Rate
@@ -249,8 +249,8 @@ class TransformerParams(_Block):
             raise ValueError(f"n_embd = {self.n_embd} must be a multiple of n_head = {self.n_head}")
         if len(set(self.condition)) < len(self.condition):
             raise ValueError(f"condition = {self.condition} names one of them twice")
-        if self.processes == "fsdp" and self.optimiser == "muon":
-            raise ValueError("processes = 'fsdp' does not go with optimiser = 'muon', which needs whole matrices; "
+        if self.strategy == "fsdp" and self.optimiser == "muon":
+            raise ValueError("strategy = 'fsdp' does not go with optimiser = 'muon', which needs whole matrices; "
                              "take adamw, or ddp")
         return self
 
@@ -268,11 +268,11 @@ class SampleParams(_Block):
     top_p: Annotated[float, Field(gt=0, le=1)]
     stride: Annotated[int, Field(ge=1, le=256)]
     per_class: Positive
-    measured: Annotated[int, Field(ge=2, le=1_000_000)]
+    num_eval_samples: Annotated[int, Field(ge=2, le=1_000_000)]
     completions: Positive
     neighbours: Annotated[int, Field(ge=1, le=16)]
     layouts: Annotated[int, Field(ge=1, le=64)]
-    elsewhere: str
+    condition_image: str
     seed: Count
 
 

@@ -16,9 +16,9 @@ from tesserae.data.external import (
     scene_conditions,
 )
 from tesserae.data.layouts import draw_layout
-from tesserae.data.scenes import SEGMENT_PALETTE, render_scene
 from tesserae.data.views import Classes, Depth, Edges, LowResolution, Picture
 from tesserae.errors import TesseraeError
+from tesserae.scenes.render import SEGMENT_PALETTE, render_scene
 
 SCENES = Classes("segmentation", list(SEGMENT_PALETTE))
 OTHER = Classes("layout", PALETTE)

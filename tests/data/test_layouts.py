@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from tesserae.data.layouts import LayoutError, draw_layout, read_layout, write_layout
 from tesserae.data.palette import class_colours
-from tesserae.data.scenes import SEGMENT_NAMES, SEGMENT_PALETTE
+from tesserae.scenes.render import SEGMENT_NAMES, SEGMENT_PALETTE
 
 CLASSES = len(SEGMENT_NAMES)
 COLOURS = np.array(SEGMENT_PALETTE, dtype=np.uint8)

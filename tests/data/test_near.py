@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from tesserae.data.near import SIDE, groups_of, look_of, near_copies
 from tesserae.data.prepare import prepare
-from tesserae.data.scenes import render_scene
 from tesserae.params import PrepareParams
+from tesserae.scenes.render import render_scene
 
 COUNT = 60
 

@@ -34,12 +34,13 @@ from conftest import ROOT, Clone  # noqa: E402
 
 from tesserae import tracking  # noqa: E402
 
-REPRO = "python -m tesserae.mend && exec dvc repro"  # what `make repro` does
+REPRO = "python -m tesserae.pipeline.repair && exec dvc repro"  # what `make repro` does
 COMPARED = ("prepared", "models", "codes", "samples", "reports")
 NOT_COMPARED = re.compile(r"reports/notebooks/|/timings\.|/\.")  # times of day, and seconds
 WAYS = {"SIGKILL to all": 50, "SIGTERM to all": 10, "SIGINT to all": 10, "SIGKILL to the kernel": 10,
         "SIGKILL to the pipeline": 10, "SIGKILL to dvc": 10}
-MARKS = {"the kernel": "tesserae.kernel", "the pipeline": "tesserae.pipeline", "dvc": "dvc"}  # in their commands
+MARKS = {"the kernel": "tesserae.pipeline.kernel", "the pipeline": "tesserae.pipeline",
+         "dvc": "dvc"}  # in their commands
 PATIENCE = 120  # seconds in which everything must end that was asked to
 START = "between stages"
 SMALL = {"steps": 24, "batch_size": 4, "warmup": 2, "log_every": 2, "sample_every": 6, "eval_every": 6,
@@ -51,7 +52,7 @@ TINY = {
         "disc_start": 8, "disc_channels": 8, "disc_layers": 1, "perceptual_weight": 0.0}},
     "codebook": {"image": {"batch_size": 16, "dictionary": 4, "patches": 2, "views": 4}},
     "transformer": {"class": SMALL | {"n_layer": 1, "n_head": 2, "n_embd": 32}},
-    "sample": {"class": {"top_k": 0, "per_class": 1, "measured": 12, "completions": 1, "neighbours": 1}},
+    "sample": {"class": {"top_k": 0, "per_class": 1, "num_eval_samples": 12, "completions": 1, "neighbours": 1}},
 }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def tiny_clone(folder: Path) -> Clone:
         for name, changes in block.items():
             values[kind][name] |= changes
     clone.set_params(values | {"threads": 1, "scenes": {"count": 40, "size": 32, "seed": 0}})
-    clone.run("python", "-m", "tesserae.data.scenes")
+    clone.run("python", "-m", "tesserae.scenes")
     clone.run("dvc", "add", "-q", "data")
     clone.commit("Begin")
     return clone
@@ -228,7 +229,7 @@ def kernels_left(root: Path) -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            if "tesserae.kernel" in process.cmdline() and process.cwd().startswith(str(root)):
+            if "tesserae.pipeline.kernel" in process.cmdline() and process.cwd().startswith(str(root)):
                 found.append(process.pid)
         except psutil.Error:
             continue

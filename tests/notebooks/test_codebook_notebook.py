@@ -12,7 +12,7 @@ from tiny_project import CLASSES, CODES, REPOSITORY, make_project
 from tesserae.data.codes import CodeMaps
 from tesserae.data.pictures import Pictures
 from tesserae.models.vqgan import VQGAN
-from tesserae.pipeline import run_stage
+from tesserae.pipeline.runner import run_stage
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from tesserae import tracking
-from tesserae.pipeline import run_stage
+from tesserae.pipeline.runner import run_stage
 
 NETWORK = {"channels": 32, "z_channels": 32, "codebook_size": 16, "codebook_dim": 4, "steps": 4, "batch_size": 4,
            "warmup": 1, "log_every": 2, "sample_every": 2, "eval_every": 2, "checkpoint_every": 2, "gan_loss": "none"}
@@ -30,7 +30,7 @@ def make_project(root, repository, pictures, condition):
     values["prepare"]["image_size"] = 32
     values["vqgan"]["image"] |= NETWORK
     values["transformer"]["class"] |= SHALLOW | {"condition": condition}
-    values["sample"]["class"] |= {"measured": 24, "per_class": 2, "completions": 2}
+    values["sample"]["class"] |= {"num_eval_samples": 24, "per_class": 2, "completions": 2}
     if "edges" in condition:
         values["vqgan"]["edges"] = values["vqgan"]["image"] | {"view": "edges", "perceptual_weight": 0.0}
         values["codebook"]["edges"] = values["codebook"]["image"]

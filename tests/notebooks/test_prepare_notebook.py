@@ -11,9 +11,9 @@ from ruamel.yaml import YAML
 from tiny_project import PLAIN, REPOSITORY
 
 from tesserae.data.pictures import Pictures
-from tesserae.data.scenes import write_scenes
 from tesserae.errors import TesseraeError
-from tesserae.pipeline import run_stage
+from tesserae.pipeline.runner import run_stage
+from tesserae.scenes.render import write_scenes
 
 
 def project(folder):

@@ -22,7 +22,7 @@ from tesserae.data.pictures import Pictures
 from tesserae.models.transformer import LatentTransformer
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.params import load_params
-from tesserae.pipeline import PipelineError, run_stage
+from tesserae.pipeline.runner import PipelineError, run_stage
 from tesserae.training.transformer import model_config
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 NAMES, COUNTS = ["dim", "light"], {"train": 24, "validation": 20}
 SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "steps": 8, "batch_size": 8, "warmup": 2, "log_every": 2,
          "sample_every": 4, "eval_every": 4, "eval_images": 8, "checkpoint_every": 4}
-FEW = {"per_class": 2, "measured": 6, "completions": 2, "neighbours": 2, "top_k": 8}
+FEW = {"per_class": 2, "num_eval_samples": 6, "completions": 2, "neighbours": 2, "top_k": 8}
 
 
 def prepared_set(folder, names=NAMES, counts=COUNTS):
@@ -105,7 +105,7 @@ def test_training_leaves_its_report(house):
 
 def test_sampling_leaves_its_report(house):
     report = house / "reports/sample-class"
-    assert figures_of(report) == {"samples", "temperature", "top_k", "completions", "elsewhere", "obedience",
+    assert figures_of(report) == {"samples", "temperature", "top_k", "completions", "condition_image", "obedience",
                                   "neighbours", "distances"}
     metrics = json.loads((report / "metrics.json").read_text())
     assert {"near_share", "code_overlap", "class_agreement", "class_agreement_held_out"} <= set(metrics)
@@ -153,7 +153,7 @@ def test_inception_weights_of_ones_own_measure_under_their_own_name(house, incep
     before = path.read_text()
     params = yaml.load(before)
     params["evaluation"]["inception_weights"] = str(inception_weights)
-    params["sample"]["class"] |= {"measured": 4}
+    params["sample"]["class"] |= {"num_eval_samples": 4}
     yaml.dump(params, path)
     try:
         run_stage(house / "notebooks/05_sample.ipynb", "class")

@@ -26,7 +26,7 @@ def project(clone):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"picture {number}")
     clone.run("dvc", "add", "-q", "data")
-    clone.run("python", "-m", "tesserae.check")
+    clone.run("python", "-m", "tesserae.pipeline.check")
     pipeline = YAML(typ="safe", pure=True).load((clone.root / "dvc.yaml").read_text())["stages"]
     for name in STAGES:
         kind, _, key = name.partition("@")
@@ -103,7 +103,7 @@ def test_what_cannot_work_leaves_every_output(project, params, monkeypatch, faul
 
 @pytest.mark.parametrize("fault", sorted({*REFUSED} - {"size", "hub"}))
 def test_what_cannot_work_is_refused_by_the_check(project, params, fault):
-    refuse(project, params, fault, ["python", "-m", "tesserae.check"])
+    refuse(project, params, fault, ["python", "-m", "tesserae.pipeline.check"])
 
 
 def test_damaged_inception_weights_are_refused_before_training(project, params):
@@ -125,13 +125,13 @@ def test_a_hub_is_not_asked_again_for_what_is_prepared(project, params, monkeypa
     made.write_text(json.dumps({"prepare": {"source": "nobody/nothing", "hub_config": "", "hub_split": "",
                                             "hub_revision": ""}}))
     try:
-        project.run("python", "-m", "tesserae.check")
+        project.run("python", "-m", "tesserae.pipeline.check")
         made.write_text(made.read_text().replace('"hub_split": ""', '"hub_split": "test"'))
-        assert "nobody/nothing is neither" in project.run("python", "-m", "tesserae.check", fails=True)
+        assert "nobody/nothing is neither" in project.run("python", "-m", "tesserae.pipeline.check", fails=True)
     finally:
         made.unlink()
         (project.root / "params.yaml").write_text(params)
-        project.run("python", "-m", "tesserae.check")
+        project.run("python", "-m", "tesserae.pipeline.check")
 
 
 def test_a_refused_experiment_says_how_to_get_back(project, params):
@@ -183,13 +183,13 @@ def test_a_saved_notebook_runs_nothing_and_an_edited_one_its_stages(project):
         assert project.run("dvc", "status").split() == ["check:", "always", "changed"]
         cell["source"] = ["print(1)"]
         path.write_text(json.dumps(notebook))
-        project.run("python", "-m", "tesserae.check")
+        project.run("python", "-m", "tesserae.pipeline.check")
         assert "vqgan@image" in project.run("dvc", "status")
         path.write_text("{")
         assert "02_train_vqgan.ipynb is no notebook" in project.run("dvc", "repro", fails=True)
     finally:
         path.write_text(before)
-        project.run("python", "-m", "tesserae.check")
+        project.run("python", "-m", "tesserae.pipeline.check")
     assert project.run("dvc", "status").split() == ["check:", "always", "changed"]
 
 
@@ -199,7 +199,7 @@ def test_pictures_elsewhere_are_noticed_and_data_is_not_asked_for(project, param
     (project.root / "params.yaml").write_text(params.replace("source: data", f"source: {elsewhere}"))
     (project.root / "data").rename(project.root / "data-away")
     try:
-        project.run("python", "-m", "tesserae.check")
+        project.run("python", "-m", "tesserae.pipeline.check")
         first = (project.root / ".checked/source.json").read_text()
         (elsewhere / "cats/3.png").write_text("one more")
         assert "Running stage 'prepare'" in project.run("dvc", "repro", "prepare", fails=True)  # no real pictures
@@ -218,10 +218,10 @@ def test_data_dvc_follows_the_pictures_in_data(project, params):
     tracked = project.root / "data.dvc"
     before = tracked.read_text()
     (project.root / "data/cats/9.png").write_text("one more")
-    project.run("python", "-m", "tesserae.check")
+    project.run("python", "-m", "tesserae.pipeline.check")
     assert "nfiles: 4" in tracked.read_text()
     (project.root / "data/cats/9.png").unlink()
-    project.run("python", "-m", "tesserae.check")
+    project.run("python", "-m", "tesserae.pipeline.check")
     assert tracked.read_text() == before
 
 

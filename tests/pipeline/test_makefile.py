@@ -90,7 +90,7 @@ def test_after_a_move_the_commands_start_the_environment_of_the_new_place(folder
     assert make(folder, "setup").returncode == 0
     (folder / "src/tesserae").mkdir(parents=True)
     (folder / "src/tesserae/__init__.py").touch()
-    shutil.copy(ROOT / "src/tesserae/moved.py", folder / "src/tesserae")
+    shutil.copy(ROOT / "src/tesserae/pipeline/moved.py", folder / "src/tesserae")
     new = folder.rename(folder.with_name(name))
     assert "The clone was moved or copied" in make(new, "setup").stdout
     done = subprocess.run([new / ".venv/bin/dvc"], capture_output=True, text=True)
@@ -128,7 +128,7 @@ def test_lab_is_for_this_machine_alone_and_so_for_root_too(folder):
 def test_every_target_sets_up_first(folder, target):
     text = make(folder, "--dry-run", target).stdout
     assert text.index("-m venv") < text.index("-r requirements.lock") < len(text) - 1
-    last = {"data": ".venv/bin/python -m tesserae.data.obtain", "own": ".venv/bin/python -m tesserae.own",
+    last = {"data": ".venv/bin/python -m tesserae.data.obtain", "own": ".venv/bin/python -m tesserae.pipeline.own",
             "repro": "dvc repro"}
     assert text.rstrip().splitlines()[-1].startswith(last.get(target, ""))
 

@@ -13,9 +13,9 @@ import pytest
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
-from tesserae import pipeline
 from tesserae.notebook_code import code_of_notebook, read_notebook
 from tesserae.params import load_params
+from tesserae.pipeline import runner as pipeline
 
 ROOT = Path(__file__).parents[2]
 OF_NO_STAGE = {"threads", "scenes"}  # how quickly, and what is rendered before the pipeline begins
@@ -64,7 +64,7 @@ def test_every_stage_depends_on_its_own_block_and_its_notebook():
 
 def test_nothing_runs_before_the_parameters_are_checked():
     """DVC removes the outputs of a stage before it runs it."""
-    assert CHECK["cmd"] == "python -m tesserae.check"
+    assert CHECK["cmd"] == "python -m tesserae.pipeline.check"
     assert CHECK["always_changed"]
     assert CHECK["outs"] == [{".checked": {"persist": True}}]
     assert [name for name, stage in STAGES.items() if ".checked/params" not in stage["deps"]] == []

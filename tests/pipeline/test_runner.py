@@ -13,7 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tesserae import pipeline, tracking
+from tesserae.pipeline import runner as pipeline
+from tesserae.pipeline import tracking
 
 pytestmark = pytest.mark.slow
 
@@ -194,7 +195,7 @@ def test_an_interrupt_before_the_kernel_is_ready_ends_both(clone, number, pause)
 def test_an_interrupt_inside_an_exec_of_text_ends_it_like_any_other(tmp_path):
     """Imports have such: dataclasses are made so. A module run by -m would end itself by SIGINT at its exit."""
     (tmp_path / "interrupted.py").write_text(
-        "import os, signal, sys, time\nfrom tesserae import pipeline\n"
+        "import os, signal, sys, time\nfrom tesserae.pipeline import runner as pipeline\n"
         "pipeline.run_stage = lambda *_: exec('os.kill(os.getpid(), signal.SIGINT); time.sleep(9)', globals())\n"
         "sys.exit(pipeline.main(['x']))\n")
     done = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True)

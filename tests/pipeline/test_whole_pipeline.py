@@ -20,7 +20,7 @@ SMALL = {"channels": 32, "channel_mult": [1, 1], "patch": 4, "z_channels": 32, "
 FEW = {"batch_size": 16, "dictionary": 4, "patches": 2, "views": 4}
 SHALLOW = {"n_layer": 1, "n_head": 2, "n_embd": 32, "steps": 4, "batch_size": 4, "warmup": 0, "log_every": 2,
            "sample_every": 4, "eval_every": 4, "eval_images": 8, "checkpoint_every": 4}
-ONE = {"top_k": 0, "per_class": 1, "measured": 12, "completions": 1, "neighbours": 1, "layouts": 1}
+ONE = {"top_k": 0, "per_class": 1, "num_eval_samples": 12, "completions": 1, "neighbours": 1, "layouts": 1}
 TINY = {
     "threads": 1,
     "scenes": {"count": 48, "size": 32},
@@ -82,7 +82,7 @@ def stages_run(text: str) -> list[str]:
 def repository(clone):
     """The clone with its data, and the whole pipeline run once."""
     clone.set_params(shrunk(clone.params()))
-    clone.run("python", "-m", "tesserae.data.scenes")
+    clone.run("python", "-m", "tesserae.scenes")
     clone.run("dvc", "add", "-q", "data")
     clone.commit("Add the data")
     assert sorted(stages_run(clone.run("dvc", "repro"))) == sorted(["check", *STAGES])

@@ -14,13 +14,13 @@ from tesserae.data.conditions import Codes, Label, record
 from tesserae.data.external import external_condition
 from tesserae.data.layouts import read_layout
 from tesserae.data.pictures import Pictures
-from tesserae.data.scenes import SEGMENT_PALETTE
 from tesserae.data.views import Classes
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.playground import codes_panel, complete_panel, draw_panel, paint_panel
 from tesserae.playground.painter import SIZES
 from tesserae.playground.work import Models, stroke
+from tesserae.scenes.render import SEGMENT_PALETTE
 
 SIZE, CODES = 32, 16
 COLOURS = [(0, 0, 255), (0, 160, 0), (200, 200, 0)]
@@ -124,7 +124,7 @@ def test_a_saved_layout_is_read_back_as_it_was_painted(models, tmp_path, size):
     panel.controls["fill"].click()
     panel.controls["save"].click()  # beside the first one
     board.layout[:] = np.random.default_rng(0).integers(0, 3, board.layout.shape)
-    assert "sample.layout.elsewhere: painted/layout-002.png" in panel.controls["message"].value
+    assert "sample.layout.condition_image: painted/layout-002.png" in panel.controls["message"].value
     files = [tmp_path / "painted" / f"layout-00{number}.png" for number in (1, 2)]
     assert torch.equal(read_layout(files[0], 3, COLOURS), torch.from_numpy(board.layout).long())
     assert read_layout(files[1], 3, COLOURS).unique().tolist() == [0]

@@ -99,7 +99,7 @@ def plain(model, discriminator, lpips, x, weights):
              "cross_entropy": lambda: -(x * x_hat.log_softmax(1)).sum(1).mean()}[weights.pixel_loss]()
     rec = weights.pixel_weight * pixel
     if lpips is not None:
-        judged = slice(0, round(weights.perceptual_share * len(x)))
+        judged = slice(0, round(weights.perceptual_fraction * len(x)))
         rec = rec + weights.perceptual_weight * lpips(x[judged], x_hat[judged]).mean()
     loss = (rec + weights.codebook_weight * quantized.codebook_loss
             + weights.commitment_weight * quantized.commitment_loss)
@@ -144,7 +144,7 @@ def assert_same_gradients(a, b):
 @pytest.mark.parametrize(("refine", "share"), [(0, 1.0), (3, 2 / 3)])
 def test_every_gradient_and_lambda(kind, patch, pixel_loss, refine, share):
     model, discriminator, lpips, x = parts(patch, refine=refine)
-    weights = Weights(pixel_loss=pixel_loss, pixel_weight=0.7, perceptual_weight=1.3, perceptual_share=share,
+    weights = Weights(pixel_loss=pixel_loss, pixel_weight=0.7, perceptual_weight=1.3, perceptual_fraction=share,
                       codebook_weight=0.9, commitment_weight=0.4, gan_loss=kind, gan_weight=0.8)
     other, other_discriminator = copy.deepcopy(model), copy.deepcopy(discriminator)
     x_hat, factor = plain(other, other_discriminator, lpips, x, weights)
@@ -174,7 +174,7 @@ def parts_on_features(layers=2):
 def test_every_gradient_and_lambda_with_features_shared(kind, perceptual, share):
     """Computed once for D and the distance, where there is one yet, which may judge fewer pictures than D."""
     model, discriminator, lpips, x = parts_on_features()
-    weights = Weights(pixel_weight=0.7, perceptual_weight=1.3, perceptual_share=share, codebook_weight=0.9,
+    weights = Weights(pixel_weight=0.7, perceptual_weight=1.3, perceptual_fraction=share, codebook_weight=0.9,
                       commitment_weight=0.4, gan_loss=kind, gan_weight=0.8)
     lpips = lpips if perceptual else None
     other, other_discriminator = copy.deepcopy(model), copy.deepcopy(discriminator)
@@ -353,7 +353,7 @@ def test_lpips_judges_a_share_of_the_batch(share, judged):
         return made.abs().mean((1, 2, 3))
 
     x_hat = (x + torch.arange(1.0, 9)[:, None, None, None]).requires_grad_()
-    weights = Weights(pixel_weight=0.0, perceptual_weight=2.0, perceptual_share=share)
+    weights = Weights(pixel_weight=0.0, perceptual_weight=2.0, perceptual_fraction=share)
     found = reconstruction_loss(x, x_hat, weights, lpips)
     assert seen == [judged]
     assert found["rec"].item() == pytest.approx(2 * (1 + judged) / 2)

@@ -97,7 +97,7 @@ def test_two_processes_learn_the_same_transformer(tmp_path, values):
     values["transformer"]["class"] |= {**CHANGES, **ALIKE, "pkeep": 0.8, "grad_clip": 0.5, "eval_images": 17}
     curves = []
     for processes, way in ((1, "ddp"), (2, "ddp"), (2, "fsdp")):
-        values["transformer"]["class"]["processes"] = way
+        values["transformer"]["class"]["strategy"] = way
         curves.append(learn(with_codes(tmp_path / f"{processes}-{way}"), values, "transformer", "class", processes))
     alike(curves, ("nll", "grad_norm", "val_nll", "val_accuracy", "val_nll_wrong_class"))
     assert curves[0]["nll"].iloc[-1] < curves[0]["nll"].iloc[0]
@@ -115,7 +115,7 @@ def test_shares_of_a_network_go_on_from_a_checkpoint(tmp_path, values):
     The first process alone reads the checkpoint, and it decides which model is the best: one of the others that
     thought otherwise would wait for ever for weights, or never send its own.
     """
-    values["transformer"]["class"] |= {**CHANGES, **ALIKE, "processes": "fsdp", "cooldown": 0.0, "eval_every": 2,
+    values["transformer"]["class"] |= {**CHANGES, **ALIKE, "strategy": "fsdp", "cooldown": 0.0, "eval_every": 2,
                                        "batch_size": BATCH // 2}
     curves = {}
     for name, lengths in (("whole", (6,)), ("cut", (4, 6))):
@@ -184,8 +184,9 @@ def test_each_process_holds_its_share_alone():
     assert done.stdout.count("held its share") == 2
 
 
-EVERYTHING = {**QUICK, **ALIKE, "gan_loss": "hinge", "disc_start": 1, "perceptual_start": 0, "perceptual_share": 0.5,
-              "codebook_init": "data", "codebook_size": 64, "revive_after": 1, "dropout": 0.0, "eval_images": 5,
+EVERYTHING = {**QUICK, **ALIKE, "gan_loss": "hinge", "disc_start": 1, "perceptual_start": 0,
+              "perceptual_fraction": 0.5, "codebook_init": "data", "codebook_size": 64,
+              "revive_after": 1, "dropout": 0.0, "eval_images": 5,
               "steps": 4, "checkpoint_every": 3}  # few: sooner or later rounding decides between two codes
 
 

@@ -104,7 +104,7 @@ def vqgan_blocks(draw, view, side):
         "zoom": draw(st.one_of(st.just(1.0), st.floats(1, 2), st.floats(1, 4))),
         "pixel_loss": "cross_entropy" if view == "segmentation" else draw(st.sampled_from(["l1", "l2"])),
         "perceptual_weight": draw(st.sampled_from([0.0, 1.0])) if judged else 0.0,
-        "perceptual_share": draw(st.floats(0.01, 1)), "perceptual_start": 0,
+        "perceptual_fraction": draw(st.floats(0.01, 1)), "perceptual_start": 0,
         "gan_loss": draw(st.sampled_from(["none", "hinge", "vanilla"])) if judged else "none",
         "discriminator": discriminator, "disc_start": 0, "disc_channels": draw(numbers(1, 4)),
         "disc_layers": mostly(draw, numbers(1, 4 if discriminator == "features" else 2), numbers(1, 6)),

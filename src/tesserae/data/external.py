@@ -17,11 +17,11 @@ from tesserae.data.layouts import draw_layout, read_layout
 from tesserae.data.pictures import Pictures
 from tesserae.data.raw import Entry
 from tesserae.data.scales import Ranges, inliers, range_of, scaled
-from tesserae.data.scenes import render_scene
 from tesserae.data.sources import HELD_OUT, SCENES, layout_files
 from tesserae.data.values import BYTE, FLOAT, FULL, WHOLE, Extent
 from tesserae.data.views import Classes, Depth, View
 from tesserae.errors import TesseraeError
+from tesserae.scenes.render import render_scene
 
 SCENES_SEED = 1 << 20  # landscapes that no training set holds
 Stored = dict[str, Tensor]  # by condition, (B,c,H,W) in the view's stored form

@@ -19,8 +19,8 @@ from tesserae.data.decode import Rejected, to_rgb, upright
 from tesserae.data.masks import is_lossy
 from tesserae.data.palette import VOID
 from tesserae.data.regions import without_patches
-from tesserae.data.scenes import SEGMENT_NAMES
 from tesserae.errors import TesseraeError
+from tesserae.scenes.render import SEGMENT_NAMES
 
 Palette = Sequence[Sequence[int]]  # (r, g, b) of each class, 0 to 255
 TOLERANCE = 12  # of colours, in `_LUMA_CHROMA`: so far a JPEG moves plain areas, and more

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from tesserae.data.raw import find_source
-from tesserae.data.scenes import write_scenes
 from tesserae.data.workers import tell
 from tesserae.errors import TesseraeError, command, writing
 from tesserae.params import Params, load_params
+from tesserae.scenes.render import write_scenes
 from tesserae.stage import find_root, write_atomically
 
 TRACKED = "data.dvc"
@@ -52,7 +52,7 @@ def obtain(root: Path, params: Params) -> None:
         if not is_landscapes(tracked):
             raise ObtainError(
                 f"The {_number(tracked)} files that {TRACKED} records for data/ are not here: {why}. Bring them with "
-                "dvc pull from a remote that has them, copy them to data/, or run python -m tesserae.data.scenes for "
+                "dvc pull from a remote that has them, copy them to data/, or run python -m tesserae.scenes for "
                 "the built-in landscapes in their place.")
     half.unlink(missing_ok=True)
     scenes = params.scenes

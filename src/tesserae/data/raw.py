@@ -61,7 +61,7 @@ def list_raw(source: str | Path, scratch: str | Path = "", hub: Mapping[str, str
     if HUB_NAME.fullmatch(str(source)) and not folder.parent.is_dir():
         return list_hub(str(source), hub or {})
     raise RawError(
-        f"{source} does not exist: put pictures there, render landscapes with python -m tesserae.data.scenes,"
+        f"{source} does not exist: put pictures there, render landscapes with python -m tesserae.scenes,"
         " or set prepare.source to another folder or to a dataset on the hub, as owner/name."
     )
 

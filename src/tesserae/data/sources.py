@@ -8,9 +8,9 @@ from typing import Any
 
 from PIL import Image
 
-from tesserae.data.scenes_names import SEGMENT_PALETTE
 from tesserae.errors import TesseraeError
 from tesserae.params import Params, PrepareParams
+from tesserae.scenes.names import SEGMENT_PALETTE
 
 SCENES, HELD_OUT = "scenes", "held_out"  # what highres.*.layout may name; all else is a path
 MADE = "made.json"  # in the prepared set

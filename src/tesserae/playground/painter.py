@@ -8,7 +8,6 @@ import torch
 from ipycanvas import Canvas, hold_canvas
 
 from tesserae.data.external import external_condition
-from tesserae.data.scenes import SEGMENT_NAMES, SEGMENT_PALETTE
 from tesserae.playground.parts import (
     FIXED,
     LABELS,
@@ -24,6 +23,7 @@ from tesserae.playground.parts import (
     whole,
 )
 from tesserae.playground.work import Models, draw, painted_maps, save_layout, stroke
+from tesserae.scenes.render import SEGMENT_NAMES, SEGMENT_PALETTE
 
 SCREEN = 384  # pixels of the canvas's longer side
 SIZES = {"as the set's pictures": (1, 1), "twice as large": (2, 2), "wide": (1, 4), "four times as large": (4, 4)}
@@ -68,8 +68,8 @@ def paint_panel(models: Models) -> Panel:
 
     def save() -> None:
         path = save_layout(models, torch.from_numpy(board.layout))
-        message.value = (f"Saved as {path}: write sample.{models.target}.elsewhere: {path} into params.yaml, and the "
-                         "pictures of that stage are drawn for it, too.")
+        message.value = (f"Saved as {path}: write sample.{models.target}.condition_image: {path} into params.yaml, "
+                         "and the pictures of that stage are drawn for it, too.")
 
     board.brush = lambda: (controls["brush"].value, controls["paint with"].value)
     controls["paint with"].observe(recolour, "value")

@@ -37,14 +37,14 @@ class Weights:
     """The objective's constants; names as in params.yaml.
 
     pixel_loss: l1 | l2 | cross_entropy, of logits and one-hot maps: over the pixels of a class, which are those that
-    have a channel set. perceptual_share: the first so many of each
+    have a channel set. perceptual_fraction: the first so many of each
     batch's pictures, which come in random order, are judged by LPIPS. gan_loss: hinge | vanilla | none.
     """
 
     pixel_loss: str = "l1"
     pixel_weight: float = 1.0
     perceptual_weight: float = 1.0
-    perceptual_share: float = 1.0
+    perceptual_fraction: float = 1.0
     codebook_weight: float = 1.0
     commitment_weight: float = 0.25
     entropy_weight: float = 0.1
@@ -97,7 +97,7 @@ def reconstruction_loss(x: Tensor, x_hat: Tensor, weights: Weights, lpips: nn.Mo
     pixel = _pixel_loss(x, x_hat, weights.pixel_loss, group)
     parts = {"pixel": pixel, "rec": weights.pixel_weight * pixel}
     if lpips is not None and weights.perceptual_weight:
-        judged = max(1, round(weights.perceptual_share * len(x) * group.count))  # of the whole batch
+        judged = max(1, round(weights.perceptual_fraction * len(x) * group.count))  # of the whole batch
         own = -(-judged // group.count)  # as many in each process
         parts["perceptual"] = _distance(lpips, x[:own], x_hat[:own], features)
         parts["rec"] = parts["rec"] + weights.perceptual_weight * parts["perceptual"]

@@ -143,7 +143,7 @@ class TransformerTask:
         self.conditions = conditions_of(self.model.config.conditions)
         if compiled:
             compile_blocks(self.model)
-        self.network = shared(self.model, self.model.blocks, block.processes, accelerator)
+        self.network = shared(self.model, self.model.blocks, block.strategy, accelerator)
         self.optimiser = make_optimiser(self.model, block)
         self.group, self.processes = Group(accelerator), accelerator.num_processes
         self.per_step = block.batch_size * self.processes * data.window[0] * data.window[1]

@@ -69,7 +69,7 @@ def objective_weights(block: VQGANParams) -> Weights:
     """The objective's constants that a block of params.yaml asks for."""
     return Weights(
         pixel_loss=block.pixel_loss, pixel_weight=block.pixel_weight, perceptual_weight=block.perceptual_weight,
-        perceptual_share=block.perceptual_share, codebook_weight=block.codebook_weight,
+        perceptual_fraction=block.perceptual_fraction, codebook_weight=block.codebook_weight,
         commitment_weight=block.commitment_weight, entropy_weight=block.entropy_weight, kl_weight=block.kl_weight,
         gan_loss=block.gan_loss, gan_weight=block.gan_weight,
     )

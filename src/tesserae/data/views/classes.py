@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tesserae.data.palette import BLACK, NO_CLASS, VOID, Colour, Entry, colours_of, legend
 from tesserae.data.pictures import PicturesError
-from tesserae.data.scenes import SEGMENT_NAMES, SEGMENT_PALETTE
 from tesserae.data.views.base import View
+from tesserae.scenes.render import SEGMENT_NAMES, SEGMENT_PALETTE
 
 
 class Classes(View):

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from tesserae.data.scenes_maths import exp
-from tesserae.data.scenes_noise import Noise, fbm_gradient, ridged_gradient, smoothstep
-from tesserae.data.scenes_view import View
-from tesserae.data.scenes_world import World
+from tesserae.scenes.maths import exp
+from tesserae.scenes.noise import Noise, fbm_gradient, ridged_gradient, smoothstep
+from tesserae.scenes.view import View
+from tesserae.scenes.world import World
 
 NEAR, FAR = 0.1, 60.0  # distances between which ground is looked for
 

@@ -7,12 +7,12 @@ import math
 import numpy as np
 from einops import rearrange, repeat
 
-from tesserae.data.scenes_maths import cos, exp, hypot, log2, power
-from tesserae.data.scenes_noise import Noise, fade, fbm, smoothstep
-from tesserae.data.scenes_relief import first_hits, relief
-from tesserae.data.scenes_sky import clear_sky
-from tesserae.data.scenes_view import FOREST, GRASS, MOUNTAIN, SAND, SNOW, WATER, Canvas, View, blend
-from tesserae.data.scenes_world import World
+from tesserae.scenes.maths import cos, exp, hypot, log2, power
+from tesserae.scenes.noise import Noise, fade, fbm, smoothstep
+from tesserae.scenes.relief import first_hits, relief
+from tesserae.scenes.sky import clear_sky
+from tesserae.scenes.view import FOREST, GRASS, MOUNTAIN, SAND, SNOW, WATER, Canvas, View, blend
+from tesserae.scenes.world import World
 
 CLOSE = 1.06  # ratio of distances within which points of a pixel count as one surface
 FLOWERS = ((0.85, 0.82, 0.75), (0.80, 0.58, 0.04), (0.70, 0.10, 0.06), (0.40, 0.18, 0.60))

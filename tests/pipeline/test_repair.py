@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tesserae.mend import KEPT, keep_lock, mend
+from tesserae.pipeline.repair import KEPT, keep_lock, mend
 
 WHOLE = ("schema: '2.0'\nstages:\n  prepare:\n    cmd: python x.py\n    outs:\n    - path: prepared\n"
          "      md5: 0123.dir\n")
@@ -111,7 +111,7 @@ def test_a_folder_that_cannot_be_written_is_named(root, folder):
     (root / folder).mkdir(parents=True, exist_ok=True)
     (root / folder).chmod(0o555)
     rights = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    command = [*rights, sys.executable, "-m", "tesserae.mend"]
+    command = [*rights, sys.executable, "-m", "tesserae.pipeline.repair"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     (root / folder).chmod(0o755)
     assert done.returncode == 1
@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written_is_named(root, folder):
 
 def test_the_command_says_what_it_did(root):
     (root / ".dvc/tmp/rwlock").write_text("{")
-    command = [sys.executable, "-m", "tesserae.mend"]
+    command = [sys.executable, "-m", "tesserae.pipeline.repair"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 1, "")
     done = subprocess.run(command, cwd=root.parent, capture_output=True, text=True)

@@ -1,6 +1,6 @@
 """What would stop the next `dvc`, put right: what a killed one left, and a folder without git.
 
-    python -m tesserae.mend
+    python -m tesserae.pipeline.repair
 
 `make setup` and `make repro` do this.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tesserae.data.scenes_maths import arctan, exp, hypot, power
-from tesserae.data.scenes_noise import Noise, billow, fade, fbm, smoothstep
-from tesserae.data.scenes_view import CLOUD, DISC, SKY, Canvas, View, blend, column
-from tesserae.data.scenes_world import World
+from tesserae.scenes.maths import arctan, exp, hypot, power
+from tesserae.scenes.noise import Noise, billow, fade, fbm, smoothstep
+from tesserae.scenes.view import CLOUD, DISC, SKY, Canvas, View, blend, column
+from tesserae.scenes.world import World
 
 
 def clear_sky(world: World, across: np.ndarray, up: np.ndarray) -> np.ndarray:

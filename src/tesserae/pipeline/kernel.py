@@ -1,6 +1,6 @@
 """The process that runs a notebook's cells for pipeline.py: it never outlives what started it.
 
-    python -m tesserae.kernel -f connection.json --import torch pandas
+    python -m tesserae.pipeline.kernel -f connection.json --import torch pandas
 
 Jupyter gives a kernel its own session, so no signal to the pipeline's group reaches it. Left alone after `kill -9`,
 it would go on training, beside the next run of the same stage.

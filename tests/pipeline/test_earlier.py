@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tesserae.earlier import said, set_aside
 from tesserae.params import load_params
+from tesserae.pipeline.earlier import said, set_aside
 
 PLAIN = Path(__file__).parent / "plain.yaml"  # vqgan.image, codebook.image, transformer.class, sample.class
 LOCK = """schema: '2.0'

@@ -12,10 +12,10 @@ import pytest
 from numpy._core._multiarray_umath import __cpu_dispatch__
 from PIL import Image
 
-from tesserae.data import scenes
 from tesserae.data.prepare import prepare
-from tesserae.data.scenes import CLASSES, SEGMENT_NAMES, SEGMENT_PALETTE, ScenesError, render_scene, write_scenes
 from tesserae.params import PrepareParams
+from tesserae.scenes import render as scenes
+from tesserae.scenes.render import CLASSES, SEGMENT_NAMES, SEGMENT_PALETTE, ScenesError, render_scene, write_scenes
 
 SKY, DISC, CLOUD, MOUNTAIN, SNOW, WATER, FOREST, GRASS, SAND = range(9)
 ABOVE = (SKY, DISC, CLOUD)
@@ -43,7 +43,7 @@ def test_a_scene_follows_from_seed_and_index():
 def test_scenes_are_the_same_on_every_processor():
     """NumPy rounds otherwise with other instructions: a pixel in every eighth picture was another one."""
     count = 40
-    script = ("from tesserae.data.scenes import render_scene\n"
+    script = ("from tesserae.scenes.render import render_scene\n"
               "import hashlib\n"
               f"for index in range({count}):\n"
               "    scene = render_scene(0, index, 128)\n"
@@ -203,7 +203,7 @@ def test_the_command_leaves_data_alone(tmp_path):
     lines = ["  count: 4" if line.startswith("  count:") else "  size: 16" if line.startswith("  size:") else line
              for line in text.splitlines()]
     (tmp_path / "params.yaml").write_text("\n".join(lines))
-    command = [sys.executable, "-m", "tesserae.data.scenes", "--params", str(tmp_path / "params.yaml")]
+    command = [sys.executable, "-m", "tesserae.scenes", "--params", str(tmp_path / "params.yaml")]
     first = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "4 of 4 landscapes" in first.stdout
     assert len((tmp_path / "data" / "metadata.jsonl").read_text().splitlines()) == 4

@@ -1,6 +1,6 @@
 """`make own`: params.yaml for one's own pictures, from a preset; the pictures stay where they are.
 
-    FROM=path/to/pictures PRESET=own-64 python -m tesserae.own
+    FROM=path/to/pictures PRESET=own-64 python -m tesserae.pipeline.own
 
 PAIR="segmentation=masks" pairs the pictures first, see `tesserae.data.pair`.
 """
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from tesserae.check import OUTPUTS
 from tesserae.data.left_out import check_columns
 from tesserae.data.pair import write_pairs
 from tesserae.data.raw import list_raw
-from tesserae.earlier import FOLDER, keep_earlier
 from tesserae.errors import TesseraeError, command
 from tesserae.params import check_params
+from tesserae.pipeline.check import OUTPUTS
+from tesserae.pipeline.earlier import FOLDER, keep_earlier
 from tesserae.stage import find_root, write_atomically
 
 PRESET = "own-64"

@@ -1,6 +1,6 @@
 """After the clone was moved or copied: the commands of its environment, which name the old place, name this one.
 
-    python -m tesserae.moved .venv
+    python -m tesserae.pipeline.moved .venv
 
 pip writes the interpreter's absolute path into the first lines of every command; `make setup` calls this then.
 """

@@ -24,9 +24,9 @@ from pathlib import Path
 
 from tesserae import tracking
 from tesserae.errors import TesseraeError, is_full, see_writable, sentence_of
-from tesserae.kernel import EARLY, die_with_dvc, scratch_folder
-from tesserae.mend import keep_lock
 from tesserae.params import ParamsError, load_params
+from tesserae.pipeline.kernel import EARLY, die_with_dvc, scratch_folder
+from tesserae.pipeline.repair import keep_lock
 from tesserae.stage import DRAWN, StageError, find_root, lineage, stage_name, written
 
 STAGES = {
@@ -177,7 +177,8 @@ def _kernel(root: Path, run_key: str | None, notebook: Path):
     }
     with scratch_folder() as (folder, short):
         write_kernel_spec(folder / "kernels" / "python3", {
-            "argv": [sys.executable, "-m", "tesserae.kernel", "-f", "{connection_file}", EARLY, *_imports(notebook)]})
+            "argv": [sys.executable, "-m", "tesserae.pipeline.kernel", "-f", "{connection_file}", EARLY,
+                     *_imports(notebook)]})
         kernel = AsyncKernelManager(kernel_name="python3", transport="ipc" if short else "tcp",
                                     connection_file=str(folder / "k.json"))
         kernel.kernel_spec_manager.kernel_dirs.insert(0, str(folder / "kernels"))
@@ -240,7 +241,3 @@ def _be_quiet() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for module in ("papermill", "nbformat", "nbclient", "zmq", "jupyter_client", "jupyter_core", "traitlets"):
         warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tesserae.data.scenes_ground import haze_colour, hazed
-from tesserae.data.scenes_maths import arctan, exp, sin
-from tesserae.data.scenes_noise import Noise, fade, fbm, smoothstep
-from tesserae.data.scenes_relief import relief
-from tesserae.data.scenes_sky import clear_sky
-from tesserae.data.scenes_view import WATER, Canvas, View, blend
-from tesserae.data.scenes_world import World
+from tesserae.scenes.ground import haze_colour, hazed
+from tesserae.scenes.maths import arctan, exp, sin
+from tesserae.scenes.noise import Noise, fade, fbm, smoothstep
+from tesserae.scenes.relief import relief
+from tesserae.scenes.sky import clear_sky
+from tesserae.scenes.view import WATER, Canvas, View, blend
+from tesserae.scenes.world import World
 
 
 def draw_water(world: World, noise: Noise, view: View, canvas: Canvas) -> None:

@@ -80,5 +80,5 @@ def _outputs(root: Path) -> set[str]:
     try:
         lock: Any = YAML(typ="safe", pure=True).load((root / "dvc.lock").read_text(encoding="utf-8"))
         return {out["path"] for stage in lock["stages"].values() for out in stage.get("outs", ())}
-    except Exception:  # no lock yet, or half of one, which `tesserae.mend` puts right
+    except Exception:  # no lock yet, or half of one, which `tesserae.pipeline.repair` puts right
         return set()

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from tesserae.errors import TesseraeError
-from tesserae.own import take
 from tesserae.params import load_params
+from tesserae.pipeline.own import take
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def pictures(folder: Path) -> Path:

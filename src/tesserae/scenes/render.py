@@ -1,6 +1,6 @@
 """The built-in data: landscapes rendered with their exact segmentation, depth and class.
 
-    python -m tesserae.data.scenes --params params.yaml
+    python -m tesserae.scenes --params params.yaml
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tesserae.data.scenes_ground import draw_ground
-from tesserae.data.scenes_maths import log, power
-from tesserae.data.scenes_names import SEGMENT_NAMES, SEGMENT_PALETTE
-from tesserae.data.scenes_noise import Noise
-from tesserae.data.scenes_relief import FAR, NEAR
-from tesserae.data.scenes_sky import draw_sky
-from tesserae.data.scenes_trees import draw_trees
-from tesserae.data.scenes_view import View
-from tesserae.data.scenes_water import draw_water
-from tesserae.data.scenes_world import CLASSES, draw_world
 from tesserae.data.workers import cores, in_order, tell
 from tesserae.errors import TesseraeError, command
+from tesserae.scenes.ground import draw_ground
+from tesserae.scenes.maths import log, power
+from tesserae.scenes.names import SEGMENT_NAMES, SEGMENT_PALETTE
+from tesserae.scenes.noise import Noise
+from tesserae.scenes.relief import FAR, NEAR
+from tesserae.scenes.sky import draw_sky
+from tesserae.scenes.trees import draw_trees
+from tesserae.scenes.view import View
+from tesserae.scenes.water import draw_water
+from tesserae.scenes.world import CLASSES, draw_world
 
 __all__ = ["CLASSES", "SEGMENT_NAMES", "SEGMENT_PALETTE", "Scene", "ScenesError", "render_scene", "write_scenes"]
 
@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command: render the landscapes into data/ beside the parameters file, unless it is there."""
     from tesserae.params import load_params
 
-    parser = argparse.ArgumentParser("python -m tesserae.data.scenes", description="Render the landscapes.")
+    parser = argparse.ArgumentParser("python -m tesserae.scenes", description="Render the landscapes.")
     parser.add_argument("--params", default="params.yaml", help="the parameters file (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="the folder to write (default: data, beside that file)")
     options = parser.parse_args(arguments)
@@ -153,7 +153,3 @@ def main(arguments: list[str] | None = None) -> None:
     with command():
         scenes = load_params(options.params).scenes
         write_scenes(folder, scenes.count, scenes.size, scenes.seed, tell("landscapes"))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from tesserae.data.scenes_ground import haze_colour, hazed, wooded
-from tesserae.data.scenes_maths import cos, hypot, power, sin
-from tesserae.data.scenes_noise import Noise, fbm, smoothstep
-from tesserae.data.scenes_relief import relief
-from tesserae.data.scenes_view import FOREST, Canvas, View, blend
-from tesserae.data.scenes_world import World
+from tesserae.scenes.ground import haze_colour, hazed, wooded
+from tesserae.scenes.maths import cos, hypot, power, sin
+from tesserae.scenes.noise import Noise, fbm, smoothstep
+from tesserae.scenes.relief import relief
+from tesserae.scenes.view import FOREST, Canvas, View, blend
+from tesserae.scenes.world import World
 
 
 def draw_trees(world: World, noise: Noise, view: View, canvas: Canvas) -> None:

@@ -1,6 +1,6 @@
 """The first stage: what cannot work is refused here, before DVC removes what the stages made.
 
-    python -m tesserae.check
+    python -m tesserae.pipeline.check
 
 Every other stage depends on what this one writes into .checked/: `params`, whose content never changes;
 `source.json`, which changes with the raw pictures; and the code of each notebook, which does not change when the
@@ -25,13 +25,13 @@ from tesserae.data.left_out import check_columns
 from tesserae.data.raw import find_source, list_raw
 from tesserae.data.raw_tables import HUB_KEYS, check_hub
 from tesserae.data.sources import read_made
-from tesserae.earlier import said, set_aside
 from tesserae.errors import TesseraeError, is_full
-from tesserae.kernel import die_with_dvc
-from tesserae.mend import keep_lock
 from tesserae.named import check_named
 from tesserae.notebook_code import code_of_notebook, read_notebook
 from tesserae.params import Params, load_params
+from tesserae.pipeline.earlier import said, set_aside
+from tesserae.pipeline.kernel import die_with_dvc
+from tesserae.pipeline.repair import keep_lock
 from tesserae.stage import find_root, inception_weights, write_atomically
 from tesserae.tracking.provenance import flatten
 from tesserae.tracking.store import real_root

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tesserae.data.scenes_world import World
+from tesserae.scenes.world import World
 
 SKY, DISC, CLOUD, MOUNTAIN, SNOW, WATER, FOREST, GRASS, SAND = range(9)
 

@@ -1,0 +1,1 @@
+"""What dvc.yaml calls: notebooks run as stages, what is checked before them, what a kill leaves repaired."""

@@ -1,0 +1,1 @@
+"""The built-in landscapes: pictures with exact segmentation, depth and class, rendered at any size."""
