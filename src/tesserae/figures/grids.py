@@ -19,8 +19,10 @@ LEGIBLE = 96  # pixels a side that a picture is enlarged to, at least
 _TITLE, _MARGIN = 16, 8  # pixels a line of text, pixels around the grid
 
 
-def to_pixels(images: Tensor | np.ndarray) -> np.ndarray:
-    """(B,3,H,W) or (B,1,H,W), uint8 or floats in [-1,1] -> (B,H,W,3) uint8."""
+def to_pixels(images: Tensor | np.ndarray | Sequence[Image.Image]) -> np.ndarray:
+    """(B,3,H,W) or (B,1,H,W), uint8 or floats in [-1,1], or PIL images of one size -> (B,H,W,3) uint8."""
+    if isinstance(images, Sequence):
+        return np.stack([np.asarray(picture.convert("RGB")) for picture in images])
     images = torch.as_tensor(images).detach().cpu()
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images have the shape {tuple(images.shape)}; (B,3,H,W) or (B,1,H,W) is needed")
