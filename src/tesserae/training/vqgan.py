@@ -207,7 +207,7 @@ class VQGANTask:
         self.model.eval()
         shown = self.view.stored(self.held_out, spread(SHOWN, len(self.held_out)))
         images = self.view.seen(shown.to(self.device))
-        both = torch.cat([images, self.model.decode(self.model.encode(images))])
+        both = torch.cat([images, self.model.reconstruct(images)])
         self.model.train()
         self.show(figures.grid_image(self.view.drawn(both).cpu(), columns=len(images)), step)
 
