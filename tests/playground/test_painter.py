@@ -17,7 +17,7 @@ from tesserae.data.pictures import Pictures
 from tesserae.data.views import Classes
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
-from tesserae.playground import codes_panel, complete_panel, sample_panel, paint_panel
+from tesserae.playground import codes_panel, complete_panel, paint_panel, sample_panel
 from tesserae.playground.painter import SIZES
 from tesserae.playground.work import Models, stroke
 from tesserae.scenes.render import SEGMENT_PALETTE

@@ -37,14 +37,15 @@ class FeatureNetwork:
     """Pictures -> features.
 
     name: "inception", "inception_custom" or "vgg16", for names of numbers. weights: hex digits of what it computes
-    with. words: what it is and how it reads pictures, for a protocol. said: a sentence for who reads the report.
+    with. protocol: the network and how it reads pictures, for a protocol's record. description: a sentence for the
+    reader of a report.
     extract: bytes (B,3,H,W) on `device` -> features (B,D) float32 and logits (B,C) or None.
     """
 
     name: str
     weights: str
-    words: str
-    said: str
+    protocol: str
+    description: str
     device: torch.device
     extract: Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
@@ -125,33 +126,35 @@ def _vgg16(device: torch.device, backbone: Backbone | None, why: str) -> Feature
     if isinstance(backbone, nn.Module):
         weights = _fingerprint(backbone)
         backbone = backbone.to(device)
-    said = (f"Sets of pictures are compared by VGG16's features, and no FID is computed, for {why}. "
+    description = (f"Sets of pictures are compared by VGG16's features, and no FID is computed, for {why}. "
             f"For FID fetch {INCEPTION_URL} to there, or name the file in {KEY}.")
-    words = (f"VGG16 (ImageNet), mean over positions of the last activations, 512; pictures of at most {VGG_SIDE} "
+    protocol = (f"VGG16 (ImageNet), mean over positions of the last activations, 512; pictures of at most {VGG_SIDE} "
              "pixels a side, larger ones resized with antialiasing")
 
     def extract(pixels: Tensor) -> tuple[Tensor, None]:
         return vgg_features(at_most(to_unit(pixels)), backbone), None
 
-    return FeatureNetwork("vgg16", weights, words, said, device, extract)
+    return FeatureNetwork("vgg16", weights, protocol, description, device, extract)
 
 
 def _inception(path: Path, device: torch.device) -> FeatureNetwork:
     state, digest = _state(path), _sha256(path)
     network = _built(state, path).to(device)
     published = digest.startswith(PUBLISHED)
-    words = ("Inception v3 of torch-fidelity, pool features, 2048; pictures resized to 299 pixels a side as "
+    protocol = ("Inception v3 of torch-fidelity, pool features, 2048; pictures resized to 299 pixels a side as "
              f"TensorFlow 1 does; weights sha256 {digest[:8]}")
-    said = f"Sets of pictures are compared by Inception's features with the published weights, {path.name}."
+    description = f"Sets of pictures are compared by Inception's features with the published weights, {path.name}."
     if not published:
-        said = (f"Sets of pictures are compared by Inception's features with the weights {path.name}, and no FID is "
-                f"computed, for their sha256 begins with {digest[:8]}, that of the published ones with {PUBLISHED}.")
+        description = (f"Sets of pictures are compared by Inception's features with the weights {path.name}, and no "
+                       f"FID is computed, for their sha256 begins with {digest[:8]}, that of the published ones with "
+                       f"{PUBLISHED}.")
 
     def extract(pixels: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = network(pixels)
         return features, logits
 
-    return FeatureNetwork("inception" if published else "inception_custom", digest, words, said, device, extract)
+    name = "inception" if published else "inception_custom"
+    return FeatureNetwork(name, digest, protocol, description, device, extract)
 
 
 def _state(path: Path) -> dict:

@@ -51,7 +51,7 @@ class RealSet:
         return spread(self.count, len(self.pictures))
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """For a protocol."""
         return f"{self.split} split, {len(self.numbers)} of {len(self.pictures)} pictures, evenly spread"
 
@@ -73,7 +73,7 @@ class RealSet:
 
     def _key(self, network: FeatureNetwork) -> str:
         view = self.pictures.view
-        facts = (network.name, network.weights, network.words, self.pictures.pictures.fingerprint_of(view.column),
+        facts = (network.name, network.weights, network.protocol, self.pictures.pictures.fingerprint_of(view.column),
                  view.kind, view.column, self.split, self.pictures.size, self.numbers)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
@@ -152,7 +152,7 @@ def set_measures(images: Images, reference: SetStatistics, network: FeatureNetwo
     if fewer > NEAREST:
         sides = {"precision": "the generated pictures", "recall": "the reference's pictures"}
         for measure, each in zip(sides, precision_recall(features, reference.features)):
-            found.add_shares({network.named(measure, fewer): each},
+            found.add_fractions({network.named(measure, fewer): each},
                              protocol | {"k": NEAREST, "resampled": sides[measure]})
     else:
         found.notes.append(f"Precision and recall are left out: they need more than {NEAREST} pictures on either "
@@ -189,7 +189,8 @@ def _frechet_of(found: Measures, name: str, features: torch.Tensor, reference: S
 
 
 def _protocol(network: FeatureNetwork, reference: RealSet, more: Mapping[str, Any]) -> dict[str, Any]:
-    return {"features": network.words, "reference": reference.words, "size": reference.size, "pixels": PIXELS, **more}
+    return {"features": network.protocol, "reference": reference.description, "size": reference.size,
+            "pixels": PIXELS, **more}
 
 
 def _counted(protocol: Mapping[str, Any], generated: int, reference: int) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from tesserae.figures.grids import (
     stacked_rows,
     to_pixels,
 )
-from tesserae.figures.latent import paired_bars, position_map, spreads, stacked
+from tesserae.figures.latent import histograms, paired_bars, position_map, stacked
 from tesserae.figures.legends import with_legend
 from tesserae.figures.style import COLOURS, caption, message, new_axes, new_figure, shortened, styled
 
 __all__ = [
     "COLOURS", "caption", "class_counts", "code_maps", "curves", "dictionary", "grid_image", "histogram",
-    "image_grid", "message", "new_axes", "new_figure", "occurrence", "overlaid", "pair_matrix",
+    "histograms", "image_grid", "message", "new_axes", "new_figure", "occurrence", "overlaid", "pair_matrix",
     "paired_bars", "pairs", "position_map", "projection", "reconstruction_grid", "resize", "scatter",
-    "shortened", "spreads", "stacked", "stacked_rows", "styled", "to_pixels", "usage", "with_legend",
+    "shortened", "stacked", "stacked_rows", "styled", "to_pixels", "usage", "with_legend",
 ]

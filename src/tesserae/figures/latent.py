@@ -73,9 +73,9 @@ def _extreme_rows(rows: Sequence[str], values: Mapping[str, Sequence[float]]):
 
 
 @styled
-def spreads(values: Mapping[str, Sequence[float]], title: str, xlabel: str, bins: int = 30,
+def histograms(values: Mapping[str, Sequence[float]], title: str, xlabel: str, bins: int = 30,
             marks: Mapping[str, float] | None = None):
-    """How several sets of numbers are spread, one outline each as shares of its own set; marks as above."""
+    """Histograms of several sets of numbers, as fractions of each set; marks as above."""
     kinds = {kind: np.asarray(numbers, dtype=float) for kind, numbers in values.items() if len(numbers)}
     if not kinds:
         return message(f"{title}: there is nothing to count.")
@@ -87,7 +87,7 @@ def spreads(values: Mapping[str, Sequence[float]], title: str, xlabel: str, bins
         axes.hist(numbers, edges, weights=weights, histtype="step", linewidth=1.5, color=colour, label=kind)
     for (label, value), style in zip((marks or {}).items(), ("--", ":", "-.") * 3):
         axes.axvline(value, color=GREY, linestyle=style, label=label)
-    axes.set(title=title, xlabel=xlabel, ylabel="share")
+    axes.set(title=title, xlabel=xlabel, ylabel="fraction")
     axes.legend()
     return figure
 
