@@ -122,12 +122,13 @@ def extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @styled
 def histogram(values: Sequence[float] | np.ndarray, title: str, xlabel: str, ylabel: str = "pictures",
               bins: int = 40, marks: Mapping[str, float] | None = None):
-    """How values are spread; marks: {label: value}, dashed upright lines."""
+    """A histogram; marks: {label: value}, dashed vertical lines."""
     values = np.asarray(values, dtype=float)
     if not values.size:
         return message(f"{title}: there is nothing to count.")
     figure, (axes,) = new_axes(1, 1, 6.0, 2.6)
-    axes.hist(values, bins=bins, color=COLOURS[0])
+    edges = np.histogram_bin_edges([*values, *(marks or {}).values()], bins)
+    axes.hist(values, edges, color=COLOURS[0])
     for (label, value), colour in zip((marks or {}).items(), COLOURS[1:]):
         axes.axvline(value, color=colour, linestyle="--", label=label)
     if marks:
