@@ -6,8 +6,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from tesserae import source_code
+from tesserae.files import find_root
 from tesserae.params import load_params
-from tesserae.stage import find_root
 from tesserae.training import identity, transformer, vqgan
 from tesserae.training.identity import PACE, checkpoint_folder, code_of, facts_of
 

@@ -35,9 +35,9 @@ from tesserae.data.raw import find_source, list_raw
 from tesserae.data.scales import said_of
 from tesserae.data.workers import cores, eta, in_order
 from tesserae.errors import TesseraeError, writing
+from tesserae.files import find_root
 from tesserae.params import PrepareParams, load_params
 from tesserae.source_code import code_of
-from tesserae.stage import find_root
 
 LEAST, MOST = 512, 65_536  # pictures a piece, which is what a stop may lose
 MANY = 1000  # pieces of a set, while they are within these

@@ -30,10 +30,11 @@ from tesserae.data.scratch import SPLIT
 from tesserae.data.views import view_of
 from tesserae.data.workers import eta, in_order
 from tesserae.errors import command
+from tesserae.files import write_atomically
 from tesserae.models.origins import check_vqgan
 from tesserae.models.saving import fingerprint_of
 from tesserae.models.vqgan import VQGAN
-from tesserae.stage import Stage, write_atomically
+from tesserae.stage import Stage
 from tesserae.training.identity import checkpoint_folder, code_of
 from tesserae.training.loop import make_accelerator
 from tesserae.training.vqgan import model_config
