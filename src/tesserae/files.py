@@ -1,7 +1,9 @@
-"""Files that are written whole or not at all, and the root of the repository."""
+"""Files and folders that are written whole or not at all, and the root of the repository."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -55,6 +57,17 @@ def write_atomically(path: str | Path, content: bytes, flush: bool = False) -> N
         aside.write_bytes(content)
 
 
+def write_table(path: str | Path, rows: list[dict]) -> None:
+    """Write rows as CSV with the union of their columns, floats with seven digits, see `replacing`."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: f"{value:.7g}" if isinstance(value, float) else value for name, value in row.items()})
+    write_atomically(path, text.getvalue().encode())
+
+
 @contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; with what the block writes into it, it takes the place of `path`.
@@ -73,6 +86,12 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
             aside.rename(path)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Put a copy of the folder `source` at `target`, whole or not at all, see `replacing_folder`."""
+    with replacing_folder(target) as aside:
+        shutil.copytree(source, aside, dirs_exist_ok=True)
 
 
 def flush_to_disk(path: Path) -> None:
