@@ -28,11 +28,11 @@ from tesserae.data.sources import read_made
 from tesserae.errors import TesseraeError, is_full
 from tesserae.files import find_root, write_atomically
 from tesserae.named import check_named
-from tesserae.notebook_code import code_of_notebook, read_notebook
 from tesserae.params import Params, load_params
 from tesserae.pipeline.earlier import said, set_aside
 from tesserae.pipeline.kernel import die_with_dvc
 from tesserae.pipeline.repair import keep_lock
+from tesserae.source_code.notebooks import code_of_notebook, read_notebook
 from tesserae.stage import inception_weights
 from tesserae.tracking.provenance import flatten
 from tesserae.tracking.store import real_root
