@@ -40,7 +40,7 @@ from tesserae.tracking.store import real_root
 CHECKED = ".checked"
 SOUND = "What params.yaml asks for can be done.\n"
 STATE = Path(".dvc/tmp/tesserae")  # at the repository's root: what the last check saw
-OUTPUTS = ("prepared", "models", "codes", "samples", "reports", "checkpoints", "earlier", CHECKED)
+OUTPUTS = ("prepared", "models", "codes", "samples", "reports", "checkpoints", "earlier", CHECKED, ".inputs")
 PATIENCE = 5.0  # seconds of reading pictures after which it is said how far it is
 
 
