@@ -30,16 +30,16 @@ from tesserae.data.scratch import SPLIT
 from tesserae.data.views import view_of
 from tesserae.data.workers import eta, in_order
 from tesserae.errors import command
+from tesserae.files import write_atomically
 from tesserae.models.origins import check_vqgan
 from tesserae.models.saving import fingerprint_of
 from tesserae.models.vqgan import VQGAN
-from tesserae.stage import Stage, write_atomically
+from tesserae.stage import Stage
 from tesserae.training.identity import checkpoint_folder, code_of
 from tesserae.training.loop import make_accelerator
 from tesserae.training.vqgan import model_config
 
 LEAST = 1024  # pictures a piece, which is what a stop may lose
-COMPUTING = ("data/views", "models/layers.py", "models/quantizers.py", "models/vqgan.py", "training/encoding.py")
 
 
 def encode_pieces(model: VQGAN, pictures: Pictures, batch_size: int, folder: Path, accelerator: Accelerator,
@@ -84,7 +84,7 @@ def encode_set(stage: Stage, model: VQGAN, pictures: Mapping[str, Pictures], acc
     for split, each in pictures.items():
         facts = {"model": made_by, "config": json.dumps(asdict(model.config), sort_keys=True),
                  "data": each.fingerprint_of(model.config.column), "batch_size": str(batch_size),
-                 "code": code_of(*COMPUTING)}
+                 "code": code_of("tesserae.training.encoding")}
         paths = encode_pieces(model, each, batch_size, checkpoint_folder(stage.home, stage.name, facts), accelerator,
                               progress=progress)
         if accelerator.is_main_process:

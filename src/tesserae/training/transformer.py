@@ -49,10 +49,6 @@ from tesserae.training.optimisers import MuonAndAdam, set_share, with_full_rates
 from tesserae.training.processes import Group, clipped, in_shares, memory_of, shared, take_up, weights_of
 
 SHOWN = 16  # pictures in the grids by step
-COMPUTING = ("data/codes.py", "data/conditions.py", "data/paired.py", "evaluation/likelihood.py",
-             "models/transformer.py", "sampling/orderings.py", "training/loop.py", "training/muon.py",
-             "training/optimisers.py", "training/processes.py",
-             "training/transformer.py")  # code that decides what is learned
 MEMORISED = 0.02  # held-out nats that may be lost after the best step before it is called overfitting
 
 
@@ -289,7 +285,7 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
     origin = origin_of(data, block.vqgan)
     facts = facts_of(block, seed=params.seed, precision=params.precision, compile=params.compile,
                      data=[data.fingerprint, held_out.fingerprint], vqgans=origin["vqgans"],
-                     processes=accelerator.num_processes, code=code_of(*COMPUTING))
+                     processes=accelerator.num_processes, code=code_of("tesserae.training.transformer"))
     folder = checkpoint_folder(stage.home, stage.name, facts, say)
 
     def show(picture: Image.Image, step: int) -> None:

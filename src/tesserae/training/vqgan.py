@@ -48,10 +48,6 @@ from tesserae.training.processes import Group, average_gradients, clipped, with_
 
 FIRST_PICTURES = 256  # pictures whose encodings the codebook starts from
 SHOWN = 8  # pictures in the grids by step
-COMPUTING = ("codebook_params.py", "data/batches.py", "data/palette.py", "data/views", "models/discriminator.py",
-             "models/layers.py", "models/perceptual.py", "models/quantizers.py", "models/vqgan.py",
-             "training/loop.py", "training/muon.py", "training/objective.py", "training/optimisers.py",
-             "training/processes.py", "training/vqgan.py")  # code that decides what is learned
 
 
 def model_config(block: VQGANParams, view: View) -> VQGANConfig:
@@ -292,7 +288,7 @@ def train_vqgan(stage: Stage, say: Callable[[str], None] = print) -> Progress:
     compiled = compiles(params.compile, accelerator.device, say)
     data = pictures.fingerprint_of(block.column)
     facts = facts_of(block, seed=params.seed, precision=params.precision, compile=params.compile, data=data,
-                     view=view.record(), processes=accelerator.num_processes, code=code_of(*COMPUTING))
+                     view=view.record(), processes=accelerator.num_processes, code=code_of("tesserae.training.vqgan"))
     folder = checkpoint_folder(stage.home, stage.name, facts, say)
     task = VQGANTask(block, params.seed, pictures, held_out, accelerator,
                      show=lambda picture, step: stage.run.image(picture, "reconstructions", step),
