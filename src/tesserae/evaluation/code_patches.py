@@ -113,7 +113,7 @@ def pictures_with(indices: Tensor, codes: Sequence[int], count: int) -> Tensor:
 @torch.no_grad()
 def nearest_patches(model: VQGAN, pictures: Viewed, indices: Tensor, codes: Sequence[int], count: int,
                     batch_size: int, among: Tensor | None = None) -> PatchPositions:
-    """Where real pictures look most like a code, for each of `codes`.
+    """The positions of real pictures that are nearest to a code, for each of `codes`.
 
     indices: the maps (N,h,w) of the same pictures; among: numbers of those that are searched, all without it.
     Memory holds one batch and the best so far.
@@ -180,14 +180,13 @@ def mosaic(patches: Tensor, indices: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode_patches(model: VQGAN, maps: Tensor, edge: int = 1, batch_size: int = 64) -> Tensor:
-    """Small made-up maps (B,s,s) decoded, without the `edge` codes next to their borders, which look
-    different.
+    """Decode small maps (B,s,s), and cut off the `edge` codes next to their borders, which look different.
 
     -> (B,3,t,t) in [-1,1], t = (s - 2 edge) f.
     """
     device, cut = next(model.parameters()).device, edge * model.config.downsampling
-    drawn = view_of(model.config).drawn
-    decoded = torch.cat([drawn(model.decode(part.to(device))).cpu() for part in maps.split(batch_size)])
+    view = view_of(model.config)
+    decoded = torch.cat([view.drawn(model.decode(part.to(device))).cpu() for part in maps.split(batch_size)])
     return decoded[:, :, cut:decoded.shape[2] - cut, cut:decoded.shape[3] - cut]
 
 

@@ -1,4 +1,4 @@
-"""How a codebook is used: how many of its codes, how evenly, where, beside which others, how far apart."""
+"""How a codebook is used: how many codes, how evenly, where, in which pairs, and how far apart they are."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class CodePairs:
 
 
 def code_pairs(indices: Tensor, codebook_size: int, direction: str, at_once: int = 1 << 22) -> CodePairs:
-    """Which codes lie beside which in maps (N,h,w): direction "right" or "below" (the second of a pair).
+    """Which codes are side by side in maps (N,h,w): direction "right" or "below" (the second of a pair).
 
     pmi(a,b) = log2 p(a,b) / (p(a) p(b)); pairs come by their part p(a,b) pmi(a,b) of the mutual information,
     so that a pair that occurs once does not lead. Memory holds the pairs that occur, and `at_once` positions are

@@ -1,4 +1,4 @@
-"""The networks by whose features sets of pictures are compared, each under an honest name.
+"""The networks whose features compare sets of pictures, each under its own name.
 
 Inception with torch-fidelity's weights is what published numbers are measured with. Only those weights, known by
 their sha256, give `fid`, `rfid`, `kid`, `inception_score`, `precision` and `recall`. Other weights of that layout,
@@ -22,12 +22,12 @@ from tesserae.errors import TesseraeError
 from tesserae.models.perceptual import LPIPS, Backbone
 
 KEY = "evaluation.inception_weights"
-COMPARABLE = 10_000  # pictures below which a distance says more about their number than published ones do
+COMPARABLE = 10_000  # pictures below which a distance depends on their number too much to compare with published ones
 PUBLISHED = "6726825d"  # the first digits of the sha256 of the weights that published numbers are measured with
 INCEPTION_FILE = f"weights-inception-2015-12-05-{PUBLISHED}.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 _REMEDY = f"fetch {INCEPTION_URL}, or set the key to \"\""
-VGG_SIDE = 64  # pixels that VGG looks at: its time grows with them, ranks change little
+VGG_SIDE = 64  # pixels a side that VGG reads: more take longer and hardly change ranks
 PLAIN = {"frechet": "fid", "frechet_reconstructions": "rfid", "kernel": "kid", "score": "inception_score",
          "precision": "precision", "recall": "recall"}
 
@@ -83,7 +83,8 @@ def feature_network(weights: str | Path | None = None, device: torch.device | st
 
     weights: a file of torch-fidelity's layout, which params.yaml names; without one, INCEPTION_FILE where it lies in
     torch's cache. backbone: VGG16's, loaded where it is not given. Raises TesseraeError where the named file is
-    missing, damaged or of another layout. A file in the cache that is not the published one is left alone, and said.
+    missing, damaged or of another layout. A file in the cache that is not the published one is not used, and
+    `description` says so.
     """
     device = torch.device(device)
     if weights:

@@ -101,7 +101,7 @@ class Measures:
         """The fraction of pictures of which something holds, for each name: 0 or 1 of each picture (N,)."""
         for name, held in each.items():
             fraction, of = float(held.double().mean()), protocol.get("resampled", "the pictures")
-            words = f"95 %: Wilson's score interval of a share of {of}"
+            words = f"95 %: Wilson's score interval of a fraction of {of}"
             self.add(name, fraction, {"n": len(held), **protocol, "interval": words})
             self.values[f"{name}_low"], self.values[f"{name}_high"] = wilson_interval(fraction, len(held))
 

@@ -57,17 +57,17 @@ def nearest(queries: Iterable[Tensor], bank: Iterable[Tensor], embed: Embed, k: 
     that can be iterated again. With fewer than k pictures in the bank there are fewer neighbours. Raises ValueError
     for an empty bank.
     """
-    best, place, start = None, None, 0
+    best, indices, start = None, None, 0
     for block in _blocks(map(embed, bank)):
         found = torch.cat([_to_block(embed, part, block) for part in queries]).cpu()  # (N,M)
         numbers = torch.arange(start, start + len(block)).expand(len(found), -1)
         best = found if best is None else torch.cat([best, found], 1)
-        place = numbers if place is None else torch.cat([place, numbers], 1)
+        indices = numbers if indices is None else torch.cat([indices, numbers], 1)
         best, order = best.topk(min(k, best.shape[1]), dim=1, largest=False)
-        place, start = place.gather(1, order), start + len(block)
+        indices, start = indices.gather(1, order), start + len(block)
     if best is None:
-        raise ValueError("there are no pictures to look for neighbours among")
-    return Neighbours(best, place)
+        raise ValueError("there are no pictures to find neighbours in")
+    return Neighbours(best, indices)
 
 
 def _to_block(embed: Embed, part: Tensor, block: Tensor) -> Tensor:

@@ -135,11 +135,11 @@ def write_pictures(folder: Path, images: Iterable[Tensor], groups: Sequence[str]
     for image, group in zip(images, groups):
         pixels = rearrange(to_bytes(image.cpu()), "c h w -> h w c").numpy()
         name = _folder_name(group)
-        place = part / name / f"{counts.get(name, 0):04d}.png"
+        path = part / name / f"{counts.get(name, 0):04d}.png"
         counts[name] = counts.get(name, 0) + 1
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with writing(place):
-            Image.fromarray(pixels).save(place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            Image.fromarray(pixels).save(path)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 

@@ -58,11 +58,11 @@ def of_pictures(pictures: Viewed, device: torch.device | str = "cpu") -> Images:
 
 def of_codes(vqgan: VQGAN, maps: Tensor) -> Images:
     """Code maps (N,h,w) decoded, as the VQGAN's view shows them, on its device."""
-    device, drawn = vqgan.codebook.device, view_of(vqgan.config).drawn
+    device, view = vqgan.codebook.device, view_of(vqgan.config)
 
     @torch.no_grad()
     def make(numbers: Tensor) -> Tensor:
-        return drawn(vqgan.decode(maps[numbers].long().to(device)))
+        return view.drawn(vqgan.decode(maps[numbers].long().to(device)))
 
     return Images(len(maps), make)
 

@@ -42,11 +42,11 @@ def _on_usage(train: dict[str, float], size: int, quantizer: str) -> str:
 
 
 def _on_evenness(train: dict[str, float], size: int) -> str:
-    share = train["perplexity_share"]
-    words = f"The perplexity is {train['perplexity']:.0f}, {share:.0%} of the {size} that even use would give"
-    if share >= EVEN:
+    fraction = train["perplexity_share"]
+    words = f"The perplexity is {train['perplexity']:.0f}, {fraction:.0%} of the {size} that even use would give"
+    if fraction >= EVEN:
         return f"{words}: evenly used (from {EVEN:.0%} on)."
-    if share >= UNEVEN:
+    if fraction >= UNEVEN:
         return f"{words}: somewhat uneven ({UNEVEN:.0%} to {EVEN:.0%}), as where much of a picture is plain."
     return f"{words}: few codes do most of the work (below {UNEVEN:.0%})."
 

@@ -98,9 +98,9 @@ def _strips(laid: np.ndarray, names: list[str], heads: list[str]):
     canvas = np.full((top + rows * (side + gap), halves * strip, 3), 255, dtype=np.uint8)
     for row in range(rows):
         for half in range(halves):
-            for place in range(width):
-                y, x = top + row * (side + gap), half * strip + text + place * (side + gap)
-                canvas[y:y + side, x:x + side] = laid[row, half, place]
+            for position in range(width):
+                y, x = top + row * (side + gap), half * strip + text + position * (side + gap)
+                canvas[y:y + side, x:x + side] = laid[row, half, position]
     figure = new_figure(canvas.shape[1] / DPI, canvas.shape[0] / DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(canvas, interpolation="none", aspect="auto", extent=(0, canvas.shape[1], canvas.shape[0], 0))
@@ -109,9 +109,9 @@ def _strips(laid: np.ndarray, names: list[str], heads: list[str]):
         for row in range(rows):
             axes.text(half * strip + text - 5, top + row * (side + gap) + side / 2, names[half * rows + row],
                       ha="right", va="center", fontsize=7)
-        for place, head in enumerate(heads):
-            if place < 2 or heads[place - 1] != head:
-                axes.text(half * strip + text + place * (side + gap) + side / 2, top - 5, head, ha="center",
+        for position, head in enumerate(heads):
+            if position < 2 or heads[position - 1] != head:
+                axes.text(half * strip + text + position * (side + gap) + side / 2, top - 5, head, ha="center",
                           fontsize=7, color=GREY)
     return figure
 

@@ -15,9 +15,9 @@ _FONT = 8  # points
 
 @styled
 def with_legend(figure, entries: Sequence[tuple[str, tuple[int, int, int] | None]]):
-    """The figure, made higher by a legend below: a patch of each colour, 0 to 255, and its words; None: words alone.
+    """Add a legend below the figure: a patch of each colour (0 to 255) and its text; colour None: text alone.
 
-    Without entries it stays as it is. Entries run from left to right in columns of equal width.
+    Without entries the figure stays as it is. Entries are in columns of equal width, from left to right.
     """
     if not entries:
         return figure
@@ -29,8 +29,8 @@ def with_legend(figure, entries: Sequence[tuple[str, tuple[int, int, int] | None
     axes = figure.add_axes((0, 0, 1, below / (height + below)))
     axes.set(xlim=(0, width), ylim=(below, 0))
     axes.set_axis_off()
-    for place, (text, colour) in enumerate(entries):
-        x, y = _MARGIN + place % columns * column, place // columns * _LINE + 2
+    for position, (text, colour) in enumerate(entries):
+        x, y = _MARGIN + position % columns * column, position // columns * _LINE + 2
         if colour is not None:
             face = tuple(value / 255 for value in colour)
             axes.add_patch(Rectangle((x, y), _PATCH, _PATCH, facecolor=face, edgecolor="#767676", linewidth=0.5))
