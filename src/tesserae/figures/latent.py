@@ -98,10 +98,12 @@ def stacked(pictures: Mapping[str, Image.Image], title: str = ""):
     if not pictures:
         return message("No picture has been recorded yet.")
     line, gap = 18, 6
+    scale = max(1, 760 // max(picture.width for picture in pictures.values()))
+    pictures = {text: picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+                for text, picture in pictures.items()}
     width = max(picture.width for picture in pictures.values())
     height = sum(picture.height + line + gap for picture in pictures.values()) + (line if title else 0)
-    scale = max(1, 760 // width)
-    figure = new_figure(width * scale / 100, height * scale / 100)
+    figure = new_figure(width / 100, height / 100)
     top = line if title else 0
     for text, picture in pictures.items():
         top += line
