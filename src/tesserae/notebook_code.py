@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tesserae.errors import TesseraeError
-from tesserae.stage import write_atomically
+from tesserae.files import write_atomically
 
 INJECTED = {"params_file", "target"}  # assigned in the cell `parameters`; a stage gives its own values
 

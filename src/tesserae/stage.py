@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tesserae import tracking
-from tesserae.errors import TesseraeError, see_writable, writing
+from tesserae.errors import TesseraeError, command, see_writable
+from tesserae.files import write_atomically
 from tesserae.named import check_named
 from tesserae.params import Params, load_params
 
@@ -143,6 +146,20 @@ class Stage:
             self.run.finish(status)
 
 
+@contextmanager
+def stage_of_command(kind: str, target: str, description: str) -> Iterator[Stage]:
+    """The stage that a command line asks for with --params and --target, whose default is `target`.
+
+    Around the command's work: a TesseraeError ends it with the sentence alone, see `errors.command`.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
+    parser.add_argument("--target", default=target, help=f"the block under {kind}: in it (default: {target})")
+    arguments = parser.parse_args()
+    with command(), Stage.open(kind, arguments.target, arguments.params) as stage:
+        yield stage
+
+
 def inception_weights(params: Params, *folders: Path) -> Path | None:
     """The file that evaluation.inception_weights names, from the first of these folders that has it; None for "".
 
@@ -210,23 +227,6 @@ def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
     if kind in MEASURING:
         found["evaluation"] = params.evaluation.model_dump()
     return found
-
-
-def write_atomically(path: Path, content: bytes, flush: bool = False) -> None:
-    """Write beside the file, then rename: a reader finds the old content or the new, never half of it.
-
-    flush: also after a power cut, which takes a moment longer. Raises DiskFullError, TesseraeError.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        try:
-            aside.write_bytes(content)
-            if flush:
-                with aside.open("rb") as file:
-                    os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 def _rounded(value: Any) -> Any:

@@ -26,13 +26,14 @@ from tesserae.data.raw import find_source, list_raw
 from tesserae.data.raw_tables import HUB_KEYS, check_hub
 from tesserae.data.sources import read_made
 from tesserae.errors import TesseraeError, is_full
+from tesserae.files import write_atomically
 from tesserae.named import check_named
 from tesserae.notebook_code import code_of_notebook, read_notebook
 from tesserae.params import Params, load_params
 from tesserae.pipeline.earlier import said, set_aside
 from tesserae.pipeline.kernel import die_with_dvc
 from tesserae.pipeline.repair import keep_lock
-from tesserae.stage import find_root, inception_weights, write_atomically
+from tesserae.stage import find_root, inception_weights
 from tesserae.tracking.provenance import flatten
 from tesserae.tracking.store import real_root
 
