@@ -38,7 +38,6 @@ from tesserae.stage import Stage, stage_of_command
 from tesserae.training.vqgan import model_config
 
 LEAST = 1024  # pictures a piece, which is what a stop may lose
-COMPUTING = ("data/views", "models/layers.py", "models/quantizers.py", "models/vqgan.py", "encoding.py")
 
 
 def encode_pieces(model: VQGAN, pictures: Pictures, batch_size: int, folder: Path, accelerator: Accelerator,
@@ -83,7 +82,7 @@ def encode_set(stage: Stage, model: VQGAN, pictures: Mapping[str, Pictures], acc
     for split, each in pictures.items():
         inputs = {"model": made_by, "config": json.dumps(asdict(model.config), sort_keys=True),
                  "data": each.fingerprint_of(model.config.column), "batch_size": str(batch_size),
-                 "code": code_of(*COMPUTING)}
+                 "code": code_of("tesserae.encoding")}
         paths = encode_pieces(model, each, batch_size, checkpoint_folder(stage.home, stage.name, inputs), accelerator,
                               progress=progress)
         if accelerator.is_main_process:

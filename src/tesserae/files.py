@@ -1,70 +1,106 @@
-"""Files and folders that are there whole or not at all: written beside their place, then renamed."""
+"""Files and folders that are written whole or not at all, and the root of the repository."""
 
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tesserae.errors import is_full, writing
+from tesserae.errors import TesseraeError, writing
+
+MARKER = "dvc.yaml"  # the file that marks the root
 
 
-def write_atomically(path: Path, content: bytes, flush: bool = False) -> None:
-    """Write beside the file, then rename: a reader finds the old content or the new, never half of it.
+class RootError(TesseraeError, ValueError):
+    """The working folder lies in no clone of the repository."""
 
-    flush: also after a power cut, which takes a moment longer. Raises DiskFullError, TesseraeError.
+
+def find_root(start: str | Path = ".") -> Path:
+    """Return the nearest folder, from `start` upwards, that holds dvc.yaml. Raises RootError."""
+    start = Path(start).resolve()
+    for folder in (start, *start.parents):
+        if (folder / MARKER).is_file():
+            return folder
+    raise RootError(f"{start} lies in no folder that holds {MARKER}: start in a clone of the repository.")
+
+
+@contextmanager
+def replacing(path: str | Path, flush: bool = False) -> Iterator[Path]:
+    """Yield a path beside `path`; the file that the block writes there takes the place of `path` at the end.
+
+    A reader finds the old content or the new, never half of it, and after an error the old file is intact. The folder
+    is made where it is missing. flush: the content also survives a power cut, which takes a moment longer.
+    Raises DiskFullError, TesseraeError.
     """
+    path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            aside.write_bytes(content)
+            yield aside
             if flush:
                 flush_to_disk(aside)
             os.replace(aside, path)
+            if flush:
+                flush_to_disk(path.parent)
         finally:
             aside.unlink(missing_ok=True)
 
 
-def flush_to_disk(path: Path) -> None:
-    """Wait until a file or a folder is on the disk, so that it is there after a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def write_atomically(path: str | Path, content: bytes, flush: bool = False) -> None:
+    """Write `content` as the file `path`, whole or not at all, see `replacing`."""
+    with replacing(path, flush) as aside:
+        aside.write_bytes(content)
 
 
-def write_table(path: Path, rows: list[dict]) -> None:
-    """Write rows as CSV with the union of their columns. Raises DiskFullError."""
+def write_table(path: str | Path, rows: list[dict]) -> None:
+    """Write rows as CSV with the union of their columns, floats with seven digits, see `replacing`."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     for row in rows:
         writer.writerow({name: f"{value:.7g}" if isinstance(value, float) else value for name, value in row.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue().encode())
 
 
-def replace_folder(source: Path, target: Path) -> None:
-    """Put a copy of `source` at `target`. Raises DiskFullError, with `target` as it was."""
-    part = target.with_name(target.name + ".part")
-    with writing(target):
-        shutil.rmtree(part, ignore_errors=True)
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; with what the block writes into it, it takes the place of `path`.
+
+    After an error the old folder is intact. What an earlier kill left is removed.
+    Raises DiskFullError, TesseraeError.
+    """
+    path = Path(path)
+    aside = path.with_name(f"{path.name}.part")
+    with writing(path):
+        shutil.rmtree(aside, ignore_errors=True)
         try:
-            shutil.copytree(source, part)
-        except Exception as error:
-            shutil.rmtree(part, ignore_errors=True)
-            if any(is_full(each) for each in (error, *_copy_errors(error))):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
-            raise
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
+            aside.mkdir(parents=True)
+            yield aside
+            shutil.rmtree(path, ignore_errors=True)
+            aside.rename(path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
-def _copy_errors(error: Exception) -> list[str]:
-    """What shutil gathers: (source, target, message) of each file."""
-    return [each[2] for each in error.args[0]] if isinstance(error, shutil.Error) else []
+def replace_folder(source: Path, target: Path) -> None:
+    """Put a copy of the folder `source` at `target`, whole or not at all, see `replacing_folder`."""
+    with replacing_folder(target) as aside:
+        shutil.copytree(source, aside, dirs_exist_ok=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, would survive a power cut."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tesserae import tracking
 from tesserae.errors import TesseraeError, command, see_writable
-from tesserae.files import write_atomically
+from tesserae.files import find_root, write_atomically
 from tesserae.named import check_named
 from tesserae.params import Params, load_params
 
@@ -21,21 +21,11 @@ KINDS = ("prepare", "vqgan", "codebook", "transformer", "sample", "highres")
 DRAWN = ("sample", "highres")  # of a transformer
 MEASURING = ("vqgan", "sample", "highres")  # these compare sets of pictures
 MODELS = ("vqgan", "transformer")  # these leave models/<stage>
-MARKER = "dvc.yaml"  # the file that marks the root
 FIGURE_BYTES = 300_000  # figures are kept in git, so they stay small
 
 
 class StageError(TesseraeError, ValueError):
     """The stage that was asked for does not exist here."""
-
-
-def find_root(start: str | Path = ".") -> Path:
-    """The nearest folder, from `start` upwards, that holds dvc.yaml. Raises StageError."""
-    start = Path(start).resolve()
-    for folder in (start, *start.parents):
-        if (folder / MARKER).is_file():
-            return folder
-    raise StageError(f"{start} lies in no folder that holds {MARKER}: start in a clone of the repository.")
 
 
 class Stage:
@@ -66,7 +56,7 @@ class Stage:
         """Find the root from the working folder, load the parameters, start or join the MLflow run.
 
         kind: one of KINDS, "vqgan" for instance; target: the block's name, for instance "image".
-        `params_file` is relative to the root. Raises ParamsError, StageError.
+        `params_file` is relative to the root. Raises ParamsError, RootError, StageError.
         """
         root = find_root()
         params_file = Path(params_file)

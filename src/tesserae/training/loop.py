@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,12 +92,14 @@ def begin(stage: Stage, log: Log) -> tuple[Accelerator, Any, Log]:
     return accelerator, block, log
 
 
-def folder_of(stage: Stage, block: Any, accelerator: Accelerator, log: Log, code: Sequence[str],
-              **inputs: Any) -> Path:
-    """Where a stage's training keeps its checkpoints; code: files that decide the result, inputs: what else does."""
+def folder_of(stage: Stage, block: Any, accelerator: Accelerator, log: Log, module: str, **inputs: Any) -> Path:
+    """Where a stage's training keeps its checkpoints.
+
+    What decides its result: the block and other parameters, the code of `module` and of all that it imports, inputs.
+    """
     params = stage.params
     inputs = fingerprint_inputs(block, seed=params.seed, precision=params.precision, compile=params.compile,
-                                processes=accelerator.num_processes, code=code_of(*code), **inputs)
+                                processes=accelerator.num_processes, code=code_of(module), **inputs)
     return checkpoint_folder(stage.home, stage.name, inputs, log)
 
 

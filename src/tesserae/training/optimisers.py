@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from tesserae.models.quantizers import codebook_parameters
-from tesserae.models.transformer import LatentTransformer
-from tesserae.models.vqgan import VQGAN
-from tesserae.params import TransformerParams, VQGANParams
 from tesserae.training.muon import Muon
+
+if TYPE_CHECKING:  # each training depends on the code of its own network alone
+    from tesserae.models.transformer import LatentTransformer
+    from tesserae.models.vqgan import VQGAN
+    from tesserae.params import TransformerParams, VQGANParams
 
 
 class MuonAndAdam:

@@ -53,10 +53,6 @@ from tesserae.training.processes import (
 from tesserae.training_params import from_block
 
 SHOWN = 16  # pictures in the grids by step
-COMPUTING = ("data/codes.py", "data/conditions.py", "data/paired.py", "evaluation/likelihood.py",
-             "models/transformer.py", "sampling/orderings.py", "training/loop.py", "training/muon.py",
-             "training/optimisers.py", "training/processes.py",
-             "training/transformer.py", "training_params.py")  # code that decides what is learned
 
 
 def fitting(block: TransformerParams, maps: CodeMaps, log: Log = print) -> TransformerParams:
@@ -244,8 +240,8 @@ def train_transformer(stage: Stage, log: Log = print) -> Progress:
         check_codes({block.vqgan: each.maps, **each.others}, vqgans)
     compiled = compiles(stage.params.compile, accelerator.device, log)
     origin = origin_of(data, block.vqgan)
-    folder = folder_of(stage, block, accelerator, log, COMPUTING, data=[data.fingerprint, held_out.fingerprint],
-                       vqgans=origin["vqgans"])
+    folder = folder_of(stage, block, accelerator, log, "tesserae.training.transformer",
+                       data=[data.fingerprint, held_out.fingerprint], vqgans=origin["vqgans"])
 
     def show(picture: Image.Image, step: int) -> None:
         stage.run.image(picture, "samples", step)

@@ -35,10 +35,6 @@ from tesserae.training_params import from_block
 
 FIRST_PICTURES = 256  # pictures whose encodings the codebook starts from
 SHOWN = 8  # pictures in the grids by step
-COMPUTING = ("codebook_params.py", "data/batches.py", "data/palette.py", "data/views", "models/discriminator.py",
-             "models/layers.py", "models/perceptual.py", "models/quantizers.py", "models/vqgan.py",
-             "training/loop.py", "training/muon.py", "training/objective.py", "training/optimisers.py",
-             "training/processes.py", "training/vqgan.py", "training_params.py")  # code that decides what is learned
 
 
 def model_config(block: VQGANParams, view: View) -> VQGANConfig:
@@ -257,7 +253,7 @@ def train_vqgan(stage: Stage, log: Log = print) -> Progress:
         log(note)
     compiled = compiles(stage.params.compile, accelerator.device, log)
     data = pictures.fingerprint_of(block.column)
-    folder = folder_of(stage, block, accelerator, log, COMPUTING, data=data, view=view.record())
+    folder = folder_of(stage, block, accelerator, log, "tesserae.training.vqgan", data=data, view=view.record())
     task = VQGANTask(block, stage.params.seed, pictures, held_out, accelerator,
                      show=lambda picture, step: stage.run.image(picture, "reconstructions", step), compiled=compiled)
     task.model.origin = {"pictures": data}
