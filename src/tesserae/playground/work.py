@@ -22,8 +22,8 @@ from tesserae.data.sources import check_prepared
 from tesserae.data.views import Classes, View, view_of
 from tesserae.errors import TesseraeError, writing
 from tesserae.files import find_root
-from tesserae.models.origins import OriginError, check_decoders
 from tesserae.models.vqgan import VQGAN
+from tesserae.origins import OriginError, check_decoders
 from tesserae.params import SampleParams, load_params
 from tesserae.sampling.sampler import Sampler
 from tesserae.stage import stage_block
