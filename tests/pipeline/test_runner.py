@@ -13,8 +13,8 @@ import nbformat
 import psutil
 import pytest
 
+from tesserae import tracking
 from tesserae.pipeline import runner as pipeline
-from tesserae.pipeline import tracking
 
 pytestmark = pytest.mark.slow
 
