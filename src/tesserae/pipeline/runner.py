@@ -123,14 +123,17 @@ def _execute(notebook: Path, executed: Path, parameters: Mapping[str, str]) -> N
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
+    encrypted = Config({"KernelManager": {"transport_encryption": "auto"}})  # others on the machine hear nothing
     with _Interrupts() as interrupts:
         try:
             papermill.execute_notebook(
                 notebook, executed, parameters, cwd=notebook.parent, kernel_name="python3", language="python",
                 progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr, autosave_cell_every=10,
-                start_timeout=START_SECONDS, iopub_timeout=START_SECONDS, on_cell_start=interrupts.before_cell,
-                on_cell_execute=interrupts.cell_begins, on_cell_executed=interrupts.cell_ends)
+                config=encrypted, start_timeout=START_SECONDS, iopub_timeout=START_SECONDS,
+                on_cell_start=interrupts.before_cell, on_cell_execute=interrupts.cell_begins,
+                on_cell_executed=interrupts.cell_ends)
         except PapermillExecutionError as error:
             if error.ename == "KeyboardInterrupt":
                 raise KeyboardInterrupt from None
