@@ -97,12 +97,12 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
     executed = root / "reports" / "notebooks" / f"{name}.ipynb"
     see_writable(executed.parent, *written(root, kind, target))
     executed.parent.mkdir(parents=True, exist_ok=True)
-    run = tracking.start_run(root, name, recorded, send=False)
+    run = tracking.start_run(root, name, recorded)
     parameters = {"params_file": params_file} | ({"target": target} if target else {})
     began, status = time.monotonic(), "FAILED"
     try:
         with _kernel(root, run.key, notebook.resolve()) as kernel:
-            run.send()  # it and the kernel import for seconds, at the same time
+            run.begin()
             _execute(notebook.resolve(), executed, parameters, kernel)
         status = "FINISHED"
     except KeyboardInterrupt:
