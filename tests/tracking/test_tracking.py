@@ -201,8 +201,7 @@ def test_a_run_describes_itself(home, unsent):
     deliver(*journals(home), store)
     found = store.client.get_run(store.client.search_runs([store.experiment])[0].info.run_id)
     assert found.data.tags["mlflow.note.content"] == (
-        "**vqgan-image**: Learn a codebook.\n\n| number | value |\n| --- | --- |\n"
-        "| rfid | 4.25 |\n| val_lpips | 0.3 |")
+        "**vqgan-image**: Learn a codebook.\n\nrfid **4.25**, val_lpips **0.3**")
     assert set(found.data.metrics) == {"train/rec", "val/rec", "val/lpips", "report/rfid"}
     assert [(each.dataset.name, each.dataset.digest, each.tags[0].value) for each in found.inputs.dataset_inputs] == [
         ("prepared/train", "0123", "training"), ("prepared/validation", "4567", "validation")]

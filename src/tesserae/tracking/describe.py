@@ -94,8 +94,7 @@ def description(root: str | Path, stage_name: str, numbers: Mapping[str, float])
     """The run's first page, in Markdown: what dvc.yaml says of the stage, and its numbers."""
     lines = [_stage_says(root, stage_name)]
     if numbers:
-        rows = [f"| {name} | {value:.6g} |" for name, value in sorted(numbers.items())]
-        lines += ["", "| number | value |", "| --- | --- |", *rows]
+        lines += ["", ", ".join(f"{name} **{value:.6g}**" for name, value in sorted(numbers.items()))]
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tesserae.tracking.replay import GROUP_TAG
-from tesserae.tracking.store import SCHEME, experiment_id, experiment_name, make_client, real_root
+from tesserae.tracking.store import PICTURES, SCHEME, experiment_id, experiment_name, make_client, real_root
 
 HIDDEN = ("mlflow.", "tesserae.", "pid")  # tags that say nothing to a reader
 
@@ -73,7 +73,8 @@ def images(root: str | Path, run_id: str) -> list[tuple[str, int, Path]]:
         match = re.fullmatch(r"images/(?P<key>.+?)[+%]step[+%](?P<step>\d+)[+%]timestamp[+%](?P<at>\d+).*\.png", name)
         if match:
             file = local / name if local else Path(client.download_artifacts(run_id, name))
-            found[re.sub("[~#]", "/", match["key"]), int(match["step"]), match["at"]] = file
+            key = re.sub("[~#]", "/", match["key"]).removeprefix(PICTURES)
+            found[key, int(match["step"]), match["at"]] = file
     return sorted((key, step, file) for (key, step, _), file in found.items())
 
 

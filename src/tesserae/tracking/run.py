@@ -16,7 +16,7 @@ from typing import Any
 
 from tesserae.tracking import describe
 from tesserae.tracking.journal import Journal, in_words, new_key, outbox
-from tesserae.tracking.store import IMPATIENT, experiment_name, real_root
+from tesserae.tracking.store import IMPATIENT, PICTURES, experiment_name, real_root
 
 RUN_VARIABLE = "TESSERAE_RUN_ID"  # set by the pipeline: the notebook's kernel joins that run
 END_SECONDS = 60.0  # wait at the end of a run for what is not sent yet
@@ -94,9 +94,12 @@ class Run:
         self._record_files("files", lambda: {name: _png(_as_pil(figure))}, to="figures")
 
     def image(self, image, key: str, step: int) -> None:
-        """Record one picture of a series: (H,W,3) uint8 array or PIL image. MLflow shows it by step."""
-        self._record_files("image", lambda: {"image.png": _png(_enlarged(_as_pil(image)))}, key=_name(key),
-                           step=int(step), at_ms=int(time.time() * 1000))
+        """Record one picture of a series: (H,W,3) uint8 array or PIL image.
+
+        MLflow shows it by step, in a section that comes before those of the metrics.
+        """
+        self._record_files("image", lambda: {"image.png": _png(_enlarged(_as_pil(image)))},
+                           key=PICTURES + _name(key), step=int(step), at_ms=int(time.time() * 1000))
 
     def artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Record a file or the content of a folder as it is now, under `folder` of the run.

@@ -21,8 +21,10 @@ from urllib.parse import unquote, urlsplit
 from tesserae.errors import TesseraeError, is_full
 
 EXPERIMENT = "tesserae"
+PICTURES = "pictures/"  # the section of pictures by step
 SCHEME = "tesserae"  # of addresses of files that move with the repository: see artifacts.py
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # as MLflow's pages mark an experiment that trains
 IMPATIENT = {  # what fails waits in the outbox
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
@@ -92,7 +94,7 @@ def experiment_id(client, root: str | Path, uri: str | None = None, name: str | 
             found = None
     if found is None:
         try:
-            return client.create_experiment(name, None if uri else _artifact_location(home))
+            return client.create_experiment(name, None if uri else _artifact_location(home), KIND)
         except MlflowException:  # another process was quicker
             found = client.get_experiment_by_name(name)
             if found is None:
