@@ -15,7 +15,7 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help setup data own repro test lint lab ui bench example
+.PHONY: help setup data own repro test sources lint lab ui bench example
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
@@ -38,10 +38,13 @@ repro: data  ## the whole pipeline; what is done already is not done again
 test: setup  ## the tests
 	$(PYTHON) -m pytest $(ARGS)
 
+sources: setup  ## the sources in dvc.yaml become what the notebooks import (after a change of imports)
+	@$(PYTHON) -m tesserae.pipeline.sources
+
 lint: setup  ## style, the direction of imports, notebooks without outputs
 	ruff check .
 	lint-imports
-	$(PYTHON) -m tesserae.notebook_code notebooks/*.ipynb
+	$(PYTHON) -m tesserae.source_code.notebooks notebooks/*.ipynb
 
 lab: setup  ## the notebooks in JupyterLab
 	jupyter lab --ip 127.0.0.1 --allow-root --ServerApp.default_url=/lab/tree/notebooks

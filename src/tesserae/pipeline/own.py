@@ -19,10 +19,10 @@ from tesserae.data.left_out import check_columns
 from tesserae.data.pair import write_pairs
 from tesserae.data.raw import list_raw
 from tesserae.errors import TesseraeError, command
+from tesserae.files import find_root, write_atomically
 from tesserae.params import check_params
 from tesserae.pipeline.check import OUTPUTS
 from tesserae.pipeline.earlier import FOLDER, keep_earlier
-from tesserae.stage import find_root, write_atomically
 
 PRESET = "own-64"
 _SOURCE = re.compile(r'^(  source: )("(?:\\.|[^"\\\n])*"|\S+)( *)', re.MULTILINE)  # of prepare, in presets

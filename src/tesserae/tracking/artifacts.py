@@ -22,7 +22,7 @@ class RepositoryArtifacts(LocalArtifactRepository):
 def _home(tracking_uri: str | None) -> Path:
     from mlflow import get_tracking_uri
 
-    from tesserae.stage import find_root
+    from tesserae.files import find_root
     from tesserae.tracking.store import path_of, real_root
 
     store = path_of(tracking_uri or get_tracking_uri())
