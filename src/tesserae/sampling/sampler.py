@@ -43,8 +43,8 @@ class Sampler:
     """A transformer, the VQGAN whose codes it models, and those of its conditions by name.
 
     name: of the VQGAN whose codes it models. class_names: of the labels, in their order; [] where there are none.
-    autocast: makes the context that the transformer runs in, for instance `accelerator.autocast`; None: the
-    precision of its weights. tile: codes a side of the tiles that large maps are encoded and decoded in.
+    autocast: returns the context that the transformer samples in, such as `accelerator.autocast`; by default one
+    without effect. tile: codes a side of the tiles in which large maps are encoded and decoded.
     """
 
     def __init__(self, transformer: LatentTransformer, vqgan: VQGAN,
