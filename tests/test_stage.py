@@ -14,6 +14,7 @@ from tesserae import tracking
 from tesserae.errors import DiskFullError
 from tesserae.params import load_params
 from tesserae.stage import Stage, StageError, find_root, lineage, stage_block, write_atomically
+from tests.plain import plain_text
 
 ROOT = Path(__file__).parents[1]
 PARAMS = load_params(ROOT / "tests/plain.yaml")
@@ -24,7 +25,7 @@ def root(tmp_path, monkeypatch):
     """A repository of two files, with a store that is not there: these tests are about folders."""
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "params.yaml").write_bytes((ROOT / "tests/plain.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_text(plain_text())
     monkeypatch.chdir(tmp_path / "notebooks")
     monkeypatch.setenv(tracking.RUN_VARIABLE, "")
     return tmp_path
@@ -76,7 +77,7 @@ def test_a_wrong_stage_is_named_with_its_remedy(kind, target, words):
 
 
 def test_lineage_holds_what_the_result_depends_on():
-    always = {"seed", "precision", "compile", "effort", "prepare"}
+    always = {"size", "seed", "precision", "compile", "effort", "prepare"}
     assert set(lineage(PARAMS, "prepare", None)) == always
     assert set(lineage(PARAMS, "codebook", "image")) == {*always, "vqgan", "codebook"}
     sample = lineage(PARAMS, "sample", "class")

@@ -35,14 +35,14 @@ def check_named(params: Params, root: Path, home: Path, prepared: bool = True) -
         if sample.condition_image:
             _check_picture(f"sample.{name}.condition_image", home / sample.condition_image)
     for name, highres in params.highres.items():
-        key = f"highres.{name}.layout"
-        if highres.layout == SCENES:
+        key = f"highres.{name}.conditions_from"
+        if highres.conditions_from == SCENES:
             told = params.transformer[name].condition
             if set(told) - {"coordinates"} and _scenes(params, root, home, prepared) is False:
                 raise NamedError(f"{key} = '{SCENES}' renders landscapes as conditions, and the pictures of "
                                  f"prepare.source are others: set it to {HELD_OUT}, or to a folder of pictures.")
-        elif highres.layout != HELD_OUT:
-            for file in layout_files(home / highres.layout, key):
+        elif highres.conditions_from != HELD_OUT:
+            for file in layout_files(home / highres.conditions_from, key):
                 _check_picture(key, file)
 
 

@@ -59,17 +59,19 @@ class Stage:
             tracking.silent_run())
 
     @classmethod
-    def open(cls, kind: str, target: str | None = None, params_file: str | Path = "params.yaml") -> Stage:
+    def open(cls, kind: str, target: str | None = None, params_file: str | Path = "params.yaml",
+             overrides: Mapping[str, Any] | str | None = None) -> Stage:
         """Find the root from the working folder, load the parameters, start or join the MLflow run.
 
         kind: one of KINDS, "vqgan" for instance; target: the block's name, for instance "image".
-        `params_file` is relative to the root. Raises ParamsError, StageError.
+        `params_file` is relative to the root; overrides: values that replace the file's, see `load_params`. Raises
+        ParamsError, StageError.
         """
         root = find_root()
         params_file = Path(params_file)
         if not params_file.is_absolute():
             params_file = root / params_file
-        return cls(root, kind, target, load_params(params_file))
+        return cls(root, kind, target, load_params(params_file, overrides))
 
     def __enter__(self) -> Stage:
         return self
@@ -203,7 +205,8 @@ def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
         chain.append(("vqgan", target))
     if kind != "prepare":
         chain.append(("prepare", None))
-    found: dict[str, Any] = {name: getattr(params, name) for name in ("seed", "precision", "compile", "effort")}
+    everywhere = ("size", "seed", "precision", "compile", "effort")
+    found: dict[str, Any] = {name: getattr(params, name) for name in everywhere}
     for one, name in reversed(chain):
         block = stage_block(params, one, name).model_dump()
         found[one] = block if name is None else found.get(one, {}) | {name: block}

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 from test_whole_pipeline import end_of_queue, stages_run
+from tests.plain import plain_text
 
 from tesserae.training.tables import write_table
 
 pytestmark = pytest.mark.slow
-ROOT, PLAIN = Path(__file__).parents[2], "tests/plain.yaml"
+ROOT = Path(__file__).parents[2]
 STAGES = ["prepare", "vqgan@image", "codebook@image", "transformer@class", "sample@class"]
 NOTEBOOK = "notebooks/02_train_vqgan.ipynb"
 
@@ -20,7 +21,7 @@ NOTEBOOK = "notebooks/02_train_vqgan.ipynb"
 @pytest.fixture(scope="module")
 def project(clone):
     """A clone of which DVC believes that all stages have run: their outputs are there, and hold their names."""
-    shutil.copy(ROOT / PLAIN, clone.root / "params.yaml")
+    (clone.root / "params.yaml").write_text(plain_text())
     for number in range(3):
         path = clone.root / f"data/cats/{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
+from tests.plain import plain_values
 
 from tesserae import tracking
 from tesserae.data.batches import to_unit
@@ -52,7 +53,7 @@ def project(tmp_path_factory, vqgan, pytestconfig):
         splits[split] = datasets.Dataset.from_dict(rows, features)
     datasets.DatasetDict(splits).save_to_disk(str(root / "prepared"))
     vqgan.save_pretrained(root / "models/vqgan-image")
-    raw = YAML(typ="safe").load((pytestconfig.rootpath / "tests/plain.yaml").read_text())
+    raw = plain_values()
     raw["codebook"]["image"]["batch_size"], raw["threads"], raw["prepare"]["image_size"] = BATCH, 1, SIZE
     raw["vqgan"]["image"]["disc_layers"] = 2
     YAML().dump(raw, root / "params.yaml")

@@ -19,12 +19,14 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from tesserae import tracking
 from tesserae.errors import TesseraeError, is_full, see_writable, sentence_of
-from tesserae.params import ParamsError, load_params
+from tesserae.params import ParamsError, load_params, settings
 from tesserae.pipeline.kernel import EARLY, die_with_dvc, scratch_folder
 from tesserae.pipeline.repair import keep_lock
 from tesserae.stage import DRAWN, StageError, find_root, lineage, stage_name, written
@@ -56,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebook", type=Path, help="for instance notebooks/02_train_vqgan.ipynb")
     parser.add_argument("--target", help="the block in params.yaml, for instance image")
     parser.add_argument("--params", default="params.yaml", help="the parameters file (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="a value in place of the file's, such as vqgan.image.steps=20; may be repeated")
     options = parser.parse_args(arguments)
     if os.environ.get("DVC_STAGE"):
         die_with_dvc()  # else this would go on alone, beside the next `dvc repro`
@@ -63,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with the first one ignored
         signal.signal(number, signal.default_int_handler)
     try:
-        run_stage(options.notebook, options.target, options.params)
+        run_stage(options.notebook, options.target, options.params, settings(options.set))
     except TesseraeError as error:
         print(f"\n{error}", file=sys.stderr)
         if os.environ.get("DVC_STAGE") and isinstance(error, ParamsError | StageError):  # as dvc repro --single-item
@@ -82,9 +86,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run_stage(notebook: Path, target: str | None = None, params_file: str = "params.yaml") -> Path:
+def run_stage(notebook: Path, target: str | None = None, params_file: str = "params.yaml",
+              overrides: Mapping[str, Any] | None = None) -> Path:
     """Run the notebook of a stage; returns its executed copy, which holds what was reached on failure, too.
 
+    overrides: values that replace the file's, see `load_params`; none also where the notebook's own cell has some.
     Raises TesseraeError: the notebook's own where it raised one, else PipelineError. KeyboardInterrupt after
     SIGINT or SIGTERM.
     """
@@ -93,12 +99,13 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
     root = find_root(notebook.resolve().parent)
     kind = STAGES[notebook.stem]
     name = stage_name(kind, target)
-    recorded = lineage(load_params(root / params_file), kind, target)  # a bad file stops here, in a second
+    recorded = lineage(load_params(root / params_file, overrides), kind, target)  # a bad file stops here, in a second
     executed = root / "reports" / "notebooks" / f"{name}.ipynb"
     see_writable(executed.parent, *written(root, kind, target))
     executed.parent.mkdir(parents=True, exist_ok=True)
     run = tracking.start_run(root, name, recorded, send=False)
-    parameters = {"params_file": params_file} | ({"target": target} if target else {})
+    parameters = {"params_file": params_file, "overrides": dict(overrides or {})}
+    parameters |= {"target": target} if target else {}
     began, status = time.monotonic(), "FAILED"
     try:
         with _kernel(root, run.key, notebook.resolve()) as kernel:
@@ -118,7 +125,7 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
     return executed
 
 
-def _execute(notebook: Path, executed: Path, parameters: dict[str, str], kernel) -> None:
+def _execute(notebook: Path, executed: Path, parameters: dict[str, Any], kernel) -> None:
     """Papermill, with its failures put as one TesseraeError."""
     _be_quiet()
     sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema goes without; its grammar takes seconds to build

@@ -26,7 +26,7 @@ from tesserae.evaluation.likelihood import Likelihood, evaluate_codes, likelihoo
 from tesserae.models.origins import check_codes, origin_of
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN
-from tesserae.params import TransformerParams
+from tesserae.params import TransformerParams, settings
 from tesserae.sampling.autoregressive import SampleOptions, sample
 from tesserae.sampling.orderings import to_sequences
 from tesserae.stage import Stage
@@ -330,8 +330,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a latent transformer.")
     parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
     parser.add_argument("--target", default="class", help="the block under transformer: (default: class)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="a value in place of the file's, such as transformer.class.steps=20; may be repeated")
     arguments = parser.parse_args()
-    with command(), Stage.open("transformer", arguments.target, arguments.params) as stage:
+    with command(), Stage.open("transformer", arguments.target, arguments.params,
+                               settings(arguments.set)) as stage:
         train_transformer(stage)
 
 

@@ -25,7 +25,7 @@ from tesserae.models.discriminator import FeatureDiscriminator, PatchDiscriminat
 from tesserae.models.perceptual import LPIPS
 from tesserae.models.quantizers import EMAQuantizer, GumbelQuantizer, LibraryQuantizer
 from tesserae.models.vqgan import VQGAN, VQGANConfig
-from tesserae.params import VQGANParams
+from tesserae.params import VQGANParams, settings
 from tesserae.stage import Stage
 from tesserae.training.alarms import Alarm, codebook_remedy, vqgan_alarms
 from tesserae.training.identity import checkpoint_folder, code_of, facts_of
@@ -314,8 +314,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a VQGAN.")
     parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
     parser.add_argument("--target", default="image", help="the block under vqgan: in it (default: image)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="a value in place of the file's, such as vqgan.image.steps=20; may be repeated")
     arguments = parser.parse_args()
-    with command(), Stage.open("vqgan", arguments.target, arguments.params) as stage:
+    with command(), Stage.open("vqgan", arguments.target, arguments.params,
+                               settings(arguments.set)) as stage:
         train_vqgan(stage)
 
 
