@@ -43,6 +43,14 @@ def test_a_notebook_finds_its_stage(root):
     assert Stage.open("prepare").block == stage.params.prepare
 
 
+def test_overrides_are_what_the_stage_and_its_lineage_have(root):
+    stage = Stage.open("vqgan", "image", overrides={"vqgan.image.steps": 7, "size": "xs"})
+    assert (stage.block.steps, stage.params.size) == (7, "xs")
+    recorded = lineage(stage.params, "vqgan", "image")
+    assert (recorded["size"], recorded["vqgan"]["image"]["steps"]) == ("xs", 7)
+    assert load_params(root / "params.yaml").vqgan["image"].steps != 7
+
+
 def test_outside_a_repository_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StageError, match=r"holds dvc.yaml: start in a clone"):

@@ -55,8 +55,12 @@ class SmokeError(TesseraeError, RuntimeError):
 class Clone:
     """A folder with this repository's code as it is now, committed there, and parameters of its own."""
 
-    def __init__(self, root: Path, folder: Path, values: Mapping[str, Any]):
+    def __init__(self, folder: Path):
         self.folder = folder
+
+    @classmethod
+    def make(cls, root: Path, folder: Path, values: Mapping[str, Any]) -> Clone:
+        """A new one; values: what its params.yaml has beside the defaults."""
         (folder / ".dvc").mkdir(parents=True)
         for file in FILES:
             shutil.copy(root / file, folder / file)
@@ -64,9 +68,11 @@ class Clone:
         for name in FOLDERS:
             shutil.copytree(root / name, folder / name, ignore=unwanted)
         (folder / "params.yaml").write_text(composed(values), encoding="utf-8")
-        self.run("git", "init", "-q")
-        self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=smoke", "-c", "user.email=smoke@localhost", "commit", "-q", "-m", "Begin")
+        clone = cls(folder)
+        clone.run("git", "init", "-q")
+        clone.run("git", "add", "-A")
+        clone.run("git", "-c", "user.name=smoke", "-c", "user.email=smoke@localhost", "commit", "-q", "-m", "Begin")
+        return clone
 
     def run(self, *words: str, each_line: Callable[[str], None] = lambda line: None) -> None:
         """Run a command in the folder; what it prints goes to the log. Raises SmokeError."""
@@ -109,7 +115,7 @@ def smoke(root: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     began = time.monotonic()
-    clone = Clone(root, folder, SMALL)
+    clone = Clone.make(root, folder, SMALL)
     clone.repro(each_line=lambda line: print(f"  {line}") if _DONE.match(line) else None)
     print(f"All stages ran in {time.monotonic() - began:.0f} s. Figures are in {FOLDER}/reports, notebooks in "
           f"{FOLDER}/reports/notebooks, what was printed in {FOLDER}/{LOG}.")
