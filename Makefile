@@ -15,7 +15,7 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help setup data own preset repro smoke test lint lab ui bench example
+.PHONY: help setup data own preset repro smoke test sources lint lab ui bench example
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
@@ -46,10 +46,13 @@ smoke: setup  ## the whole pipeline at four steps, in .smoke/: what you changed 
 test: setup  ## the tests
 	$(PYTHON) -m pytest $(ARGS)
 
+sources: setup  ## the sources in dvc.yaml become what the notebooks import (after a change of imports)
+	@$(PYTHON) -m tesserae.pipeline.sources
+
 lint: setup  ## style, the direction of imports, notebooks without outputs
 	ruff check .
 	lint-imports
-	$(PYTHON) -m tesserae.notebook_code notebooks/*.ipynb
+	$(PYTHON) -m tesserae.source_code.notebooks notebooks/*.ipynb
 
 lab: setup  ## the notebooks in JupyterLab
 	jupyter lab --ip 127.0.0.1 --allow-root --ServerApp.default_url=/lab/tree/notebooks

@@ -19,9 +19,9 @@ import pandas as pd
 from safetensors import safe_open
 
 from tesserae.errors import command
+from tesserae.files import find_root
 from tesserae.params.sizes import SIZES
 from tesserae.pipeline.smoke import Clone
-from tesserae.stage import find_root
 
 TARGETS = ("vqgan@image", "vqgan@segmentation", "transformer@class", "transformer@layout")
 

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tesserae import tracking
-from tesserae.errors import TesseraeError, see_writable, writing
+from tesserae.errors import TesseraeError, command, see_writable
+from tesserae.files import find_root, write_atomically
 from tesserae.named import check_named
-from tesserae.params import Params, load_params
+from tesserae.params import Params, load_params, settings
 
 KINDS = ("prepare", "vqgan", "codebook", "transformer", "sample", "highres")
 DRAWN = ("sample", "highres")  # of a transformer
 MEASURING = ("vqgan", "sample", "highres")  # these compare sets of pictures
 MODELS = ("vqgan", "transformer")  # these leave models/<stage>
-MARKER = "dvc.yaml"  # the file that marks the root
 FIGURE_BYTES = 300_000  # figures are kept in git, so they stay small
 
 
 class StageError(TesseraeError, ValueError):
     """The stage that was asked for does not exist here."""
-
-
-def find_root(start: str | Path = ".") -> Path:
-    """The nearest folder, from `start` upwards, that holds dvc.yaml. Raises StageError."""
-    start = Path(start).resolve()
-    for folder in (start, *start.parents):
-        if (folder / MARKER).is_file():
-            return folder
-    raise StageError(f"{start} lies in no folder that holds {MARKER}: start in a clone of the repository.")
 
 
 class Stage:
@@ -65,7 +58,7 @@ class Stage:
 
         kind: one of KINDS, "vqgan" for instance; target: the block's name, for instance "image".
         `params_file` is relative to the root; overrides: values that replace the file's, see `load_params`. Raises
-        ParamsError, StageError.
+        ParamsError, RootError, StageError.
         """
         root = find_root()
         params_file = Path(params_file)
@@ -145,6 +138,22 @@ class Stage:
             self.run.finish(status)
 
 
+@contextmanager
+def stage_of_command(kind: str, target: str, description: str) -> Iterator[Stage]:
+    """The stage that a command line asks for with --params, --set and --target, whose default is `target`.
+
+    Around the command's work: a TesseraeError ends it with the sentence alone, see `errors.command`.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
+    parser.add_argument("--target", default=target, help=f"the block under {kind}: in it (default: {target})")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help=f"a value in place of the file's, such as {kind}.{target}.batch_size=4; may be repeated")
+    arguments = parser.parse_args()
+    with command(), Stage.open(kind, arguments.target, arguments.params, settings(arguments.set)) as stage:
+        yield stage
+
+
 def inception_weights(params: Params, *folders: Path) -> Path | None:
     """The file that evaluation.inception_weights names, from the first of these folders that has it; None for "".
 
@@ -213,23 +222,6 @@ def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
     if kind in MEASURING:
         found["evaluation"] = params.evaluation.model_dump()
     return found
-
-
-def write_atomically(path: Path, content: bytes, flush: bool = False) -> None:
-    """Write beside the file, then rename: a reader finds the old content or the new, never half of it.
-
-    flush: also after a power cut, which takes a moment longer. Raises DiskFullError, TesseraeError.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        try:
-            aside.write_bytes(content)
-            if flush:
-                with aside.open("rb") as file:
-                    os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 def _rounded(value: Any) -> Any:

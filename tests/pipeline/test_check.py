@@ -10,11 +10,11 @@ from ruamel.yaml import YAML
 from test_whole_pipeline import end_of_queue, stages_run
 from tests.plain import plain_text
 
-from tesserae.training.tables import write_table
+from tesserae.files import write_table
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-STAGES = ["prepare", "vqgan@image", "codebook@image", "transformer@class", "sample@class"]
+STAGES = ["prepare", "vqgan@image", "codebook@image", "inputs@class", "transformer@class", "sample@class"]
 NOTEBOOK = "notebooks/02_train_vqgan.ipynb"
 
 
@@ -32,8 +32,9 @@ def project(clone):
     for name in STAGES:
         kind, _, key = name.partition("@")
         stage = pipeline[kind].get("do", pipeline[kind])
-        for out in (*stage["outs"], *stage["metrics"], *stage["plots"]):
+        for out in (*stage["outs"], *stage.get("metrics", ()), *stage.get("plots", ())):
             _write(clone.root / (out if isinstance(out, str) else next(iter(out))).replace("${key}", key))
+    clone.run("python", "-m", "tesserae.pipeline.inputs", "--target", "class")
     clone.run("dvc", "commit", "-q", "--force")
     clone.commit("Everything has run")
     assert stages_run(clone.run("dvc", "repro")) == ["check"]
@@ -192,6 +193,25 @@ def test_a_saved_notebook_runs_nothing_and_an_edited_one_its_stages(project):
         path.write_text(before)
         project.run("python", "-m", "tesserae.pipeline.check")
     assert project.run("dvc", "status").split() == ["check:", "always", "changed"]
+
+
+def test_other_codes_than_those_it_reads_do_not_train_a_transformer_again(project, params):
+    other = project.root / "codes/other/train.safetensors"
+    other.parent.mkdir()
+    other.write_text("codes")
+    try:
+        assert stages_run(project.run("dvc", "repro")) == ["check", "inputs@class"]
+        own = project.root / "codes/image/model.safetensors"
+        own.write_text("other codes")
+        project.run("python", "-m", "tesserae.pipeline.inputs", "--target", "class")
+        changed = project.run("dvc", "status")
+        assert "transformer@class" in changed
+        assert "sample@class" in changed
+    finally:
+        shutil.rmtree(other.parent)
+        project.run("git", "checkout", "-q", "dvc.lock")
+        project.run("dvc", "checkout", "-q", "--force")
+    assert project.run("git", "status", "--porcelain") == ""
 
 
 def test_pictures_elsewhere_are_noticed_and_data_is_not_asked_for(project, params, tmp_path):

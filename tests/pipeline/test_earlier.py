@@ -7,7 +7,7 @@ import pytest
 from tesserae.params import load_params
 from tesserae.pipeline.earlier import said, set_aside
 
-PLAIN = Path(__file__).parent / "plain.yaml"  # vqgan.image, codebook.image, transformer.class, sample.class
+PLAIN = Path(__file__).parents[1] / "plain.yaml"  # vqgan.image, codebook.image, transformer.class, sample.class
 LOCK = """schema: '2.0'
 stages:
   sample@layout:

@@ -75,7 +75,7 @@ def test_a_stage_that_a_user_starts_outlives_the_shell(clone):
 
 def family(body: str) -> subprocess.Popen:
     """A parent and its child, which prints its number, then does `body` and waits."""
-    opening = "import os, time\nfrom tesserae import kernel\nprint(os.getpid(), flush=True)\n"
+    opening = "import os, time\nfrom tesserae.pipeline import kernel\nprint(os.getpid(), flush=True)\n"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {opening + body + 'time.sleep(60)'!r}])"
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
@@ -97,6 +97,6 @@ def test_each_way_of_noticing_works_by_itself(body):
 
 
 def test_a_parent_that_died_before_it_was_asked_about():
-    code = "from tesserae import kernel; kernel.die_with_parent(1 << 22); print('alive')"
+    code = "from tesserae.pipeline import kernel; kernel.die_with_parent(1 << 22); print('alive')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TARGETS = ("setup", "data", "own", "repro", "test", "lint", "lab", "ui", "bench", "example")
+TARGETS = ("setup", "data", "own", "repro", "test", "sources", "lint", "lab", "ui", "bench", "example")
 
 
 @pytest.fixture
@@ -78,9 +78,10 @@ def installed(folder: Path) -> None:
         (tools / name).write_text(f"{head}import sys; print(sys.prefix)\n")
         (tools / name).chmod(0o755)
     packages = next(folder.glob(".venv/lib/python3*/site-packages"))
-    for name in ("pip", "pip-1.dist-info", "tesserae"):
+    for name in ("pip", "pip-1.dist-info", "tesserae", "tesserae/pipeline"):
         (packages / name).mkdir()
-    for name in ("pip/__main__.py", "pip-1.dist-info/RECORD", "tesserae/__init__.py", "tesserae/mend.py"):
+    for name in ("pip/__main__.py", "pip-1.dist-info/RECORD", "tesserae/__init__.py", "tesserae/pipeline/__init__.py",
+                 "tesserae/pipeline/repair.py"):
         (packages / name).touch()
 
 
@@ -88,9 +89,10 @@ def installed(folder: Path) -> None:
 def test_after_a_move_the_commands_start_the_environment_of_the_new_place(folder, name):
     installed(folder)
     assert make(folder, "setup").returncode == 0
-    (folder / "src/tesserae").mkdir(parents=True)
-    (folder / "src/tesserae/__init__.py").touch()
-    shutil.copy(ROOT / "src/tesserae/pipeline/moved.py", folder / "src/tesserae")
+    (folder / "src/tesserae/pipeline").mkdir(parents=True)
+    for module in ("__init__.py", "pipeline/__init__.py"):
+        (folder / "src/tesserae" / module).touch()
+    shutil.copy(ROOT / "src/tesserae/pipeline/moved.py", folder / "src/tesserae/pipeline")
     new = folder.rename(folder.with_name(name))
     assert "The clone was moved or copied" in make(new, "setup").stdout
     done = subprocess.run([new / ".venv/bin/dvc"], capture_output=True, text=True)

@@ -13,9 +13,10 @@ import pytest
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
-from tesserae.notebook_code import code_of_notebook, read_notebook
 from tesserae.params import load_params
 from tesserae.pipeline import runner as pipeline
+from tesserae.pipeline.sources import SourcesError, with_sources
+from tesserae.source_code.notebooks import code_of_notebook, read_notebook
 
 ROOT = Path(__file__).parents[2]
 OF_NO_STAGE = {"threads", "scenes"}  # how quickly, and what is rendered before the pipeline begins
@@ -27,7 +28,7 @@ def read_yaml(name: str) -> dict:
 
 ALL = {name: stage.get("do", stage) for name, stage in read_yaml("dvc.yaml")["stages"].items()}
 CHECK = ALL["check"]
-STAGES = {name: stage for name, stage in ALL.items() if name != "check"}
+STAGES = {name: stage for name, stage in ALL.items() if name not in ("check", "inputs")}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -77,26 +78,16 @@ def test_numbers_and_figures_of_a_run_are_outputs_that_git_ignores():
             assert isinstance(out, str) or all("cache" not in options for options in out.values())
 
 
-def test_sources_that_stages_depend_on_exist():
-    deps = {dep for stage in STAGES.values() for dep in stage["deps"]}
-    kept = sorted(dep for dep in deps if dep.startswith("src/"))
-    assert [dep for dep in kept if not (ROOT / dep).exists()] == []
+def test_sources_are_what_the_notebooks_import():
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert with_sources(text, ROOT) == text, "run make sources (python -m tesserae.pipeline.sources)"
 
 
-def test_the_prepared_set_depends_on_every_module_that_makes_it():
-    known, wanted = set(), {"prepare"}
-    while wanted:
-        known |= wanted
-        text = "".join((ROOT / f"src/tesserae/data/{name}.py").read_text(encoding="utf-8") for name in known)
-        wanted = set(re.findall(r"from tesserae\.data\.(\w+) import", text)) - known
-    threads = "workers"  # in whatever order they work, results come in that of the pictures
-    assert {f"src/tesserae/data/{name}.py" for name in known - {threads}} <= set(STAGES["prepare"]["deps"])
-
-
-def test_what_is_drawn_depends_on_how_the_network_steps():
-    for stage in ("sample", "highres"):
-        needed = {f"src/tesserae/{part}" for part in ("models/kv_cache.py", "models/transformer.py", "sampling")}
-        assert needed <= set(STAGES[stage]["deps"])
+def test_a_stage_without_a_place_for_its_sources_is_named():
+    text = re.sub(r" +- src/.*\n", "", (ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    every = ", ".join(sorted(pipeline.STAGES.values()))
+    with pytest.raises(SourcesError, match=f"names no source of {every}"):
+        with_sources(text, ROOT)
 
 
 def test_editing_the_transformer_does_not_train_the_vqgan_again():
@@ -110,12 +101,14 @@ def test_dvc_finds_a_stage_for_every_block():
     params = load_params(ROOT / "params.yaml")
     kinds = ("vqgan", "codebook", "transformer", "sample", "highres")
     blocks = {f"{kind}@{name}" for kind in kinds for name in getattr(params, kind)}
+    blocks |= {f"inputs@{name}" for name in params.transformer}
     assert set(done.stdout.split()) == {"check", "prepare"} | blocks
 
 
 def test_outputs_are_ignored_by_git_already():
     """Else DVC would write .gitignore files in every user's clone."""
-    outs = {out for stage in STAGES.values() for out in stage["outs"]} | {"data", ".checked", "earlier", "reports/x"}
+    beside = {"data", ".checked", ".inputs/x.json", "earlier", "dvc_plots", "reports/x"}
+    outs = {out for stage in STAGES.values() for out in stage["outs"]} | beside
     outs = [out.replace("${key}", "image") for out in sorted(outs)]
     if not (ROOT / ".git").exists():
         pytest.skip("not a git clone")

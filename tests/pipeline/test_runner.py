@@ -13,8 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tesserae import tracking
 from tesserae.pipeline import runner as pipeline
-from tesserae.pipeline import tracking
 
 pytestmark = pytest.mark.slow
 

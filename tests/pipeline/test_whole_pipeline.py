@@ -12,6 +12,7 @@ from PIL import Image
 
 from tesserae import tracking
 
+INPUTS = ["inputs@class", "inputs@layout"]
 STAGES = ["prepare", "vqgan@image", "vqgan@segmentation", "codebook@image", "codebook@segmentation",
           "transformer@class", "transformer@layout", "sample@class", "sample@layout", "highres@layout"]
 SMALL = {"channels": 32, "channel_mult": [1, 1], "patch": 4, "z_channels": 32, "codebook_size": 16, "codebook_dim": 8,
@@ -85,7 +86,7 @@ def repository(clone):
     clone.run("python", "-m", "tesserae.scenes")
     clone.run("dvc", "add", "-q", "data")
     clone.commit("Add the data")
-    assert sorted(stages_run(clone.run("dvc", "repro"))) == sorted(["check", *STAGES])
+    assert sorted(stages_run(clone.run("dvc", "repro"))) == sorted(["check", *INPUTS, *STAGES])
     assert clone.run("git", "status", "--porcelain").split() == ["??", "dvc.lock"]
     clone.commit("Run the pipeline")
     return clone

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tesserae.errors import TesseraeError, writing
+from tesserae.errors import TesseraeError
+from tesserae.files import replacing
 
 VIEWS = 2  # as it is, and mirrored
 _KEY = "tesserae"  # one entry of metadata: several are written in any order, and the file's hash changes
@@ -93,15 +93,11 @@ def save_codes(folder: str | Path, split: str, indices: Tensor | Sequence[np.nda
         tensors["labels"] = ("I64", tuple(labels.shape), [labels.numpy().astype("<i8", order="C")])
     tensors["indices"] = ("I32", shape, parts)
     path = _path(folder, split)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with writing(path):
-        with part.open("wb") as file:
-            file.write(_header(tensors, {_KEY: json.dumps(about, sort_keys=True)}))
-            for _, _, arrays in tensors.values():
-                for array in arrays:
-                    file.write(array.data)  # tofile would not say why it failed
-        os.replace(part, path)
+    with replacing(path) as aside, aside.open("wb") as file:
+        file.write(_header(tensors, {_KEY: json.dumps(about, sort_keys=True)}))
+        for _, _, arrays in tensors.values():
+            for array in arrays:
+                file.write(array.data)  # tofile would not say why it failed
     return path
 
 

@@ -20,7 +20,7 @@ from tesserae.data.masks import is_lossy
 from tesserae.data.palette import VOID
 from tesserae.data.regions import without_patches
 from tesserae.errors import TesseraeError
-from tesserae.scenes.render import SEGMENT_NAMES
+from tesserae.scenes.names import SEGMENT_NAMES
 
 Palette = Sequence[Sequence[int]]  # (r, g, b) of each class, 0 to 255
 TOLERANCE = 12  # of colours, in `_LUMA_CHROMA`: so far a JPEG moves plain areas, and more

@@ -19,9 +19,9 @@ from typing import Any
 from tesserae.data.raw import find_source
 from tesserae.data.workers import tell
 from tesserae.errors import TesseraeError, command, writing
+from tesserae.files import find_root, write_atomically
 from tesserae.params import Params, load_params
 from tesserae.scenes.render import write_scenes
-from tesserae.stage import find_root, write_atomically
 
 TRACKED = "data.dvc"
 LANDSCAPES = "landscapes"  # the key in its `meta`

@@ -35,17 +35,15 @@ from tesserae.data.raw import find_source, list_raw
 from tesserae.data.scales import said_of
 from tesserae.data.workers import cores, eta, in_order
 from tesserae.errors import TesseraeError, writing
+from tesserae.files import find_root
 from tesserae.params import PrepareParams, load_params
 from tesserae.source_code import code_of
-from tesserae.stage import find_root
 
 LEAST, MOST = 512, 65_536  # pictures a piece, which is what a stop may lose
 MANY = 1000  # pieces of a set, while they are within these
 PIECES = "pieces"  # their folder
 ROWS = 256  # pictures that are written or read together
 NAME = re.compile(r"\d{12}-[0-9a-f]{16}\.(arrow|json)")
-COMPUTING = ("data/decode.py", "data/entries.py", "data/formats.py", "data/masks.py", "data/near.py",
-             "data/orientation.py", "data/pieces.py", "data/scales.py", "data/values.py")
 
 
 def pieces_of(count: int, least: int, multiple: int = 1) -> list[range]:
@@ -97,7 +95,7 @@ def make_pieces(raw: Raw, params: PrepareParams, folder: Path, share: tuple[int,
             progress(done, total)
 
     how = {"size": params.image_size, "fit": params.fit, "min_side": params.min_side}
-    facts = json.dumps([how, raw.columns, PIL.__version__, code_of(*COMPUTING)])
+    facts = json.dumps([how, raw.columns, PIL.__version__, code_of("tesserae.data.pieces")])
     folder.mkdir(parents=True, exist_ok=True)
     workers = cores()
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:

@@ -24,8 +24,8 @@ def with_listed_keys(text: str, origin: str | Path) -> tuple[str, list[str]]:
     values: Any = parsed(text, origin)
     check_params(values, origin)
     inner = [(kind, key) for kind, key in _NESTED if kind in values and key not in values[kind]]
-    inner += [(f"transformer.{name}", "vqgan") for name, block in values.get("transformer", {}).items()
-              if isinstance(block, Mapping) and "vqgan" not in block]
+    inner += [(f"transformer.{name}", key) for name, block in values.get("transformer", {}).items()
+              for key in ("vqgan", "condition") if isinstance(block, Mapping) and key not in block]
     if inner:
         raise ParamsError(f"{origin} leaves out {'.'.join(inner[0])}, which dvc.yaml lists; make preset "
                           "NAME=params.yaml writes the file out whole.")

@@ -26,21 +26,22 @@ from tesserae.data.raw import find_source, list_raw
 from tesserae.data.raw_tables import HUB_KEYS, check_hub
 from tesserae.data.sources import read_made
 from tesserae.errors import TesseraeError, is_full
+from tesserae.files import find_root, write_atomically
 from tesserae.named import check_named
-from tesserae.notebook_code import code_of_notebook, read_notebook
 from tesserae.params import Params, load_params
 from tesserae.params.listed import with_listed_keys
 from tesserae.pipeline.earlier import said, set_aside
 from tesserae.pipeline.kernel import die_with_dvc
 from tesserae.pipeline.repair import keep_lock
-from tesserae.stage import find_root, inception_weights, write_atomically
+from tesserae.source_code.notebooks import code_of_notebook, read_notebook
+from tesserae.stage import inception_weights
 from tesserae.tracking.provenance import flatten
 from tesserae.tracking.store import real_root
 
 CHECKED = ".checked"
 SOUND = "What params.yaml asks for can be done.\n"
 STATE = Path(".dvc/tmp/tesserae")  # at the repository's root: what the last check saw
-OUTPUTS = ("prepared", "models", "codes", "samples", "reports", "checkpoints", "earlier", CHECKED)
+OUTPUTS = ("prepared", "models", "codes", "samples", "reports", "checkpoints", "earlier", CHECKED, ".inputs")
 PATIENCE = 5.0  # seconds of reading pictures after which it is said how far it is
 
 

@@ -14,11 +14,11 @@ from tesserae.data.left_out import check_columns
 from tesserae.data.pair import write_pairs
 from tesserae.data.raw import list_raw
 from tesserae.errors import TesseraeError, command
+from tesserae.files import find_root
 from tesserae.params import check_params
 from tesserae.params.reading import parsed
 from tesserae.pipeline.check import OUTPUTS
 from tesserae.pipeline.preset import compose, named, preset_file, write_params
-from tesserae.stage import find_root
 
 PRESET = "own-64"
 

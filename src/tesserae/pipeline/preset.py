@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from tesserae.errors import TesseraeError, command
+from tesserae.files import find_root, write_atomically
 from tesserae.params import Params, ParamsError, check_params
 from tesserae.params.compose import HEAD, composed
 from tesserae.params.defaults import KINDS
 from tesserae.params.reading import parsed, read_values
 from tesserae.pipeline.earlier import FOLDER, keep_earlier
-from tesserae.stage import find_root, write_atomically
 
 DEFAULT = "default"
 _SHOWN = 12  # changes of a block that are listed

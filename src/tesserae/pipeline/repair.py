@@ -150,7 +150,7 @@ def _git_knows(root: Path) -> bool:
 
 def main() -> int:
     """The command: 0 also where there was nothing to do."""
-    from tesserae.stage import find_root
+    from tesserae.files import find_root
 
     try:
         root = find_root()

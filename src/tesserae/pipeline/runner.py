@@ -26,10 +26,11 @@ from typing import Any
 
 from tesserae import tracking
 from tesserae.errors import TesseraeError, is_full, see_writable, sentence_of
+from tesserae.files import find_root
 from tesserae.params import ParamsError, load_params, settings
 from tesserae.pipeline.kernel import EARLY, die_with_dvc, scratch_folder
 from tesserae.pipeline.repair import keep_lock
-from tesserae.stage import DRAWN, StageError, find_root, lineage, stage_name, written
+from tesserae.stage import DRAWN, StageError, lineage, stage_name, written
 
 STAGES = {
     "01_prepare_data": "prepare",

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from tesserae.errors import TesseraeError, command
+from tesserae.files import find_root
 from tesserae.params.compose import composed
 from tesserae.params.defaults import BLOCKS
-from tesserae.stage import find_root
 
 FOLDER = ".smoke"
 FILES = ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")

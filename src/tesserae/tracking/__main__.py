@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     shows = commands.add_parser("ui", help="MLflow's pages of the runs in mlflow.db, on this machine alone")
     shows.add_argument("--port", type=int, default=5000, help="this or the next free one (default: %(default)s)")
     options = parser.parse_args(arguments)
-    from tesserae.stage import find_root
+    from tesserae.files import find_root
     from tesserae.tracking.store import real_root
 
     try:

@@ -56,7 +56,7 @@ def _git(root: Path, *words: str) -> str:
 
 def _edited_notebooks(root: Path) -> bool:
     """Whether the code of a notebook is not the committed one; a notebook that was only saved is the same."""
-    from tesserae.notebook_code import NotebookError, code_of_notebook, read_notebook
+    from tesserae.source_code.notebooks import NotebookError, code_of_notebook, read_notebook
 
     for line in _git(root, "status", "--porcelain", "--", "notebooks").splitlines():
         name = line.strip().partition(" ")[2].strip().strip('"')

@@ -12,7 +12,7 @@ from torch import Tensor
 from tesserae.data.palette import BLACK, NO_CLASS, VOID, Colour, Entry, colours_of, legend
 from tesserae.data.pictures import PicturesError
 from tesserae.data.views.base import View
-from tesserae.scenes.render import SEGMENT_NAMES, SEGMENT_PALETTE
+from tesserae.scenes.names import SEGMENT_NAMES, SEGMENT_PALETTE
 
 
 class Classes(View):

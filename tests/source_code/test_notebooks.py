@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from tesserae.notebook_code import NotebookError, code_of_notebook, has_results, read_notebook
+from tesserae.source_code.notebooks import NotebookError, code_of_notebook, has_results, read_notebook
 
 FIRST = 'params_file = "params.yaml"\ntarget = "image"'
 
@@ -64,10 +64,10 @@ def test_an_edit_counts(other):
 def test_outputs_are_named_and_taken_out(tmp_path):
     path, made = tmp_path / "05_sample.ipynb", notebook("import torch", "x = 1")
     path.write_text(json.dumps(saved(made)))
-    command = [sys.executable, "-m", "tesserae.notebook_code", str(path)]
+    command = [sys.executable, "-m", "tesserae.source_code.notebooks", str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("Notebooks are committed without outputs: python -m tesserae.notebook_code --strip")
+    assert done.stderr.startswith("Notebooks are committed without outputs: python -m tesserae.source_code.notebooks")
     subprocess.run([*command, "--strip"], check=True)
     assert not has_results(read_notebook(path))
     assert code_of_notebook(read_notebook(path)) == code_of_notebook(made)

@@ -3,8 +3,8 @@
 Saving a notebook rewrites ids, metadata, key order, outputs and counts of executions. Stages depend on what computes:
 the code cells, in their order. Text cells and empty cells compute nothing.
 
-    python -m tesserae.notebook_code notebooks/*.ipynb            names those that hold outputs
-    python -m tesserae.notebook_code --strip notebooks/*.ipynb    takes the outputs out, for a commit
+    python -m tesserae.source_code.notebooks notebooks/*.ipynb          names those that hold outputs
+    python -m tesserae.source_code.notebooks --strip notebooks/*.ipynb  takes the outputs out, for a commit
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tesserae.errors import TesseraeError
-from tesserae.stage import write_atomically
+from tesserae.files import write_atomically
 
 INJECTED = {"params_file", "target", "overrides"}  # assigned in the cell `parameters`; a stage gives its own values
 
@@ -101,7 +101,7 @@ def _is_literal(value: ast.expr) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; 1 where a notebook holds outputs and they are not taken out."""
-    parser = argparse.ArgumentParser("python -m tesserae.notebook_code", description="Outputs in notebooks.")
+    parser = argparse.ArgumentParser("python -m tesserae.source_code.notebooks", description="Outputs in notebooks.")
     parser.add_argument("notebooks", nargs="+", type=Path)
     parser.add_argument("--strip", action="store_true", help="take the outputs out")
     options = parser.parse_args(arguments)
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if found:
         named = " ".join(map(str, found))
-        print(f"Notebooks are committed without outputs: python -m tesserae.notebook_code --strip {named}",
+        print(f"Notebooks are committed without outputs: python -m tesserae.source_code.notebooks --strip {named}",
               file=sys.stderr)
     return int(bool(found))
 
