@@ -157,9 +157,9 @@ def main() -> None:
             return
         text = compose(root, name or DEFAULT, {"size": size} if size else None)
         changed = write_params(root, text)
-        said = named(root, preset_file(root, name or DEFAULT)) + (f" at size {size}" if size else "")
-        print(f"params.yaml is {said} already." if not changed else f"params.yaml is now {said}:", *changed,
-              "Next: make repro", sep="\n")
+        name_and_size = named(root, preset_file(root, name or DEFAULT)) + (f" at size {size}" if size else "")
+        first = f"params.yaml is now {name_and_size}:" if changed else f"params.yaml is {name_and_size} already."
+        print(first, *changed, "Next: make repro", sep="\n")
 
 
 if __name__ == "__main__":

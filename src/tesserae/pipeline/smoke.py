@@ -27,7 +27,7 @@ from tesserae.params.defaults import BLOCKS
 FOLDER = ".smoke"
 FILES = ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
 FOLDERS = ("notebooks", "src")
-LOG = "log.txt"
+LOG = "reports/log.txt"  # which git ignores
 _OUTSIDE = ("MLFLOW_", "DVC_", "TESSERAE_", "GIT_")  # variables of the caller's own runs
 _DONE = re.compile(r"[a-z][\w-]*: \d+ s, ")  # what a stage says at its end
 
@@ -79,6 +79,7 @@ class Clone:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_OUTSIDE)}
         environment["PYTHONPATH"] = str(self.folder / "src")
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+        (self.folder / LOG).parent.mkdir(exist_ok=True)
         with (self.folder / LOG).open("a", encoding="utf-8") as log, (
                 _started(words, self.folder, environment)) as process:
             for line in process.stdout or ():
