@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -101,7 +102,9 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
     see_writable(executed.parent, *written(root, kind, target))
     executed.parent.mkdir(parents=True, exist_ok=True)
     run = tracking.start_run(root, name, recorded)
-    parameters = {"params_file": params_file, "overrides": dict(overrides or {})} | ({"target": target} if target else {})
+    parameters = {"params_file": params_file, "overrides": dict(overrides or {})}
+    if target:
+        parameters["target"] = target
     began, status = time.monotonic(), "FAILED"
     try:
         with _environment(_for_kernel(root, run.key)):
