@@ -21,6 +21,8 @@ KINDS = ("prepare", "vqgan", "codebook", "transformer", "sample", "highres")
 DRAWN = ("sample", "highres")  # of a transformer
 MEASURING = ("vqgan", "sample", "highres")  # these compare sets of pictures
 MODELS = ("vqgan", "transformer")  # these leave models/<stage>
+COUNTED = ("num_eval_samples", "per_size")  # how many pictures are sampled, which effort multiplies
+FEWEST = 8  # pictures that a small effort leaves
 FIGURE_BYTES = 300_000  # figures are kept in git, so they stay small
 
 
@@ -41,7 +43,7 @@ class Stage:
         self.root, self.kind, self.target, self.params = root, kind, target, params
         self.home = tracking.real_root(root)
         self.name = stage_name(kind, target)
-        self.block = stage_block(params, kind, target)
+        self.block = with_effort(stage_block(params, kind, target), params.effort)
         see_writable(*written(root, kind, target))
         self.inception_weights = inception_weights(params, self.root, self.home)  # a missing one is said at once
         check_named(params, root, self.home, prepared=kind != "prepare")
@@ -197,6 +199,16 @@ def stage_block(params: Params, kind: str, target: str | None) -> Any:
     if target is not None:
         raise StageError(f"{kind} has no targets: leave {target!r} out.")
     return block
+
+
+def with_effort(block: Any, effort: float) -> Any:
+    """A sampling stage's block with `effort` times the pictures that its numbers come from; any other as it is.
+
+    Trainings lengthen their own, see `training.loop`.
+    """
+    counts = {name: getattr(block, name) for name in COUNTED if hasattr(block, name)}
+    return block.model_copy(update={name: max(min(FEWEST, count), round(count * effort))
+                                    for name, count in counts.items()})
 
 
 def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
