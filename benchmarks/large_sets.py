@@ -68,9 +68,9 @@ def part(what: str, raw: str, prepared: str, size: int) -> dict[str, float]:
         from tesserae.data.codes import CodeMaps, save_codes
         from tesserae.data.pictures import Pictures
         from tesserae.data.views import make_view
+        from tesserae.devices import make_accelerator
+        from tesserae.encoding import encode_pieces
         from tesserae.models.vqgan import VQGAN
-        from tesserae.training.encoding import encode_pieces
-        from tesserae.training.loop import make_accelerator
         from tesserae.training.vqgan import model_config
 
         accelerator = make_accelerator("fp32")

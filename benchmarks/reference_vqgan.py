@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from tesserae.data.batches import to_unit
 from tesserae.data.pictures import Pictures
-from tesserae.models.perceptual import imagenet_convolutions
+from tesserae.pretrained import imagenet_convolutions
 
 BASE_LR = 4.5e-6  # a picture of the batch, as all of its configs say
 CH_MULT = {1: [1, 4], 2: [1, 2, 4], 3: [1, 1, 2, 4], 4: [1, 1, 2, 2, 4]}  # by m, f = 2^m

@@ -11,9 +11,9 @@ from benchmarks.cases import Plan
 from benchmarks.configs import transformer_config, transformer_params
 from benchmarks.data import prefix_and_codes
 from benchmarks.ours.settings import own_bf16
+from tesserae.devices import make_accelerator
 from tesserae.interop.compvis import load_transformer
 from tesserae.models.transformer import LatentTransformer
-from tesserae.training.loop import make_accelerator
 
 
 def drawer(plan: Plan, given: dict[str, Any] | None) -> tuple[LatentTransformer, dict[str, Tensor], bool]:

@@ -34,7 +34,7 @@ def own_bf16(plan: Plan) -> bool:
     """Whether our default precision, `auto`, is bf16 on this device."""
     if plan.mode == SAME:
         return False
-    from tesserae.training.loop import bf16_is_fast  # what it imports belongs to this row alone
+    from tesserae.accel.precision import bf16_is_fast  # what it imports belongs to this row alone
 
     return bf16_is_fast(torch.device(plan.device))
 

@@ -14,7 +14,7 @@ from benchmarks.ours.drawing import drawer
 from benchmarks.ours.settings import autocast, nothing_own, own_bf16, said
 from benchmarks.work import Work
 from tesserae.data.conditions import windows_of
-from tesserae.sampling.autoregressive import SampleOptions, evaluating
+from tesserae.sampling.autoregressive import SampleOptions, decoding
 from tesserae.sampling.sliding_window import MapSampler, Prefixes
 
 
@@ -29,7 +29,7 @@ def prepare(plan: Plan, given: dict[str, Any] | None) -> Work | None:
 
     def run() -> float:
         options = SampleOptions(top_k=size["top_k"], seed=next(seeds), stride=stride)
-        with autocast(plan, bf16), evaluating(model, steps=stride > 1):
+        with autocast(plan, bf16), decoding(model, steps=stride > 1):
             sampler = MapSampler(model, prefixes(plan), (side, side), window, options=options)
             return sum(sampler.sample(wavefront) for wavefront in middle(sampler.wavefronts, every))
 

@@ -12,10 +12,11 @@ from benchmarks.configs import code_side, transformer_params
 from benchmarks.data import BATCHES, random_codes
 from benchmarks.ours.settings import nothing_own, own_bf16, own_settings, paper_block, said
 from benchmarks.work import Work
+from tesserae.accel.compilation import compiles, uncompiled
 from tesserae.data.codes import CodeMaps
 from tesserae.data.paired import PairedMaps
+from tesserae.devices import make_accelerator
 from tesserae.interop.compvis import load_transformer, load_vqgan
-from tesserae.training.loop import as_written, compiles, make_accelerator
 from tesserae.training.transformer import TransformerTask
 
 OWN = ("optimiser",)  # settings that cost time and leave network and data alone
@@ -64,6 +65,6 @@ def _take_weights(task: TransformerTask, size: dict[str, Any], given: dict[str, 
     task.model.load_state_dict(load_transformer(params, given["state"]).state_dict())
     inputs = {name: given[name].to(task.device) for name in ("images", "labels", "codes")}
     first_stage = load_vqgan(params, given["state"]).to(task.device)
-    with as_written():
+    with uncompiled():
         logits = task.model.eval()(inputs["labels"][:, None], inputs["codes"])
     return {"indices": first_stage.encode(inputs["images"]).flatten(1), "logits": logits}

@@ -13,12 +13,13 @@ from benchmarks.configs import vqgan_params
 from benchmarks.data import HeldPictures, pictures
 from benchmarks.ours.settings import nothing_own, own_bf16, own_settings, paper_block, said
 from benchmarks.work import Work
+from tesserae.accel.compilation import compiles, uncompiled
 from tesserae.data.batches import to_unit
+from tesserae.devices import make_accelerator
 from tesserae.interop.compvis import load_vqgan, vqgan_config
 from tesserae.models.vqgan import VQGAN
-from tesserae.training.loop import as_written, compiles, make_accelerator
 from tesserae.training.objective import reconstruction_loss
-from tesserae.training.optimisers import make_optimiser
+from tesserae.training.optimisers import make_vqgan_optimiser
 from tesserae.training.vqgan import VQGANTask, compile_networks
 
 OWN = ("optimiser", "perceptual_fraction")  # settings that cost time and leave the network alone
@@ -67,7 +68,7 @@ def _take_networks(task: VQGANTask, plan: Plan, given: dict[str, Any] | None) ->
     config = {"model": {"params": vqgan_params(plan.size)}}
     model = VQGAN(vqgan_config(vqgan_params(plan.size))) if given is None else load_vqgan(config, given["state"])
     task.model = model.to(task.device)
-    task.optimiser = make_optimiser(task.model, task.block)
+    task.optimiser = make_vqgan_optimiser(task.model, task.block)
     if given is None:
         return
     below = "loss.discriminator.main."
@@ -79,7 +80,7 @@ def _take_networks(task: VQGANTask, plan: Plan, given: dict[str, Any] | None) ->
 def _outputs(task: VQGANTask, x: Tensor, given: dict[str, Any] | None) -> dict[str, Tensor]:
     """Codes of a batch x, what the reference's codes decode to, L_rec of that, and D's logits on it."""
     model, adversary = task.model.eval(), task.discriminator.eval()
-    with as_written():
+    with uncompiled():
         indices = model.encode(x)
         codes = indices if given is None else given["outputs"]["indices"].to(x.device)
         x_hat = model.decode_latents(model.quantizer.lookup(codes))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tesserae import tracking
-from tesserae.errors import TesseraeError, see_writable
+from tesserae.errors import TesseraeError, command, see_writable
 from tesserae.files import find_root, write_atomically
 from tesserae.named import check_named
 from tesserae.params import Params, load_params
@@ -134,6 +136,20 @@ class Stage:
             self.run.flush()
         else:
             self.run.finish(status)
+
+
+@contextmanager
+def stage_of_command(kind: str, target: str, description: str) -> Iterator[Stage]:
+    """The stage that a command line asks for with --params and --target, whose default is `target`.
+
+    Around the command's work: a TesseraeError ends it with the sentence alone, see `errors.command`.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
+    parser.add_argument("--target", default=target, help=f"the block under {kind}: in it (default: {target})")
+    arguments = parser.parse_args()
+    with command(), Stage.open(kind, arguments.target, arguments.params) as stage:
+        yield stage
 
 
 def inception_weights(params: Params, *folders: Path) -> Path | None:

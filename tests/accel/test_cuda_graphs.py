@@ -58,7 +58,7 @@ def test_a_recorded_step_is_a_step(recorder, prefix_attention, at_once):
         prefix = torch.randint(7, (4, P), generator=generator)
         codes = torch.randint(K, (4, T), generator=generator)
         _, plain = model.prefill(prefix, codes[:, :2])
-        cache = steps.begin(model.prefill(prefix, codes[:, :2])[1])
+        _, cache = steps.prefill(prefix, codes[:, :2])
         for position in range(2, T - 1 - at_once, at_once):
             expected = model.step(codes[:, position:position + at_once], plain)
             found = steps.step(codes[:, position:position + at_once], cache)
@@ -91,7 +91,7 @@ def test_samples_are_the_same_recorded(recorder, monkeypatch, count):
     model, prefix = made(), torch.arange(2 * count).view(count, 2) % 7
     options = SampleOptions(seed=3, batch_size=3)
     expected = sample(model, prefix, (3, 4), options)
-    monkeypatch.setattr(autoregressive, "steps_of", lambda model, options: RecordedSteps(model, recorder))
+    monkeypatch.setattr(autoregressive, "decoder", lambda model, options: RecordedSteps(model, recorder))
     assert torch.equal(sample(model, prefix, (3, 4), options), expected)
     assert Replayed.count >= T - 2
 
@@ -107,7 +107,7 @@ def test_a_gpu_replays_what_it_recorded(bf16):
         steps = RecordedSteps(model)
         for _ in range(2):
             _, plain = model.prefill(prefix, codes[:, :1])
-            cache = steps.begin(model.prefill(prefix, codes[:, :1])[1])
+            _, cache = steps.prefill(prefix, codes[:, :1])
             for position in range(1, T - 1):
                 expected = model.step(codes[:, position], plain)
                 torch.testing.assert_close(steps.step(codes[:, position], cache), expected, **near)

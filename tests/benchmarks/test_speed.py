@@ -113,7 +113,7 @@ def test_a_part_of_a_map_is_like_its_middle(case):
     every = wavefronts(blocks_of(shape, window), shape, window)
     assert middle(every, 1) == every
     part = middle(every, size["every_wave"])
-    codes = sum(block.form.cols for wavefront in part for block in wavefront)
+    codes = sum(block.cols for wavefront in part for block in wavefront)
     assert codes * size["every_wave"] == pytest.approx(shape[0] * shape[1], rel=0.6)
     first = every.index(part[0])
     assert part == every[first:first + len(part)]

@@ -29,8 +29,8 @@ from test_loop import Toy, run
 
 from tesserae import tracking
 from tesserae.errors import TesseraeError
+from tesserae.locks import held
 from tesserae.training.checkpoints import steps_in
-from tesserae.training.lock import held
 
 PLACES = 10  # that each of a checkpoint's two files is cut at
 Seen = tuple[str, str]  # what the user sees, what is kept

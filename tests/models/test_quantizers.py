@@ -383,7 +383,7 @@ def test_ema_is_the_librarys():
     names = dict(library.named_buffers())
     sums, = (part for name, part in names.items() if name.endswith("embed_avg"))
     sums.copy_(start[None])
-    ours.place(torch.ones(12, dtype=torch.bool), start, 1.0)
+    ours.set_codes(torch.ones(12, dtype=torch.bool), start, 1.0)
     library.train()
     for _ in range(10):
         z_hat = torch.randn(2, 5, 4, 4)

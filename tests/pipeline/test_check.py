@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 from test_whole_pipeline import end_of_queue, stages_run
 
-from tesserae.training.tables import write_table
+from tesserae.files import write_table
 
 pytestmark = pytest.mark.slow
 ROOT, PLAIN = Path(__file__).parents[2], "tests/plain.yaml"

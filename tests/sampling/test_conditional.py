@@ -48,9 +48,9 @@ class Reader(LatentTransformer):
     def forward(self, prefix, indices):
         return self._sure(self.wanted(prefix)[:, :indices.shape[1]])
 
-    def prefill(self, prefix, indices=None, batch=None, max_tokens=None):
-        cache = KVCache(1, batch or len(prefix), self.config.max_tokens)
-        codes = self.wanted(prefix.expand(cache.batch, -1))
+    def prefill(self, prefix, indices=None, max_tokens=None):
+        cache = KVCache(1, len(prefix), self.config.max_tokens)
+        codes = self.wanted(prefix)
         kept = codes[:, None, None, :]  # in the place of a key
         cache.buffers, known = [(kept, kept)], 0 if indices is None else indices.shape[1]
         cache.length = self.config.prefix_length + known
@@ -116,7 +116,7 @@ def test_what_was_not_asked_is_named():
     data = paired()
     model = random_model(*data.conditions(["class", "map"]))
     whole = request_of(data, torch.arange(2))
-    with pytest.raises(TesseraeError, match="needs the class of every picture: say which"):
+    with pytest.raises(TesseraeError, match="needs the class of every picture: give labels"):
         sample_codes(model, SampleRequest(2, None, whole.maps), (6, 6))
     with pytest.raises(TesseraeError, match=r"the condition map is missing; a map of 6x6 codes needs one of 6x6"):
         sample_codes(model, SampleRequest(2, whole.labels), (6, 6))
@@ -132,7 +132,7 @@ def test_what_was_not_asked_is_named():
 
 @pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize("shape", [(3, 3), (3, 8), (7, 5)])
-@pytest.mark.parametrize("how", [{}, {"stride": 2}, {"wavefront": False}, {"batch_size": 2}])
+@pytest.mark.parametrize("how", [{}, {"stride": 2}, {"batch_size": 2}])
 def test_a_transformer_that_copies_its_condition_draws_it(scale, shape, how):
     """At every place of maps of any size: so the windows of r slide with those of s."""
     condition = Codes("map", K, (WINDOW[0] * scale, WINDOW[1] * scale))

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tesserae.errors import TesseraeError
+from tesserae.evaluation.likelihood import window_nll
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.sampling import autoregressive, sliding_window
 from tesserae.sampling.autoregressive import SampleOptions, uniforms
 from tesserae.sampling.filters import pick, rank
-from tesserae.sampling.sliding_window import blocks_of, local_position, wavefronts, window_nll
+from tesserae.sampling.sliding_window import blocks_of, local_position, wavefronts
 
 K, WINDOW = 11, (3, 4)
 SHAPES = {"wide": (4, 13), "tall": (12, 5), "square": (9, 9)}
@@ -24,6 +25,15 @@ def sample(model, prefix, shape, given=None, progress=None, **options):
 def sample_map(model, prefixes, shape, window, count=1, given=None, progress=None, preview=None, **options):
     return sliding_window.sample_map(model, prefixes, shape, window, count, SampleOptions(**options), given, progress,
                                      preview)
+
+
+def one_by_one(model, prefixes, shape, window, count=1, given=None, **options):
+    """Block after block, not a wavefront at once."""
+    options = SampleOptions(**options)
+    sampler = sliding_window.MapSampler(model, prefixes, shape, window, count, options, given)
+    for block in blocks_of(shape, window, options.stride):
+        sampler.sample([block])
+    return sampler.maps
 
 
 def made(window=WINDOW, prefix_length=2, prefix_vocab=7):
@@ -109,7 +119,7 @@ def test_the_wavefront_draws_what_one_by_one_draws(model, shape, prefixes, seed)
     how = {"shape": shape, "window": WINDOW, "count": 2, "seed": seed}
     at_once = sample_map(model, prefixes, **how)
     assert at_once.shape == (2, *shape)
-    assert torch.equal(at_once, sample_map(model, prefixes, wavefront=False, **how))
+    assert torch.equal(at_once, one_by_one(model, prefixes, **how))
 
 
 @EVERY_SHAPE
@@ -153,21 +163,16 @@ def test_a_map_of_the_window_s_size_is_the_plain_sampler_s(model, prefixes):
 
 @EVERY_SHAPE
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("wavefront", [True, False])
-def test_every_code_is_drawn_once_after_what_it_waits_for(shape, stride, wavefront):
-    blocks = blocks_of(shape, WINDOW, stride)
-    order = wavefronts(blocks, shape, WINDOW) if wavefront else [[block] for block in blocks]
+def test_every_code_is_drawn_once_after_what_it_waits_for(shape, stride):
     drawn = torch.zeros(shape, dtype=torch.int64)
-    for wave in order:
+    for wave in wavefronts(blocks_of(shape, WINDOW, stride), shape, WINDOW):
         before = drawn.clone()
         for block in wave:
-            form = block.form
-            top, left = block.window
-            assert 0 <= top <= shape[0] - WINDOW[0]
-            assert 0 <= left <= shape[1] - WINDOW[1]
-            assert before[top:block.row, left:left + WINDOW[1]].all()
-            assert before[block.row:block.row + form.rows, left:block.col].all()
-            drawn[block.row:block.row + form.rows, block.col:block.col + form.cols] += 1
+            assert 0 <= block.top <= shape[0] - WINDOW[0]
+            assert 0 <= block.left <= shape[1] - WINDOW[1]
+            assert before[block.top:block.row, block.left:block.left + WINDOW[1]].all()
+            assert before[block.row:block.row + block.rows, block.left:block.col].all()
+            drawn[block.row:block.row + block.rows, block.col:block.col + block.cols] += 1
     assert (drawn == 1).all()
 
 
@@ -177,11 +182,11 @@ def test_a_wave_is_the_first_that_is_possible():
     before = torch.full(shape, -1)
     for number, wave in enumerate(wavefronts(blocks_of(shape, WINDOW), shape, WINDOW)):
         for block in wave:
-            top, left = block.window
-            known = [before[top:block.row, left:left + WINDOW[1]].flatten(), before[block.row, left:block.col]]
+            above = before[block.top:block.row, block.left:block.left + WINDOW[1]]
+            known = [above.flatten(), before[block.row, block.left:block.col]]
             assert torch.cat([*known, torch.tensor([-1])]).max() == number - 1
         for block in wave:
-            before[block.row, block.col:block.col + block.form.cols] = number
+            before[block.row, block.col:block.col + block.cols] = number
     assert number < shape[0] * shape[1] / 2
 
 
@@ -198,7 +203,7 @@ def test_the_size_of_the_batch_changes_no_block(model, shape, stride, batch_size
 def test_blocks_in_a_wavefront(model, shape, stride):
     how = {"shape": shape, "window": WINDOW, "count": 2, "seed": 3, "stride": stride}
     at_once = sample_map(model, telling, **how)
-    assert torch.equal(at_once, sample_map(model, telling, wavefront=False, **how))
+    assert torch.equal(at_once, one_by_one(model, telling, **how))
     assert not torch.equal(at_once, sample_map(model, telling, **how | {"stride": 1}))
 
 
@@ -251,7 +256,7 @@ def test_what_is_given_is_kept(model, stride):
     assert torch.equal(codes[mask], indices[mask])
     assert not torch.equal(codes[~mask], free[~mask])
     assert torch.equal(codes[0, :1], free[0, :1])
-    assert torch.equal(codes, sample_map(model, telling, shape, given=(mask, indices), wavefront=False, **how))
+    assert torch.equal(codes, one_by_one(model, telling, shape, given=(mask, indices), **how))
     other = torch.where(mask, indices, K - 1)  # at places that are not given anything may stand
     assert torch.equal(codes, sample_map(model, telling, shape, given=(mask, other), **how))
     assert torch.equal(free, sample_map(model, telling, shape, given=(mask, free), **how))

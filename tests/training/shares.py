@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
-from tesserae.training.processes import Group, in_shares, memory_of, shared, take_up, weights_of
+from tesserae.training.processes import Group, distributed, is_sharded, load_state, model_state, optimizer_state
 
 
 class Held(TorchDispatchMode):
@@ -50,13 +50,13 @@ def main():
     torch.manual_seed(0)
     model = LatentTransformer(TransformerConfig(codebook_size=16, max_tokens=4, n_layer=2, n_head=2, n_embd=32))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    network = shared(model, model.blocks, "fsdp", accelerator)
-    assert in_shares(model)
+    network = distributed(model, model.blocks, "fsdp", accelerator)
+    assert is_sharded(model)
     local = sum(weight.to_local().numel() for weight in model.parameters())
     whole = sum(weight.numel() for weight in before.values())
     assert local <= 0.51 * whole, (local, whole)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
-    found = weights_of(model)
+    found = model_state(model)
     assert all(torch.equal(found[name], before[name]) for name in (before if accelerator.is_main_process else found))
     indices = torch.randint(16, (3, 4), generator=torch.Generator().manual_seed(accelerator.process_index))
     network(torch.zeros(3, 1, dtype=torch.long), indices).square().mean().backward()
@@ -67,7 +67,7 @@ def main():
     assert kept == 2 * local, (kept, local)
     most = max(weight.numel() for weight in before.values())  # of one tensor
     with Held() as gathering:
-        weights, memory = weights_of(model), memory_of(model, optimiser)
+        weights, memory = model_state(model), optimizer_state(model, optimiser)
     if not accelerator.is_main_process:  # the first keeps all on the CPU, which cannot be told apart here
         assert gathering.most <= 4 * most < whole, (gathering.most, most)
     assert bool(weights) == bool(memory) == accelerator.is_main_process
@@ -76,10 +76,10 @@ def main():
     for weight in model.parameters():
         weight.data.zero_()
     with Held([state, [weight.to_local() for weight in model.parameters()]]) as held:
-        take_up(model, other, state, Group(accelerator))
+        load_state(model, other, state, Group(accelerator))
     # its shares of two moments, and a tensor that arrives, whole and in parts, while the one before it goes
     assert held.most <= 2 * local + 4 * most < 2 * whole, (held.most, local, most, whole)
-    again, remembered = weights_of(model), memory_of(model, other)
+    again, remembered = model_state(model), optimizer_state(model, other)
     assert all(torch.equal(again[name], weights[name]) for name in again)
     for name, state in remembered.get("state", {}).items():
         assert all(torch.equal(state[key], memory["state"][name][key]) for key in state)

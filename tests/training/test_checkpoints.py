@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tesserae.errors import DiskFullError
+from tesserae.files import replace_folder
+from tesserae.fingerprints import fingerprint
 from tesserae.training import checkpoints
 from tesserae.training.checkpoints import (
-    fingerprint,
     flatten,
     load_checkpoint,
-    replace_folder,
     save_checkpoint,
     steps_in,
     unflatten,

@@ -4,7 +4,6 @@ import csv
 import math
 import os
 import signal
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -14,22 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tesserae.errors import DiskFullError, TesseraeError
-from tesserae.params import load_params
-from tesserae.training import loop, tables
-from tesserae.training.alarms import Alarm
+from tesserae.evaluation.alarms import Alarm
+from tesserae.training import loop
 from tesserae.training.checkpoints import steps_in
-from tesserae.training.loop import (
-    LENGTHS,
-    bf16_is_fast,
-    compiles,
-    deliver,
-    lengthened,
-    make_accelerator,
-    rate_share,
-    step_seed,
-    train,
-    write_table,
-)
+from tesserae.training.loop import Trainer, deliver, rate_scale, step_seed
 
 torch.set_num_threads(1)
 
@@ -44,7 +31,7 @@ class KilledError(Exception):
 class Toy:
     """Noisy descent of |w|^2 by Adam; `hook` is called in each step, before anything happens."""
 
-    score, unit, per_step, spoken, losses = "height", "points", 4, ("loss",), ("loss",)
+    score, unit, per_step, logged, losses = "height", "points", 4, ("loss",), ("loss",)
 
     def __init__(self, hook=lambda step: None, heights=None):
         torch.manual_seed(7)
@@ -53,9 +40,9 @@ class Toy:
         self.hook, self.heights = hook, heights or {}
         self.rates, self.sampled = [], []
 
-    def set_rate(self, share, done):
-        self.rates.append(share)
-        self.optimiser.param_groups[0]["lr"] = 0.1 * share
+    def set_rate(self, scale, done):
+        self.rates.append(scale)
+        self.optimiser.param_groups[0]["lr"] = 0.1 * scale
 
     def step(self, step):
         self.hook(step)
@@ -99,8 +86,8 @@ def run(task, folder, accelerator, said=None, **changes):
     block = SimpleNamespace(**{**BLOCK, **changes})
     said = [] if said is None else said
     logged = []
-    progress = train(task, block, 3, folder / "checkpoints", folder / "reports",
-                     lambda values, step: logged.append((step, values)), accelerator, said.append)
+    progress = Trainer(task, block, 3, folder / "checkpoints", folder / "reports", accelerator,
+                       lambda values, step: logged.append((step, values)), said.append).run()
     progress.logged = logged
     return progress
 
@@ -285,7 +272,7 @@ def test_a_full_disk_stops_with_a_sentence_and_the_same_command_goes_on(tmp_path
                                                                        what, state):
     run(Toy(), tmp_path / "whole", accelerator)
     place = tmp_path / "cut"
-    full_disk(place / what)
+    full_disk(place / what.replace("history", ".history"))  
     with pytest.raises(DiskFullError) as caught:
         run(Toy(), place, accelerator)
     said = str(caught.value)
@@ -324,14 +311,14 @@ def test_rates_and_samples(tmp_path, accelerator):
 
 @given(st.floats(0, 1), st.integers(0, 200), st.integers(0, 100), st.floats(0, 1))
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_share_of_the_rate_stays_within_its_bounds(done, step, warmup, cooldown):
-    share = rate_share(done, step, warmup, cooldown)
-    assert 0 <= share <= 1
+def test_the_rate_s_scale_stays_within_its_bounds(done, step, warmup, cooldown):
+    scale = rate_scale(done, step, warmup, cooldown)
+    assert 0 <= scale <= 1
     if step + 1 >= warmup and done <= 1 - cooldown - 1e-9:
-        assert share == 1
+        assert scale == 1
     if done == 1 and cooldown:
-        assert share == 0
-    assert rate_share(done, step + 1, warmup, cooldown) >= share
+        assert scale == 0
+    assert rate_scale(done, step + 1, warmup, cooldown) >= scale
 
 
 def test_time_ends_a_run_with_its_cooldown_fitted_in(tmp_path, accelerator, monkeypatch):
@@ -353,106 +340,3 @@ def test_a_step_s_seed_is_its_own():
     assert len(seeds) == 450
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert step_seed(1, 2) == step_seed(1, 2, 0)
-
-
-def test_tables_are_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "t.csv"
-    write_table(path, [{"step": 1, "a": 0.123456789}, {"step": 2, "b": 1}])
-    assert path.read_text().splitlines() == ["step,a,b", "1,0.1234568,", "2,,1"]
-
-    def killed(*_):
-        raise KilledError
-
-    monkeypatch.setattr(tables.os, "replace", killed)
-    with pytest.raises(KilledError):
-        write_table(path, [{"step": 9}])
-    assert path.read_text().startswith("step,a,b")
-
-
-def test_precision_is_what_was_asked_for_each_time():
-    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        made = make_accelerator(precision, threads=1)
-        with made.autocast():
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-        assert made.mixed_precision == {"bf16": "bf16", "fp32": "no"}[precision]
-
-
-@pytest.fixture
-def untimed():
-    """No product has been timed in this process, nor by this test for those after it."""
-    bf16_is_fast.cache_clear()
-    yield
-    bf16_is_fast.cache_clear()
-
-
-@pytest.mark.parametrize(("speed", "found"), [(0.0, False), (0.5, False), (1.1, False), (2.0, True)])
-def test_automatic_precision_is_the_one_that_is_quick_here(untimed, monkeypatch, speed, found):
-    """Instructions for bf16 alone don't make it quick: some processors take twice as long with them."""
-    timed = []
-    monkeypatch.setattr(loop, "bf16_speed", lambda: timed.append(speed) or speed)
-    for _ in range(2):
-        assert make_accelerator("auto", threads=1).mixed_precision == ("bf16" if found else "no")
-    assert timed == [speed], "once"
-
-
-@pytest.mark.parametrize("there", [False, True])
-def test_bf16_that_was_asked_for_where_there_is_none_is_told(monkeypatch, there):
-    heard = []
-    monkeypatch.setattr(loop, "emulates_bf16", lambda: not there)
-    assert make_accelerator("bf16", threads=1, say=heard.append).mixed_precision == "bf16"
-    assert make_accelerator("fp32", threads=1, say=heard.append).mixed_precision == "no"
-    assert heard == ([] if there else [
-        "precision: bf16 takes tens of times as long as fp32 on this processor, which has no instructions for it; "
-        "auto takes what is quick here."])
-
-
-@pytest.mark.parametrize("effort", [1, 3, 2.5, 0.01])
-def test_effort_lengthens_all_that_is_counted_in_steps(pytestconfig, effort):
-    params, said = load_params(pytestconfig.rootpath / "tests/plain.yaml"), []
-    for block in (params.vqgan["image"], params.transformer["class"]):
-        found = lengthened(block, effort, said.append)
-        assert found.steps >= 1
-        for name in LENGTHS:
-            before = getattr(block, name, None)
-            if before is not None:
-                assert getattr(found, name) == max(min(1, before), round(before * effort))
-        assert found.log_every == block.log_every
-    assert len(said) == (0 if effort == 1 else 2)
-
-
-def test_what_a_training_ends_before_is_said(pytestconfig):
-    block = load_params(pytestconfig.rootpath / "params.yaml").vqgan["image"]
-    assert loop.never_reached(block) == []
-    assert loop.never_reached(block.model_copy(update={"steps": 900})) == [
-        "disc_start = 900 is beyond the last of 900 steps, so the discriminator does not join."]
-    said = loop.never_reached(block.model_copy(update={"steps": 49, "gan_loss": "none"}))
-    assert [sentence.partition(" ")[0] for sentence in said] == ["warmup", "perceptual_start"]
-    other = load_params(pytestconfig.rootpath / "params.yaml").transformer["class"]
-    assert loop.never_reached(other.model_copy(update={"steps": other.warmup})) == []
-    (sentence,) = loop.never_reached(other.model_copy(update={"steps": other.warmup - 1}))
-    assert sentence.endswith("so the learning rate does not reach its full value.")
-
-
-def test_networks_are_compiled_where_a_compiler_works(monkeypatch):
-    """auto: on a GPU. It is tried before anything is trained, and what comes of it is one sentence."""
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    said = []
-    assert compiles("auto", gpu, said.append)
-    assert compiles("on", cpu, said.append)
-    complains = f"{sys.executable} -c 'import sys; sys.exit(\"error: no headers\")'"
-    for compiler in ("no-such-compiler", "false", complains):
-        monkeypatch.setenv("CXX", compiler)
-        assert not said
-        assert not compiles("auto", gpu, said.append)
-        sentence = said.pop()
-        assert sentence.startswith("Networks stay uncompiled")
-        assert compiler.split()[0] in sentence
-        assert "\n" not in sentence
-        with pytest.raises(TesseraeError, match=r"^compile: on needs a C\+\+ compiler, and [^\n]*$"):
-            compiles("on", cpu, said.append)
-        assert not compiles("off", gpu, said.append)
-        assert not compiles("auto", cpu, said.append)
-    monkeypatch.delenv("CXX")
-    monkeypatch.setenv("PATH", "")
-    assert not compiles("auto", gpu, said.append)
-    assert len(said) == 1

@@ -16,6 +16,7 @@ from tesserae import load_params
 from tesserae.data.paired import PairedMaps
 from tesserae.data.pictures import Pictures
 from tesserae.data.views import Viewed, view_of
+from tesserae.encoding import encode_pieces
 from tesserae.evaluation.codebook import code_colours, nearest_code_distances, principal_components, usage_statistics
 from tesserae.evaluation.dictionary import nearest_patches
 from tesserae.evaluation.distributions import (
@@ -29,7 +30,6 @@ from tesserae.models.perceptual import LPIPS
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.params import check_params
 from tesserae.sampling.autoregressive import SampleOptions, sample
-from tesserae.training.encoding import encode_pieces
 from tesserae.training.transformer import TransformerTask
 from tesserae.training.vqgan import VQGANTask
 

@@ -12,11 +12,11 @@ from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.training.objective import (
     Weights,
     adaptive_weight,
+    disc_accuracy,
     discriminator_backward,
     discriminator_loss,
     generator_backward,
     generator_loss,
-    judged_rightly,
     reconstruction_loss,
 )
 
@@ -287,14 +287,14 @@ def test_heads_weigh_alike_whatever_their_size():
     real, fake = [torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 1, 1)], [-torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 1, 1)]
     assert discriminator_loss("hinge", real, fake).item() == pytest.approx((0 + 1) / 2)
     assert generator_loss("hinge", fake).item() == pytest.approx((1 + 0) / 2)
-    assert judged_rightly(real, fake).item() == pytest.approx((1 + 0.5) / 2)
+    assert disc_accuracy(real, fake).item() == pytest.approx((1 + 0.5) / 2)
 
 
-def test_the_share_judged_rightly():
+def test_the_share_disc_accuracy():
     real, fake = torch.tensor([2.0, 0.5, -1.0, 3.0]), torch.tensor([-2.0, 1.0, 3.0, 4.0])
-    assert judged_rightly(real, fake).item() == pytest.approx((3 / 4 + 1 / 4) / 2)
+    assert disc_accuracy(real, fake).item() == pytest.approx((3 / 4 + 1 / 4) / 2)
     for same in (-0.3, 0.0, 0.7):  # whoever says the same of all is right about half
-        assert judged_rightly(torch.full((4,), same), torch.full((4,), same)).item() == 0.5
+        assert disc_accuracy(torch.full((4,), same), torch.full((4,), same)).item() == 0.5
 
 
 def test_lambda_by_hand_and_within_its_bounds():

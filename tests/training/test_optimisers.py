@@ -8,8 +8,12 @@ import torch
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.params import load_params
-from tesserae.training import transformer
-from tesserae.training.optimisers import hidden_convolutions, make_optimiser, set_share
+from tesserae.training.optimisers import (
+    hidden_convolutions,
+    make_transformer_optimiser,
+    make_vqgan_optimiser,
+    scale_rates,
+)
 
 
 def small(kind, **changes):
@@ -17,7 +21,7 @@ def small(kind, **changes):
     model = VQGAN(VQGANConfig(channels=8, channel_mult=(1, 2), res_blocks=1, patch=2, z_channels=8,
                               codebook_size=16, codebook_dim=4))
     block = load_params("tests/plain.yaml").vqgan["image"].model_copy(update={"optimiser": kind, **changes})
-    return model, make_optimiser(model, block)
+    return model, make_vqgan_optimiser(model, block)
 
 
 def small_transformer(kind, **changes):
@@ -25,7 +29,7 @@ def small_transformer(kind, **changes):
     model = LatentTransformer(TransformerConfig(codebook_size=11, prefix_vocab=3, max_tokens=6, n_layer=2, n_head=2,
                                                 n_embd=16))
     block = load_params("tests/plain.yaml").transformer["class"].model_copy(update={"optimiser": kind, **changes})
-    return model, transformer.make_optimiser(model, block)
+    return model, make_transformer_optimiser(model, block)
 
 
 SMALL = [(small, "adam"), (small, "muon"), (small_transformer, "adamw"), (small_transformer, "muon")]
@@ -56,7 +60,7 @@ def test_hidden_convolutions_leave_out_what_meets_pixels_and_the_codebook():
 def test_muon_works_on_the_matrices_inside_the_transformer_alone():
     model, optimiser = small_transformer("muon")
     names = {id(weight): name for name, weight in model.named_parameters()}
-    hidden = [names[id(weight)] for weight in optimiser.hidden]
+    hidden = [names[id(weight)] for weight in optimiser.muon.param_groups[0]["params"]]
     assert sorted(name.split(".", 2)[2] for name in hidden) == 2 * [
         "attention.proj.weight"] + 2 * ["attention.qkv.weight"] + 2 * ["down.weight"] + 2 * ["up.weight"]
     others = {names[id(weight)] for group in optimiser.adam.param_groups for weight in group["params"]}
@@ -68,7 +72,7 @@ def test_weight_decay_is_on_the_matrices_inside_alone():
     """Without a gradient's push they shrink, and nothing else does."""
     model, optimiser = small_transformer("muon", weight_decay=0.5, muon_lr=0.1, lr=0.1)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    hidden = {id(weight) for weight in optimiser.hidden}
+    hidden = {id(weight) for weight in optimiser.muon.param_groups[0]["params"]}
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
     optimiser.step()
@@ -100,9 +104,9 @@ def test_muon_moves_along_an_orthogonal_matrix_of_adams_size():
     assert 0.2 * 1e-2 * 0.5 < moved.square().mean().sqrt() < 0.2 * 1e-2 * 1.5
 
 
-def test_the_transformers_rates_are_shares_of_the_full_ones():
+def test_the_transformers_rates_are_scales_of_the_full_ones():
     model, optimiser = small_transformer("muon", lr=1e-3, muon_lr=4e-3)
-    set_share(optimiser, 0.5)
+    scale_rates(optimiser, 0.5)
     rates = {id(p): group["lr"] for group in optimiser.adam.param_groups for p in group["params"]}
     assert set(rates.values()) == {5e-4}
     assert id(model.head.weight) in rates
@@ -110,13 +114,13 @@ def test_the_transformers_rates_are_shares_of_the_full_ones():
 
 
 @pytest.mark.parametrize("kind", ["adam", "muon"])
-def test_rates_are_shares_of_the_full_ones_and_the_codebook_has_its_own(kind):
+def test_rates_are_scales_of_the_full_ones_and_the_codebook_has_its_own(kind):
     model, optimiser = small(kind, lr=1e-3, codebook_lr=4e-3)
-    set_share(optimiser, 0.5)
+    scale_rates(optimiser, 0.5)
     rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
     assert rates[id(model.quantizer.codebook)] == pytest.approx(2e-3)
     assert rates[id(model.encoder.conv_in.weight)] == pytest.approx(5e-4)
-    set_share(optimiser, 0.0)
+    scale_rates(optimiser, 0.0)
     before = [weight.detach().clone() for weight in model.parameters()]
     gradients(model, 3)
     optimiser.step()

@@ -241,9 +241,9 @@ def test_processes_take_the_precision_that_the_first_one_found_quick(tmp_path):
     """Times differ, and the sum of gradients in two precisions would be neither's."""
     (tmp_path / "both.py").write_text(
         "import os\n"
-        "from tesserae.training import loop\n"
-        "loop.bf16_is_fast = lambda device: os.environ['RANK'] == '0'\n"
-        "made = loop.make_accelerator('auto', 1)\n"
+        "from tesserae import devices\n"
+        "devices.bf16_is_fast = lambda device: os.environ['RANK'] == '0'\n"
+        "made = devices.make_accelerator('auto', 1)\n"
         "print(f'took {made.mixed_precision} as one of {made.num_processes}\\n', end='', flush=True)\n"
         "made.wait_for_everyone()\n"  # else the first may be gone before the other has heard it
         "made.end_training()\n")

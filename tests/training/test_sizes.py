@@ -15,16 +15,17 @@ from ruamel.yaml import YAML
 from tesserae.data.codes import CodeMaps
 from tesserae.data.paired import PairedMaps
 from tesserae.data.pictures import Pictures
+from tesserae.devices import make_accelerator
+from tesserae.encoding import encode_pieces
 from tesserae.evaluation.likelihood import codes_each
 from tesserae.models.perceptual import LPIPS
 from tesserae.params import ParamsError, check_params
 from tesserae.sampling.autoregressive import SampleOptions, upper_half
 from tesserae.sampling.conditional import SampleRequest, request_of, sample_codes
 from tesserae.sampling.tiling import decode_map, encode_map
-from tesserae.training.encoding import encode_pieces
-from tesserae.training.loop import lengthened, make_accelerator
 from tesserae.training.transformer import TransformerTask
 from tesserae.training.vqgan import VQGANTask
+from tesserae.training_params import lengthened
 
 LABELS = [0, 1, 0, 1, 1]
 COLUMNS = {"segmentation": "segmentation", "depth": "depth"}

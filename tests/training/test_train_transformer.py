@@ -10,20 +10,26 @@ import torch
 from tesserae import load_params, tracking
 from tesserae.data.codes import CodeMaps, save_codes
 from tesserae.data.paired import PairedMaps
-from tesserae.evaluation.likelihood import evaluate_codes, likelihood, nats_to_bits, unigram_nll, wrong_labels
+from tesserae.devices import make_accelerator
+from tesserae.evaluation.likelihood import (
+    evaluate_codes,
+    likelihood,
+    likelihood_verdict,
+    nats_to_bits,
+    unigram_nll,
+    wrong_labels,
+)
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.params import check_params
 from tesserae.stage import Stage
 from tesserae.training import loop
-from tesserae.training.loop import Progress, make_accelerator
+from tesserae.training.optimisers import make_transformer_optimiser
 from tesserae.training.transformer import (
     TransformerTask,
     fitting,
-    parameter_groups,
     replace_some,
     train_transformer,
-    verdict,
 )
 
 K, CLASSES = 8, 3
@@ -124,9 +130,10 @@ def test_a_step_s_batch_follows_from_its_number(defaults):
     assert not torch.equal(one.batch(4)[1], one.batch(5)[1])
 
 
-def test_decay_is_on_matrices_only():
+def test_decay_is_on_matrices_only(defaults):
     model = LatentTransformer(TransformerConfig(n_layer=2, n_head=2, n_embd=8))
-    decayed, others = parameter_groups(model, 0.25)
+    block = make_block(defaults, optimiser="adamw", weight_decay=0.25)
+    decayed, others = make_transformer_optimiser(model, block).param_groups
     names = {id(p): name for name, p in model.named_parameters()}
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.25, 0.0)
     assert {names[id(p)].split(".")[-2] for p in decayed["params"]} == {"qkv", "proj", "up", "down", "head"}
@@ -337,9 +344,9 @@ def test_other_codes_start_afresh(house):
 
 def test_overfitting_is_said_plainly():
     best, worse = {"step": 50, "nll": 2.0}, {"step": 100, "nll": 2.4}
-    said = verdict(Progress(best=best, latest=worse), 3)
+    said = likelihood_verdict(best, worse, 3)
     assert any(line.startswith("Overfitting: by step 100") for line in said)
-    assert not any("Overfitting" in line for line in verdict(Progress(best=best, latest=best), 3))
+    assert not any("Overfitting" in line for line in likelihood_verdict(best, best, 3))
 
 
 def _files(stage):

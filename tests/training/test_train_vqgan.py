@@ -264,10 +264,10 @@ def test_what_a_machine_is_quick_at_is_no_part_of_whose_a_checkpoint_is(project,
         train_vqgan(stage, said.append)
         assert ("going on from step" in said[0]) == (steps > 12)
         assert any("from here in fp32, the steps before in bf16" in line for line in said) == (steps == 14)
-    facts, = (stage.home / "checkpoints").glob("*/facts.json")
-    facts = json.loads(facts.read_text())
-    assert (facts["precision"], facts["compile"]) == ('"auto"', '"auto"')
-    assert not any("compiled" in name for name in facts)
+    path, = (stage.home / "checkpoints").glob("*/fingerprint.json")
+    inputs = json.loads(path.read_text())
+    assert (inputs["precision"], inputs["compile"]) == ('"auto"', '"auto"')
+    assert not any("compiled" in name for name in inputs)
     said = []
     train_vqgan(project(precision="fp32"), said.append)
     assert "precision is another one" in said[0]
@@ -340,7 +340,7 @@ def test_a_paired_column_in_grey_and_in_colours_is_learned(project, view, channe
             keep_in_memory=True)
         shutil.rmtree(place)
         rows.save_to_disk(str(place))
-    progress = train_vqgan(stage, say=lambda _: None)
+    progress = train_vqgan(stage, log=lambda _: None)
     assert progress.step == 2
     model = VQGAN.from_pretrained(stage.root / "models" / "vqgan-image")
     assert (model.config.in_channels, model.config.out_channels) == (channels, channels)

@@ -62,7 +62,7 @@ class StaticKVCache(KVCache):
                         for pair in like.buffers]
         self.positions = self.mask = None
 
-    def take(self, other: KVCache) -> None:
+    def copy_from(self, other: KVCache) -> None:
         """Hold what another cache of the same batch holds."""
         self.length = other.length
         for own, theirs in zip(self.buffers, other.buffers):
@@ -91,21 +91,22 @@ class StaticKVCache(KVCache):
 
 
 class RecordedSteps:
-    """`LatentTransformer.step` as a CUDA graph: `cache = begin(cache)` after a prefill, then `step(codes, cache)`."""
+    """A network's `prefill` and `step`, whose steps are CUDA graphs."""
 
     def __init__(self, model: LatentTransformer, recorder: Recorder | None = None) -> None:
         self.model, self.recorder = model, recorder or Recorder()
         self.every = torch.arange(model.config.block_size, device=model.device)
         self.caches: dict[int, StaticKVCache] = {}  # by batch: recordings write to them
 
-    def begin(self, cache: KVCache) -> StaticKVCache:
-        """The cache to go on with, which holds what `cache` holds."""
+    def prefill(self, prefix: Tensor, indices: Tensor | None = None) -> tuple[Tensor, StaticKVCache]:
+        """As `LatentTransformer.prefill`. The cache is overwritten by the next one of the same batch."""
+        logits, cache = self.model.prefill(prefix, indices)
         if cache.batch not in self.caches:
             capacity = -(-self.model.config.block_size // ALIGNED) * ALIGNED
             self.caches[cache.batch] = StaticKVCache(cache, capacity)
         own = self.caches[cache.batch]
-        own.take(cache)
-        return own
+        own.copy_from(cache)
+        return logits, own
 
     def step(self, indices: Tensor, cache: StaticKVCache) -> Tensor:
         """The next codes of every sample, (B,) or (B,t) int64 -> logits (B,K), overwritten by the next step."""
@@ -113,8 +114,8 @@ class RecordedSteps:
         positions = self.every[cache.length:cache.length + indices.shape[1]]
         cache.length += indices.shape[1]
 
-        def stepped(codes: Tensor, positions: Tensor) -> Tensor:
+        def recorded(codes: Tensor, positions: Tensor) -> Tensor:
             cache.at(positions)
             return self.model.step(codes, cache)
 
-        return self.recorder(cache.batch, stepped, indices, positions)
+        return self.recorder(cache.batch, recorded, indices, positions)

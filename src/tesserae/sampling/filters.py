@@ -1,7 +1,7 @@
-"""Which codes may be drawn, and the draw: temperature, top-k, top-p, one uniform number a draw.
+"""Which codes may be sampled, and sampling one: temperature, top-k, top-p, one uniform number a code.
 
-Codes are ranked by probability, and the draw inverts the cumulative distribution along that ranking. So the
-same uniform number draws from the same place of the ranking at any temperature, and filters cut its end off.
+Codes are ranked by probability, and sampling inverts the cumulative distribution along that ranking. So the same
+uniform number samples from the same part of the ranking at any temperature, and filters cut its end off.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def pick(probabilities: Tensor, codes: Tensor, uniform: Tensor) -> Tensor:
     """One code for each row of `rank`'s answer: (B,k), (B,k), uniform (B,) in [0,1) -> (B,) int64."""
     cumulative = probabilities.cumsum(-1)
     target = uniform[:, None] * cumulative[:, -1:]
-    place = (cumulative <= target).sum(-1, keepdim=True)  # (B,1)
+    rank = (cumulative <= target).sum(-1, keepdim=True)  # (B,1)
     last = (probabilities > 0).sum(-1, keepdim=True) - 1  # rounding must not lead past what was kept
-    return codes.gather(-1, place.minimum(last)).squeeze(-1)
+    return codes.gather(-1, rank.minimum(last)).squeeze(-1)
 
 
 def filtered(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """What `pick` draws from, in the codes' own order: logits (B,K) -> probabilities (B,K)."""
+    """What `pick` samples from, in the codes' own order: logits (B,K) -> probabilities (B,K)."""
     probabilities, codes = rank(logits, temperature, top_k, top_p)
     return torch.zeros_like(logits, dtype=probabilities.dtype).scatter(-1, codes, probabilities)
 

@@ -25,13 +25,21 @@ def ordering(name: str, height: int, width: int) -> Tensor:
 
     row: as one reads. spiral_in: from the lower right corner up, and on counterclockwise to the middle; spiral_out:
     the same backwards. z_curve: Morton's, quarters of quarters. subsample: the four maps of every other row and
-    column one after the other, each taken apart likewise. alternate: rows to the right and to the left in turn.
-    Names that begin with old_ are for models that were trained by older rules, see `TransformerConfig.upgraded`.
+    column one after the other, each divided likewise. alternate: rows alternately to the right and to the left.
+    Names that begin with old_ are for models that were trained by older rules, see `earlier_models.upgraded`.
     Raises TesseraeError for a name that is none of these.
     """
-    orders = {"row": _row, "spiral_in": _spiral, "spiral_out": lambda h, w: _spiral(h, w)[::-1], "z_curve": _morton,
-              "subsample": _subsample, "alternate": _alternate, "old_subsample": _old_subsample,
-              "old_spiral_in": _old_spiral, "old_spiral_out": lambda h, w: _old_spiral(h, w)[::-1]}
+    orders = {
+        "row": lambda h, w: list(range(h * w)),
+        "spiral_in": _spiral,
+        "spiral_out": lambda h, w: _spiral(h, w)[::-1],
+        "z_curve": lambda h, w: _by_bits(h, w, fine_first=False),
+        "subsample": lambda h, w: _by_bits(h, w, fine_first=True),
+        "alternate": _alternate,
+        "old_subsample": _old_subsample,
+        "old_spiral_in": _old_spiral,
+        "old_spiral_out": lambda h, w: _old_spiral(h, w)[::-1],
+    }
     if name not in orders:
         raise TesseraeError(f"order = {name!r} is not known: use one of {', '.join(ORDERS)}.")
     return torch.tensor(orders[name](height, width), dtype=torch.int64)
@@ -56,10 +64,6 @@ def from_sequences(sequences: Tensor, name: str, shape: tuple[int, int]) -> Tens
     return rearrange(sequences[..., times], "... (h w) -> ... h w", h=shape[0])
 
 
-def _row(height: int, width: int) -> list[int]:
-    return list(range(height * width))
-
-
 def _alternate(height: int, width: int) -> list[int]:
     rows = (range(row * width, (row + 1) * width) for row in range(height))
     return [position for row, positions in enumerate(rows)
@@ -75,16 +79,8 @@ def _spiral(height: int, width: int) -> list[int]:
     return positions
 
 
-def _morton(height: int, width: int) -> list[int]:
-    return _by_bits(height, width, fine_first=False)
-
-
-def _subsample(height: int, width: int) -> list[int]:
-    return _by_bits(height, width, fine_first=True)
-
-
 def _by_bits(height: int, width: int, fine_first: bool) -> list[int]:
-    """Positions by the bits of row and column in turn: from the lowest, where `fine_first`, or from the highest."""
+    """Positions by the alternating bits of row and column, from the lowest (`fine_first`) or from the highest."""
     bits = range(32) if fine_first else range(31, -1, -1)
 
     def key(position: int) -> list[int]:

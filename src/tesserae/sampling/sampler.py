@@ -21,9 +21,9 @@ from tesserae.data.conditions import Codes, Label, conditions_of
 from tesserae.data.external import read_condition
 from tesserae.data.views import view_of
 from tesserae.errors import TesseraeError
-from tesserae.models.origins import check_decoding
 from tesserae.models.transformer import LatentTransformer
 from tesserae.models.vqgan import VQGAN
+from tesserae.origins import check_decoding
 from tesserae.sampling.autoregressive import Given, Progress, SampleOptions
 from tesserae.sampling.conditional import SampleRequest, sample_codes, window_of
 from tesserae.sampling.tiling import decode_map, encode_map

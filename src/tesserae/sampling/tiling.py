@@ -75,7 +75,7 @@ def encode_map(vqgan: VQGAN, images: Tensor, tile: int = TILE, overlap: int = OV
 
 
 def _each(maps: int, rows: Iterable, cols: Iterable, progress: Progress | None) -> Iterator[tuple]:
-    """Every tile of every map: its number, and what is known of its rows and of its columns."""
+    """Every tile of every map: its number, and what belongs to its rows and to its columns."""
     every = list(product(range(maps), rows, cols))
     for done, one in enumerate(every, 1):
         yield one

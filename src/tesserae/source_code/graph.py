@@ -16,24 +16,23 @@ NAME = PACKAGE.name
 NOT_COMPUTING = (
     "accel",  # the same results, sooner
     "errors",
+    "evaluation.alarms",
     "figures",  # how results are shown
     "files",
+    "fingerprints",
     "interop",
+    "locks",
     "named",  # refuses what cannot work
+    "origins",
     "params",
     "pipeline",
     "playground",
-    "processor",
     "source_code",
     "stage",
     "tracking",
     "data.lock",
     "data.workers",
-    "training.alarms",
     "training.checkpoints",
-    "training.identity",
-    "training.lock",
-    "training.tables",
 )
 
 

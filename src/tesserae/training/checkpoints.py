@@ -6,24 +6,18 @@ rest: step, checksum, history. The JSON is renamed into place last, so a checkpo
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tesserae.errors import is_full, writing
-
-
-def fingerprint(values: Any) -> str:
-    """A short hash of JSON-like values: equal values, equal fingerprints, whatever the order of the keys."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+from tesserae.errors import writing
+from tesserae.files import flush_to_disk
 
 
 def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
@@ -71,13 +65,13 @@ def save_checkpoint(folder: Path, step: int, state: dict, keep: int = 2) -> None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(tensors, parts[0])
-            _flush(parts[0])
+            flush_to_disk(parts[0])
             record = {"step": step, "sha256": _checksum(parts[0]), "state": nest}
             parts[1].write_text(json.dumps({**record, "self": _seal(record)}), encoding="utf-8")
-            _flush(parts[1])
+            flush_to_disk(parts[1])
             os.replace(parts[0], body)
             os.replace(parts[1], head)
-            _flush(folder)
+            flush_to_disk(folder)
         except Exception:
             for part in parts:
                 part.unlink(missing_ok=True)
@@ -88,8 +82,8 @@ def save_checkpoint(folder: Path, step: int, state: dict, keep: int = 2) -> None
             path.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path, at_most: int, say: Any = print) -> tuple[int, dict] | None:
-    """The newest whole checkpoint of a step <= `at_most`: (step, state), or None. A damaged one is named by `say`."""
+def load_checkpoint(folder: Path, at_most: int, log: Any = print) -> tuple[int, dict] | None:
+    """The newest whole checkpoint of a step <= `at_most`: (step, state), or None. A message names a damaged one."""
     for step in reversed([step for step in steps_in(folder) if step <= at_most]):
         body, head = _names(folder, step)
         try:
@@ -99,7 +93,7 @@ def load_checkpoint(folder: Path, at_most: int, say: Any = print) -> tuple[int, 
             return step, unflatten(load_file(body), record["state"])
         except Exception as error:
             reason = "it lacks " + str(error) if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-            say(f"checkpoint {body.name} is damaged ({reason}); the one before it is used.")
+            log(f"checkpoint {body.name} is damaged ({reason}); the one before it is used.")
     return None
 
 
@@ -107,27 +101,6 @@ def steps_in(folder: Path) -> list[int]:
     """Steps that `folder` holds a checkpoint of, ascending."""
     found = (re.fullmatch(r"step-(\d+)\.json", path.name) for path in folder.glob("step-*.json"))
     return sorted(int(match[1]) for match in found if match)
-
-
-def replace_folder(source: Path, target: Path) -> None:
-    """Put a copy of `source` at `target`, whole or not at all. Raises DiskFullError, with `target` as it was."""
-    part = target.with_name(target.name + ".part")
-    with writing(target):
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            shutil.copytree(source, part)
-        except Exception as error:
-            shutil.rmtree(part, ignore_errors=True)
-            if any(is_full(each) for each in (error, *_inner(error))):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
-            raise
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
-
-
-def _inner(error: Exception) -> list[str]:
-    """What shutil gathers: (source, target, words) of each file."""
-    return [each[2] for each in error.args[0]] if isinstance(error, shutil.Error) else []
 
 
 def _names(folder: Path, step: int) -> tuple[Path, Path]:
@@ -142,12 +115,3 @@ def _seal(record: dict) -> str:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-

@@ -28,12 +28,13 @@ def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
     wide = [matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
     found: list[Tensor] = [None] * len(matrices)
     for _, alike in groupby(sorted(range(len(wide)), key=lambda n: len(wide[n])), key=lambda n: len(wide[n])):
-        places = list(alike)
-        for start in range(0, len(places), AT_ONCE):
-            some = places[start:start + AT_ONCE]
-            for place, factor in zip(some, _factors(torch.stack([wide[n] @ wide[n].mT for n in some]))):
-                x = factor @ wide[place]
-                found[place] = x.mT if wide[place] is not matrices[place] else x
+        numbers = list(alike)
+        for start in range(0, len(numbers), AT_ONCE):
+            chosen = numbers[start:start + AT_ONCE]
+            factors = _factors(torch.stack([wide[n] @ wide[n].mT for n in chosen]))
+            for n, factor in zip(chosen, factors):
+                x = factor @ wide[n]
+                found[n] = x.mT if wide[n] is not matrices[n] else x
     return found
 
 
@@ -54,7 +55,8 @@ def _factors(gram: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, made orthogonal, with steps of the size of Adam's (Liu et al., arXiv 2502.16982).
 
-    params: matrices (R,C); lr and weight_decay as AdamW's.
+    params: weights (R,...), of which a convolution's counts as the matrix (out, in k k); lr and weight_decay as
+    AdamW's.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
@@ -62,15 +64,18 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
-        """One step on every matrix that has a gradient."""
+        """Take one step on every weight that has a gradient."""
         for group in self.param_groups:
-            matrices = [p for p in group["params"] if p.grad is not None]
-            for matrix, update in zip(matrices, orthogonal([self._pushed(p, group["momentum"]) for p in matrices])):
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.sub_(update, alpha=group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            updates = orthogonal([self._averaged(weight, group["momentum"]) for weight in weights])
+            for weight, update in zip(weights, updates):
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                size = 0.2 * math.sqrt(max(update.shape))  # a root mean square of 0.2, as Adam's steps have
+                weight.sub_(update.reshape(weight.shape), alpha=group["lr"] * size)
 
-    def _pushed(self, matrix: Tensor, momentum: float) -> Tensor:
-        buffer = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix, dtype=torch.float32))
-        gradient = matrix.grad.float()
+    def _averaged(self, weight: Tensor, momentum: float) -> Tensor:
+        """The gradient with momentum, as a matrix in fp32."""
+        gradient = weight.grad.flatten(1).float()
+        buffer = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(gradient))
         buffer.lerp_(gradient, 1 - momentum)
         return gradient.lerp(buffer, momentum)

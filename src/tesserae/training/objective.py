@@ -1,14 +1,14 @@
-"""Stage 1's objective: L_VQ + lambda * L_GAN, and its gradients in one walk through the decoder.
+"""Stage 1's objective: L_VQ + lambda * L_GAN, and its gradients in one pass back through the decoder.
 
     L_rec  = w_pix |x - x_hat| + w_p LPIPS(x, x_hat)
-    L_VQ   = L_rec + w_c ||sg[E(x)] - z_q||^2 + beta ||sg[z_q] - E(x)||^2  (and what else the quantizer asks for)
+    L_VQ   = L_rec + w_c ||sg[E(x)] - z_q||^2 + beta ||sg[z_q] - E(x)||^2  (and further losses of some quantizers)
     lambda = ||grad_{G_L} L_rec|| / (||grad_{G_L} L_GAN|| + delta)          (arXiv 2012.09841, equation 7)
 
 L_rec and L_GAN reach the decoder only through x_hat. So each is differentiated with respect to x_hat once; the
 gradients of the last layer's weight G_L follow from those at the price of a convolution each; and one vector,
-g_rec + lambda g_gan, goes back through decoder and encoder. LPIPS and the discriminator are walked once. Where the
-discriminator judges features of the network that LPIPS uses, these are computed once for both, and the network is
-walked back twice, once for each of the two gradients that lambda compares.
+g_rec + lambda g_gan, goes back through decoder and encoder. LPIPS and D are differentiated once. Where
+the discriminator judges features of the network that LPIPS uses, these are computed once for both, and the network is
+differentiated twice, once for each of the two gradients that lambda compares.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Weights:
     """The objective's constants; names as in params.yaml.
 
     pixel_loss: l1 | l2 | cross_entropy, of logits and one-hot maps: over the pixels of a class, which are those that
-    have a channel set. perceptual_fraction: the first so many of each
-    batch's pictures, which come in random order, are judged by LPIPS. gan_loss: hinge | vanilla | none.
+    have a channel set. perceptual_fraction: LPIPS judges this fraction of each batch,
+    its first pictures, which come in random order. gan_loss: hinge | vanilla | none.
     """
 
     pixel_loss: str = "l1"
@@ -65,10 +65,10 @@ def discriminator_loss(kind: str, real: Logits, fake: Logits) -> Tensor:
     return _mean((loss(margin - r).mean() + loss(margin + f).mean()) / 2 for r, f in zip(_heads(real), _heads(fake)))
 
 
-def judged_rightly(real: Logits, fake: Logits) -> Tensor:
-    """The share of logits of the right sign, in [0,1]: of pictures above zero, of reconstructions not.
+def disc_accuracy(real: Logits, fake: Logits) -> Tensor:
+    """D's accuracy in [0,1]: the fraction of logits above zero for pictures, and not above it for reconstructions.
 
-    Whoever says the same of all has 1/2.
+    A discriminator that answers the same for all has 1/2.
     """
     return _mean(((r > 0).float().mean() + (f <= 0).float().mean()) / 2 for r, f in zip(_heads(real), _heads(fake)))
 
@@ -113,10 +113,10 @@ def _distance(lpips: nn.Module, x: Tensor, x_hat: Tensor, features: FeaturePair 
 
 def _pixel_loss(x: Tensor, x_hat: Tensor, kind: str, group: Group) -> Tensor:
     if kind == "cross_entropy":
-        known = x.any(1)  # (B,H,W)
-        target = x.argmax(1).masked_fill(~known, NO_CLASS)
+        labelled = x.any(1)  # (B,H,W)
+        target = x.argmax(1).masked_fill(~labelled, NO_CLASS)
         total = F.cross_entropy(x_hat, target, ignore_index=NO_CLASS, reduction="sum")
-        return total / group.mean(known.sum().float()).clamp_min(1)  # processes may have more of them or fewer
+        return total / group.mean(labelled.sum().float()).clamp_min(1)  # processes may have more of them or fewer
     difference = x - x_hat
     return difference.abs().mean() if kind == "l1" else difference.square().mean()
 
@@ -187,4 +187,4 @@ def discriminator_backward(discriminator: nn.Module, real: Tensor | list[Tensor]
     with torch.no_grad():
         means = {name: _mean(head.mean() for head in _heads(logits))
                  for name, logits in (("logits_real", judged), ("logits_fake", fake))}
-        return {"disc": loss.detach(), "disc_accuracy": judged_rightly(judged, fake), **means}
+        return {"disc": loss.detach(), "disc_accuracy": disc_accuracy(judged, fake), **means}

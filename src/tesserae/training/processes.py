@@ -1,8 +1,8 @@
 """How several processes learn one network together.
 
 `ddp`: each holds it whole, and they average their gradients while they still compute them. `fsdp`: each holds a
-share of every weight, of its gradient and of what the optimiser keeps for it, and fetches a layer's whole weights
-when they are needed, so that networks can be trained that no device holds with all that. The same is learned either
+shard of every weight, of its gradient and of the optimiser's state, and gathers a layer's whole weights when they are
+needed, so that networks can be trained that no device holds with all that. The same is learned either
 way, and the same as one process learns with the whole batch: what is found on a batch (norms, statistics, vectors)
 is found on that of all processes, see `Group`.
 """
@@ -21,22 +21,23 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tesserae.training.checkpoints import flatten, unflatten
-
-GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)  # on the first process; {} on the others
+GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)  # in the first process; {} in the others
+SCATTERED = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
 @dataclass(frozen=True)
 class Group:
     """The processes that learn together, as one of them sees them; without an accelerator, one alone.
 
-    They take the elements of a batch in turn: process i the elements i, i + count, i + 2 count and so on. All
+    Process i takes the elements i, i + count, i + 2 count and so on of a batch. All
     processes must call a method, in the same order, for any of them to return.
     """
 
@@ -55,7 +56,7 @@ class Group:
         return tensor if self.count == 1 else self.accelerator.reduce(tensor, "mean")
 
     def mean_with_gradient(self, tensor: Tensor) -> Tensor:
-        """`mean` for parts of a loss, whose gradients `average_gradients` or `shared` average afterwards."""
+        """`mean` for parts of a loss, whose gradients `average_gradients` or `distributed` average afterwards."""
         return tensor if self.count == 1 else _Mean.apply(tensor, self)
 
     def part(self, number: int) -> Tensor:
@@ -69,7 +70,7 @@ class Group:
     def whole(self, part: Tensor, number: int | None = None) -> Tensor:
         """The elements of all processes in the order of the whole, of (n,...) each -> (n * count,...).
 
-        They lie where `part` lies. number: so many of them, where they were shared out by `part`.
+        They lie where `part` lies. number: how many there are, where `part` distributed them.
         """
         if self.count == 1:
             return part
@@ -89,20 +90,6 @@ class Group:
     def all_of(self, value: Any) -> list:
         """What each process calls it with, by its index; tensors lie on the CPU."""
         return [value] if self.count == 1 else gather_object([value])
-
-    def state_of_first(self, state: Any) -> Any:
-        """The first process's nested dicts and lists of tensors, on the CPU, in all of them; others pass anything.
-
-        Of all these tensors a device holds one at a time.
-        """
-        if self.count == 1:
-            return state
-        tensors, nest = flatten(state) if self.index == 0 else ({}, None)
-        nest, kinds = self.of_first((nest, {name: (each.shape, each.dtype) for name, each in tensors.items()}))
-        for name, (shape, dtype) in kinds.items():
-            own = tensors[name] if self.index == 0 else torch.empty(shape, dtype=dtype)
-            tensors[name] = broadcast(own.to(self.accelerator.device)).cpu()
-        return unflatten(tensors, nest)
 
     def equalise(self, module: nn.Module) -> None:
         """Give the module the weights and buffers that it has in the first process."""
@@ -162,7 +149,7 @@ def with_shared_statistics(network: nn.Module, group: Group) -> nn.Module:
 
 
 def average_gradients(accelerator: Accelerator, parameters: list[Tensor]) -> None:
-    """Replace gradients by their mean over processes, in one message: for networks that `shared` does not hold."""
+    """Replace gradients by their mean over processes, in one message: for networks outside of `distributed`."""
     if accelerator.num_processes == 1:
         return
     with_gradient = [p for p in parameters if p.grad is not None]
@@ -171,26 +158,26 @@ def average_gradients(accelerator: Accelerator, parameters: list[Tensor]) -> Non
         parameter.grad.copy_(part.view_as(parameter.grad))
 
 
-def clipped(parameters: list[Tensor], most: float) -> Tensor:
-    """The norm of all gradients, a scalar; where it is more than `most`, they are scaled down to that. 0: never."""
+def clipped(parameters: list[Tensor], max_norm: float) -> Tensor:
+    """The norm of all gradients, a scalar; where it exceeds `max_norm`, they are scaled down to that. 0: never."""
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if isinstance(norm, DTensor):  # each process knows its own shares' part of it
+    if isinstance(norm, DTensor):  # each process knows the part of its own shards
         norm = norm.full_tensor()
-    if most:
-        torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    if max_norm:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
 
 
-def shared(model: nn.Module, layers: Sequence[nn.Module], way: str, accelerator: Accelerator) -> Callable:
+def distributed(model: nn.Module, layers: Sequence[nn.Module], strategy: str, accelerator: Accelerator) -> Callable:
     """What to call in place of `model` in training, so that `backward` leaves every process the mean gradient.
 
-    way: "ddp" or "fsdp", which turns the weights of `model`, of each of `layers` by itself, into shares in place:
-    make the optimiser afterwards. One process calls `model` itself, whatever the way.
+    strategy: "ddp" or "fsdp", which shards the weights of `model`, of each of `layers` by itself, in place: make the
+    optimiser afterwards. One process calls `model` itself, whatever the strategy.
     """
     if accelerator.num_processes == 1:
         return model
     device = accelerator.device
-    if way == "ddp":
+    if strategy == "ddp":
         return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     mesh = init_device_mesh(device.type, (accelerator.num_processes,))
     for layer in layers:
@@ -198,61 +185,32 @@ def shared(model: nn.Module, layers: Sequence[nn.Module], way: str, accelerator:
     return fully_shard(model, mesh=mesh)
 
 
-def in_shares(model: nn.Module) -> bool:
-    """Whether the weights of `model` are spread over processes."""
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the weights of `model` are sharded over processes."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """The whole weights by name; of one in shares all processes must ask, and the first alone is answered."""
-    return get_model_state_dict(model, options=GATHERED) if in_shares(model) else model.state_dict()
+def model_state(model: nn.Module) -> dict[str, Tensor]:
+    """The whole weights by name; of a sharded model every process must call this, and the first alone gets them."""
+    return get_model_state_dict(model, options=GATHERED) if is_sharded(model) else model.state_dict()
 
 
-def memory_of(model: nn.Module, optimiser) -> dict:
-    """What `optimiser` keeps for `model`, whole; the same holds as for `weights_of`."""
-    if in_shares(model):
+def optimizer_state(model: nn.Module, optimiser) -> dict:
+    """What `optimiser` keeps for `model`, whole; the same holds as for `model_state`."""
+    if is_sharded(model):
         return get_optimizer_state_dict(model, optimiser, options=GATHERED)
     return optimiser.state_dict()
 
 
-def take_up(model: nn.Module, optimiser, state: dict | None, group: Group) -> None:
-    """Give both what `weights_of` and `memory_of` found: state["model"], state["optimiser"], in the first process
-    alone, on the CPU. Of a network in shares a device gets its own ones, and one whole tensor at a time.
+def load_state(model: nn.Module, optimiser, state: dict | None, group: Group) -> None:
+    """Load what `model_state` and `optimizer_state` returned: state["model"], state["optimiser"], in the first
+    process alone, on the CPU. Of a sharded model each process gets its own shards.
     """
-    if not in_shares(model):
-        state = group.state_of_first(state)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+    if is_sharded(model):
+        state = state or {"model": {}, "optimiser": {}}
+        set_model_state_dict(model, state["model"], options=SCATTERED)
+        set_optimizer_state_dict(model, optimiser, state["optimiser"], options=SCATTERED)
         return
-    weights, memory = (state["model"], state["optimiser"]) if state else ({}, {"state": {}, "param_groups": []})
-    with torch.no_grad():
-        for name, own in model.state_dict().items():
-            found = weights.get(name)
-            own.copy_(_share(found, own) if isinstance(own, DTensor) else group.of_first(found))
-    optimiser.load_state_dict(_memory_in_shares(model, optimiser, memory, group))
-
-
-def _memory_in_shares(model: nn.Module, optimiser, memory: dict, group: Group) -> dict:
-    """What `optimiser.load_state_dict` takes, of the whole that the first process has by names of weights.
-
-    torch's `set_optimizer_state_dict` does the same, but holds all whole tensors at once until it is done.
-    """
-    scalars, groups = group.of_first((
-        {name: {key: None if value.ndim else value for key, value in kept.items()}
-         for name, kept in memory["state"].items()}, memory["param_groups"]))
-    own, parameters = optimiser.state_dict()["param_groups"], dict(model.named_parameters())
-    numbers = {id(parameter): number for each, ours in zip(optimiser.param_groups, own)
-               for parameter, number in zip(each["params"], ours["params"])}
-    state = {}
-    for name, kept in scalars.items():
-        whole = memory["state"].get(name, {})
-        state[numbers[id(parameters[name])]] = {
-            key: _share(whole.get(key), parameters[name]) if value is None else value for key, value in kept.items()}
-    return {"state": state, "param_groups": [known | {"params": ours["params"]} for known, ours in zip(groups, own)]}
-
-
-def _share(whole: Tensor | None, like: DTensor) -> DTensor:
-    """This process's share of a tensor that the first one has whole, the others None: shared out as `like` is."""
-    if whole is None:
-        whole = torch.empty(like.shape, dtype=like.dtype)
-    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
+    state = group.of_first(state)
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,52 +12,56 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from tesserae import figures
+from tesserae.accel.compilation import compiles
 from tesserae.data.codes import CodeMaps
 from tesserae.data.conditions import conditions_of, make_prefix, record
 from tesserae.data.paired import PairedMaps
 from tesserae.data.pictures import spread
 from tesserae.data.views import view_of
-from tesserae.errors import command, writing
-from tesserae.evaluation.likelihood import Likelihood, evaluate_codes, likelihood, nats_to_bits, unigram_nll
-from tesserae.models.origins import check_codes, origin_of
+from tesserae.devices import Log, to_device
+from tesserae.errors import writing
+from tesserae.evaluation.alarms import Alarm
+from tesserae.evaluation.likelihood import (
+    Likelihood,
+    evaluate_codes,
+    likelihood,
+    likelihood_verdict,
+    unigram_nll,
+)
+from tesserae.files import replace_folder
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN
+from tesserae.origins import check_codes, origin_of
 from tesserae.params import TransformerParams
 from tesserae.sampling.autoregressive import SampleOptions, sample
 from tesserae.sampling.orderings import to_sequences
-from tesserae.stage import Stage
-from tesserae.training.alarms import Alarm
-from tesserae.training.checkpoints import replace_folder
-from tesserae.training.identity import checkpoint_folder, code_of, facts_of
-from tesserae.training.loop import (
-    Progress,
-    compiles,
-    deliver,
-    lengthened,
-    make_accelerator,
-    never_reached,
-    of_one,
-    step_seed,
-    to_device_soon,
-    train,
+from tesserae.stage import Stage, stage_of_command
+from tesserae.training.loop import Progress, Trainer, begin, deliver, folder_of, step_seed
+from tesserae.training.optimisers import make_transformer_optimiser, scale_rates
+from tesserae.training.processes import (
+    Group,
+    clipped,
+    distributed,
+    is_sharded,
+    load_state,
+    model_state,
+    optimizer_state,
 )
-from tesserae.training.optimisers import MuonAndAdam, set_share, with_full_rates
-from tesserae.training.processes import Group, clipped, in_shares, memory_of, shared, take_up, weights_of
+from tesserae.training_params import from_block
 
 SHOWN = 16  # pictures in the grids by step
-MEMORISED = 0.02  # held-out nats that may be lost after the best step before it is called overfitting
 
 
-def fitting(block: TransformerParams, maps: CodeMaps, say: Callable[[str], None] = print) -> TransformerParams:
-    """The block as these maps allow it: where the pictures have no classes, without that condition, which is said."""
+def fitting(block: TransformerParams, maps: CodeMaps, log: Log = print) -> TransformerParams:
+    """The block as these maps allow it: without the condition `class`, and a message, where pictures have none."""
     if "class" not in block.condition or maps.labels is not None:
         return block
     left = [name for name in block.condition if name != "class"]
     without = f"with {', '.join(left)} alone" if left else "without a condition"
-    say(f"The pictures have no classes, so this transformer, whose condition names class, learns {without}; class "
+    log(f"The pictures have no classes, so this transformer, whose condition names class, learns {without}; class "
         "folders would give one.")
     return block.model_copy(update={"condition": left})
 
@@ -67,32 +70,11 @@ def model_config(block: TransformerParams, data: PairedMaps) -> TransformerConfi
     """The network that a block of params.yaml asks for, on these code maps; see `fitting`."""
     conditions = data.conditions(block.condition)
     height, width = data.window
-    return TransformerConfig(
-        codebook_size=data.maps.codebook_size, prefix_vocab=sum(c.vocab for c in conditions),
-        prefix_length=sum(c.length for c in conditions), max_tokens=height * width, n_layer=block.n_layer,
-        n_head=block.n_head, n_embd=block.n_embd, dropout=block.dropout, prefix_attention=block.prefix_attention,
-        conditions=tuple(record(c) for c in conditions), window=data.window, order=block.order,
-    )
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """AdamW's groups: decay on the matrices of linear layers; none on embeddings, norms and biases."""
-    matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
-    decayed = [p for p in model.parameters() if id(p) in matrices]
-    others = [p for p in model.parameters() if id(p) not in matrices]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def make_optimiser(model: LatentTransformer, block: TransformerParams) -> torch.optim.Optimizer | MuonAndAdam:
-    """AdamW, or Muon for the matrices inside the blocks and Adam for all else."""
-    betas = tuple(block.betas)
-    if block.optimiser == "adamw":
-        groups = parameter_groups(model, block.weight_decay)
-        return with_full_rates(torch.optim.AdamW(groups, lr=block.lr, betas=betas, fused=True))
-    hidden = [module.weight for each in model.blocks for module in each.modules() if isinstance(module, nn.Linear)]
-    chosen = {id(weight) for weight in hidden}
-    others = [{"params": [weight for weight in model.parameters() if id(weight) not in chosen], "lr": block.lr}]
-    return with_full_rates(MuonAndAdam(hidden, others, block.muon_lr, betas, block.weight_decay))
+    return from_block(
+        TransformerConfig, block, codebook_size=data.maps.codebook_size, max_tokens=height * width,
+        prefix_vocab=sum(condition.vocab for condition in conditions),
+        prefix_length=sum(condition.length for condition in conditions),
+        conditions=tuple(record(condition) for condition in conditions), window=data.window)
 
 
 def replace_some(indices: Tensor, keep: float, codebook_size: int, generator: torch.Generator, process: int = 0,
@@ -118,13 +100,13 @@ class TransformerTask:
     """One latent transformer and its optimiser, as the loop sees it.
 
     vqgans: by name, those of the codes that it models and of its conditions. `show(picture, step)` receives the grid
-    of samples below their conditions, drawn with the same random numbers each time. compiled: whether torch.compile
+    of samples below their conditions, sampled with the same random numbers each time. compiled: whether torch.compile
     makes kernels of the blocks.
     """
 
     score = "nll"
     unit = "tokens"
-    spoken = ("nll", "accuracy")
+    logged = ("nll", "accuracy")
     losses = ("nll",)
 
     def __init__(self, block: TransformerParams, seed: int, data: PairedMaps, held_out: PairedMaps,
@@ -134,31 +116,30 @@ class TransformerTask:
         self.block, self.seed, self.accelerator, self.show = block, seed, accelerator, show
         self.data, self.held_out = data, held_out
         self.device = accelerator.device
+        self.group = Group(accelerator)
         self.vqgans = {name: vqgan.to(self.device).eval() for name, vqgan in vqgans.items()}
         self.model = LatentTransformer(model_config(block, data)).to(self.device).train()
         self.conditions = conditions_of(self.model.config.conditions)
         if compiled:
             compile_blocks(self.model)
-        self.network = shared(self.model, self.model.blocks, block.strategy, accelerator)
-        self.optimiser = make_optimiser(self.model, block)
-        self.group, self.processes = Group(accelerator), accelerator.num_processes
-        self.per_step = block.batch_size * self.processes * data.window[0] * data.window[1]
+        self.network = distributed(self.model, self.model.blocks, block.strategy, accelerator)
+        self.optimiser = make_transformer_optimiser(self.model, block)
+        self.per_step = block.batch_size * self.group.count * data.window[0] * data.window[1]
 
-    def set_rate(self, share: float, done: float = 0.0) -> None:
-        """The learning rates as a share of the full ones."""
-        self.share = share
-        set_share(self.optimiser, share)
+    def set_rate(self, scale: float, done: float = 0.0) -> None:
+        """Scale the learning rates."""
+        self.lr = self.block.lr * scale
+        scale_rates(self.optimiser, scale)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Prefix (B,P), input codes (B,T) and their targets (B,T): a function of (seed, step, process)."""
-        process = self.accelerator.process_index
-        chosen = self.data.batch(step, self.block.batch_size, self.seed, self.block.flip, process, self.processes)
+        process, processes = self.group.index, self.group.count
+        chosen = self.data.batch(step, self.block.batch_size, self.seed, self.block.flip, process, processes)
         targets = to_sequences(self.data.codes(chosen), self.block.order)
         generator = torch.Generator().manual_seed(step_seed(self.seed, step, stream=16))
-        inputs = replace_some(targets, self.block.pkeep, self.data.maps.codebook_size, generator, process,
-                              self.processes)
+        inputs = replace_some(targets, self.block.pkeep, self.data.maps.codebook_size, generator, process, processes)
         prefix = make_prefix(self.conditions, self.data.conditioning(chosen))
-        return tuple(to_device_soon(part, self.device) for part in (prefix, inputs, targets))
+        return tuple(to_device(part, self.device) for part in (prefix, inputs, targets))
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One update: the negative log-likelihood of the targets, given partly replaced inputs."""
@@ -175,12 +156,12 @@ class TransformerTask:
 
     def summary(self) -> dict[str, float]:
         """The learning rate."""
-        return {"lr": self.block.lr * self.share}
+        return {"lr": self.lr}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Likelihood of held-out codes under their own condition and under another picture's, and accuracy.
 
-        Processes share the work.
+        Each process evaluates a part.
         """
         with self.accelerator.autocast():
             return evaluate_codes(self.model, self.held_out, self.block.eval_images, self.block.batch_size,
@@ -202,40 +183,40 @@ class TransformerTask:
         conditioning = self.held_out.conditioning(chosen)
         prefix = make_prefix(self.conditions, conditioning).to(self.device)
         codes = sample(model, prefix, self.data.window, SampleOptions(seed=self.seed))
-        rows = [self._drawn(self.block.vqgan, codes)]
+        rows = [self._decode(self.block.vqgan, codes)]
         for condition in self.conditions:
             if condition.name in conditioning.maps:
                 codes = condition.tokens(conditioning).unflatten(1, condition.window)
-                rows.insert(0, self._drawn(condition.name, codes.to(self.device)))
+                rows.insert(0, self._decode(condition.name, codes.to(self.device)))
         self.show(figures.grid_image(torch.cat(rows).cpu(), columns=SHOWN), step)
 
-    def _drawn(self, name: str, codes: Tensor) -> Tensor:
+    def _decode(self, name: str, codes: Tensor) -> Tensor:
         vqgan = self.vqgans[name]
         return view_of(vqgan.config).drawn(vqgan.decode(codes))
 
     def alarms(self, history: list[dict]) -> list[Alarm]:
-        """None: what can go wrong here, learning by heart, `verdict` says at the end."""
+        """None: `likelihood_verdict` reports overfitting at the end."""
         return []
 
     def state(self) -> dict:
         """All that the next steps depend on."""
-        return {"model": weights_of(self.model), "optimiser": memory_of(self.model, self.optimiser)}
+        return {"model": model_state(self.model), "optimiser": optimizer_state(self.model, self.optimiser)}
 
     def load_state(self, state: dict | None) -> None:
-        """Take up what `state` returned in the first process, which alone has it."""
-        take_up(self.model, self.optimiser, state, self.group)
+        """Go on from what `state` returned in the first process, which alone has it."""
+        load_state(self.model, self.optimiser, state, self.group)
 
     def export(self, folder: Path | None) -> None:
-        """The model alone, for `LatentTransformer.from_pretrained`."""
+        """Write the model alone, for `LatentTransformer.from_pretrained`."""
         model = self._whole()
         if folder is not None:
             model.save_pretrained(folder)
 
     def _whole(self) -> LatentTransformer | None:
-        """The network in one piece, on the first process alone: a copy, where processes hold shares of it."""
-        if not in_shares(self.model):
+        """The network in one piece, in the first process alone: a copy, where it is sharded."""
+        if not is_sharded(self.model):
             return self.model if self.accelerator.is_main_process else None
-        weights = weights_of(self.model)
+        weights = model_state(self.model)
         if not self.accelerator.is_main_process:
             return None
         model = LatentTransformer(self.model.config)
@@ -244,49 +225,23 @@ class TransformerTask:
         return model.to(self.device)
 
 
-def verdict(progress: Progress, unigram: float) -> list[str]:
-    """What the held-out likelihood says, in sentences."""
-    best, last = progress.best, progress.latest
-    said = [f"The best model, of step {best['step']}, needs {best['nll']:.3f} nats "
-            f"({nats_to_bits(best['nll']):.2f} bits) for a held-out code; how often codes occur alone "
-            f"would need {unigram:.3f}."]
-    if last["nll"] - best["nll"] > MEMORISED:
-        said.append(f"Overfitting: by step {last['step']} held-out codes need {last['nll']:.3f} nats again, "
-                    "so the later models remember pictures rather than learn how codes compose; the best one "
-                    "is kept. More pictures, more dropout or fewer steps would help.")
-    else:
-        said.append("No overfitting: what held-out codes need fell, or stayed, to the end.")
-    if "gain_bits" in best:
-        said.append(f"Its own condition, in place of another picture's, saves {best['gain_bits']:.2f} bits a code.")
-    if "class_gain" in best:
-        said.append(f"The right class, in place of a wrong one, saves {best['class_gain']:.3f} nats a code.")
-    return said
-
-
-def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progress:
+def train_transformer(stage: Stage, log: Log = print) -> Progress:
     """Train `stage`'s transformer to the end, or go on where it stopped.
 
     models/transformer-<target> then holds the model that predicts held-out codes best, `last/`, and
     `samples/`: a grid for each step that was sampled at.
     """
-    params, block = stage.params, stage.block
-    accelerator = make_accelerator(params.precision, params.threads)
-    say = of_one(say, accelerator)
-    block = lengthened(block, params.effort, say)
-    for sentence in never_reached(block):
-        say(sentence)
-    block = fitting(block, CodeMaps.load(stage.path("codes", block.vqgan), "train"), say)
+    accelerator, block, log = begin(stage, log)
+    block = fitting(block, CodeMaps.load(stage.path("codes", block.vqgan), "train"), log)
     data, held_out = (PairedMaps.load(stage.path("codes"), split, block) for split in ("train", "validation"))
     vqgans = {name: VQGAN.from_pretrained(stage.path("models", f"vqgan-{name}"))
               for name in (block.vqgan, *block.codes_read)}
     for each in (data, held_out):
         check_codes({block.vqgan: each.maps, **each.others}, vqgans)
-    compiled = compiles(params.compile, accelerator.device, say)
+    compiled = compiles(stage.params.compile, accelerator.device, log)
     origin = origin_of(data, block.vqgan)
-    facts = facts_of(block, seed=params.seed, precision=params.precision, compile=params.compile,
-                     data=[data.fingerprint, held_out.fingerprint], vqgans=origin["vqgans"],
-                     processes=accelerator.num_processes, code=code_of("tesserae.training.transformer"))
-    folder = checkpoint_folder(stage.home, stage.name, facts, say)
+    folder = folder_of(stage, block, accelerator, log, "tesserae.training.transformer",
+                       data=[data.fingerprint, held_out.fingerprint], vqgans=origin["vqgans"])
 
     def show(picture: Image.Image, step: int) -> None:
         stage.run.image(picture, "samples", step)
@@ -295,41 +250,33 @@ def train_transformer(stage: Stage, say: Callable[[str], None] = print) -> Progr
         with writing(path):
             picture.save(path)
 
-    task = TransformerTask(block, params.seed, data, held_out, vqgans, accelerator, show, compiled)
+    task = TransformerTask(block, stage.params.seed, data, held_out, vqgans, accelerator, show, compiled)
     task.model.origin = origin
-    progress = train(task, block, params.seed, folder, stage.reports, stage.run.metrics, accelerator, say)
+    progress = Trainer(task, block, stage.params.seed, folder, stage.reports, accelerator, stage.run.metrics,
+                       log).run()
     if accelerator.is_main_process:
         models = stage.path("models", stage.name)
         deliver(folder, models)
         replace_folder(folder / "samples", models / "samples")
         unigram = unigram_nll(data.maps.indices, held_out.maps.indices[:, 0], data.maps.codebook_size)
         stage.metrics(_final_metrics(task, progress, models) | {"unigram_nll": unigram})
-        for sentence in verdict(progress, unigram):
-            say(sentence)
+        for sentence in likelihood_verdict(progress.best, progress.latest, unigram):
+            log(sentence)
     return progress
 
 
 def _final_metrics(task: TransformerTask, progress: Progress, models: Path) -> dict[str, float]:
-    """Measures of the best model, also on as many training maps: the gap says what was learned by heart."""
+    """Measures of the best model, also on as many training maps: the gap shows overfitting."""
     best = LatentTransformer.from_pretrained(models).to(task.device)
     count = min(task.block.eval_images, len(task.held_out))
     with task.accelerator.autocast():
-        seen = evaluate_codes(best, task.data, count, task.block.batch_size)
+        training = evaluate_codes(best, task.data, count, task.block.batch_size)
     held_out = {f"val_{name}": value for name, value in progress.best.items() if name != "step"}
-    return {**held_out, "train_nll": seen["nll"], "train_accuracy": seen["accuracy"],
+    return {**held_out, "train_nll": training["nll"], "train_accuracy": training["accuracy"],
             "best_step": progress.best["step"], "last_nll": progress.latest["nll"], "steps": progress.step,
             "parameters": sum(p.numel() for p in best.parameters())}
 
 
-def main() -> None:
-    """Train without a notebook; see the module's first lines."""
-    parser = argparse.ArgumentParser(description="Train a latent transformer.")
-    parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
-    parser.add_argument("--target", default="class", help="the block under transformer: (default: class)")
-    arguments = parser.parse_args()
-    with command(), Stage.open("transformer", arguments.target, arguments.params) as stage:
-        train_transformer(stage)
-
-
 if __name__ == "__main__":
-    main()
+    with stage_of_command("transformer", "class", "Train a latent transformer.") as opened:
+        train_transformer(opened)

@@ -1,4 +1,4 @@
-"""One training at a time writes a folder of checkpoints."""
+"""One process at a time writes a folder."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def held(folder: Path, here: bool = True) -> Iterator[None]:
             "it, then run again."
         ) from None
     try:
-        card.write_text(json.dumps(_me()), encoding="utf-8")
+        card.write_text(json.dumps(_this_process()), encoding="utf-8")
         yield
     finally:
         card.unlink(missing_ok=True)
         lock.release()
 
 
-def _me() -> dict[str, str | int]:
+def _this_process() -> dict[str, str | int]:
     return {"what": "a notebook" if "ipykernel" in sys.modules else "a training", "process": os.getpid(),
             "parent": os.getppid(), "since": time.strftime("%H:%M:%S")}
 

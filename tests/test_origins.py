@@ -9,7 +9,6 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
-from tests.notebooks.tiny_project import make_project
 
 from tesserae import load_params, playground, tracking
 from tesserae.data.codes import CodeMaps
@@ -18,15 +17,16 @@ from tesserae.data.pictures import Pictures
 from tesserae.data.scratch import SPLIT
 from tesserae.data.sources import write_made
 from tesserae.data.views import make_view
+from tesserae.devices import make_accelerator
+from tesserae.encoding import encode_set
 from tesserae.errors import TesseraeError
-from tesserae.models.origins import check_sampling, origin_of
 from tesserae.models.transformer import LatentTransformer
 from tesserae.models.vqgan import VQGAN
+from tesserae.origins import check_sampling, origin_of
 from tesserae.stage import Stage
 from tesserae.training import vqgan as training_vqgan
-from tesserae.training.encoding import encode_set
-from tesserae.training.loop import make_accelerator
 from tesserae.training.transformer import model_config, train_transformer
+from tests.notebooks.tiny_project import make_project
 
 SMALL = {"channels": 8, "channel_mult": [1, 2], "patch": 4, "z_channels": 8, "codebook_size": 16, "codebook_dim": 4,
          "disc_layers": 2}
@@ -101,7 +101,7 @@ def test_what_belongs_together_opens(root):
     encode(root)
     sampled(root)
     with Stage.open("transformer", "class") as stage:
-        train_transformer(stage, say=lambda text: None)
+        train_transformer(stage, log=lambda text: None)
     sampled(root)
     assert playground.load_models("class").absent == ""
 
@@ -206,7 +206,7 @@ def test_commands_end_in_the_sentence_alone(root):
     for module, arguments, words in (
         ("training.transformer", ["--target", "class"], "codes/image was made by another VQGAN"),
         ("training.vqgan", ["--target", "nothing"], "vqgan.nothing is not in params.yaml: add it, or take one of"),
-        ("training.encoding", ["--params", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        ("encoding", ["--params", "nowhere.yaml"], "nowhere.yaml does not exist"),
         ("pipeline", ["notebooks/05_sample.ipynb", "--target", "none"], "sample.none is not in params.yaml"),
     ):
         (root / "notebooks").mkdir(exist_ok=True)

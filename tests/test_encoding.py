@@ -11,16 +11,15 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from tesserae import tracking
+from tesserae import encoding, tracking
 from tesserae.data.batches import to_unit
 from tesserae.data.codes import CodeMaps
 from tesserae.data.pictures import Pictures
 from tesserae.data.scratch import SPLIT
+from tesserae.devices import make_accelerator
 from tesserae.errors import DiskFullError
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.stage import Stage
-from tesserae.training import encoding
-from tesserae.training.loop import make_accelerator
 
 SIZE, COUNT, HELD_OUT, BATCH = 16, 1100, 21, 32
 
@@ -140,7 +139,7 @@ def test_a_full_disk_is_one_sentence(vqgan, pictures, accelerator, tmp_path, ful
 def by_two(project):
     """The command line's code maps, by two processes: bytes by split."""
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-                           "-m", "tesserae.training.encoding", "--target", "image"], cwd=project, text=True,
+                           "-m", "tesserae.encoding", "--target", "image"], cwd=project, text=True,
                           env={**os.environ, tracking.RUN_VARIABLE: "", "CUDA_VISIBLE_DEVICES": "",
                                "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,7 +1,7 @@
 """Code maps of the whole set, once: piece by piece, by one process or many, and gone on with after a stop.
 
-    python -m tesserae.training.encoding --params params.yaml --target image
-    torchrun --nproc_per_node 2 -m tesserae.training.encoding --params params.yaml --target image
+    python -m tesserae.encoding --params params.yaml --target image
+    torchrun --nproc_per_node 2 -m tesserae.encoding --params params.yaml --target image
 
 Memory holds one piece, however large the set. Pieces lie beside the checkpoints, under a hash of the VQGAN, the
 pictures and the code that computes, so a later run takes up those that are there: the notebook those of the command
@@ -10,7 +10,6 @@ line, too.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -29,14 +28,13 @@ from tesserae.data.pieces import pieces_of
 from tesserae.data.scratch import SPLIT
 from tesserae.data.views import view_of
 from tesserae.data.workers import eta, in_order
-from tesserae.errors import command
+from tesserae.devices import make_accelerator
 from tesserae.files import write_atomically
-from tesserae.models.origins import check_vqgan
+from tesserae.fingerprints import checkpoint_folder, code_of
 from tesserae.models.saving import fingerprint_of
 from tesserae.models.vqgan import VQGAN
-from tesserae.stage import Stage
-from tesserae.training.identity import checkpoint_folder, code_of
-from tesserae.training.loop import make_accelerator
+from tesserae.origins import check_vqgan
+from tesserae.stage import Stage, stage_of_command
 from tesserae.training.vqgan import model_config
 
 LEAST = 1024  # pictures a piece, which is what a stop may lose
@@ -44,7 +42,7 @@ LEAST = 1024  # pictures a piece, which is what a stop may lose
 
 def encode_pieces(model: VQGAN, pictures: Pictures, batch_size: int, folder: Path, accelerator: Accelerator,
                   mirrored: bool = True, progress: Callable[[int, int], None] | None = None) -> list[Path]:
-    """Write this process's share of the pieces of a split's code maps that `folder` lacks; all paths, in order.
+    """Write this process's part of the pieces of a split's code maps that `folder` lacks; all paths, in order.
 
     A piece is a .npy file (n,V,h,w) int32 of the model's own view of n pictures; V = 2, as they are and mirrored, or
     V = 1. progress(done, total) counts this process's pictures. Raises DiskFullError.
@@ -54,7 +52,7 @@ def encode_pieces(model: VQGAN, pictures: Pictures, batch_size: int, folder: Pat
     pieces = {folder / f"{piece.start:010d}.npy": piece for piece in pieces_of(len(pictures), LEAST, batch_size)}
     folder.mkdir(parents=True, exist_ok=True)
     missing = [path for path, piece in pieces.items() if not _whole(path, (len(piece), *shape))]
-    accelerator.wait_for_everyone()  # until all have looked
+    accelerator.wait_for_everyone()  # until all have listed what is missing
     mine = missing[accelerator.process_index::accelerator.num_processes]
     done, total = 0, sum(len(pieces[path]) for path in mine)
     for path in mine:
@@ -76,16 +74,16 @@ def encode_set(stage: Stage, model: VQGAN, pictures: Mapping[str, Pictures], acc
     model: of models/vqgan-<target>, on the accelerator's device. Every process takes part and gets the code maps,
     which are mapped from their files. Raises OriginError where the model belongs to other pictures or parameters.
     """
-    asked = stage.params.vqgan[stage.target]
-    wanted = replace(model_config(asked, view_of(model.config)), view=asked.view, column=asked.column)
+    requested = stage.params.vqgan[stage.target]
+    wanted = replace(model_config(requested, view_of(model.config)), view=requested.view, column=requested.column)
     check_vqgan(stage.target, model, wanted, pictures.get("train"))
     made_by = model.fingerprint or fingerprint_of(stage.root / "models" / f"vqgan-{stage.target}")
     folder, batch_size = stage.path("codes", stage.target), stage.block.batch_size
     for split, each in pictures.items():
-        facts = {"model": made_by, "config": json.dumps(asdict(model.config), sort_keys=True),
+        inputs = {"model": made_by, "config": json.dumps(asdict(model.config), sort_keys=True),
                  "data": each.fingerprint_of(model.config.column), "batch_size": str(batch_size),
-                 "code": code_of("tesserae.training.encoding")}
-        paths = encode_pieces(model, each, batch_size, checkpoint_folder(stage.home, stage.name, facts), accelerator,
+                 "code": code_of("tesserae.encoding")}
+        paths = encode_pieces(model, each, batch_size, checkpoint_folder(stage.home, stage.name, inputs), accelerator,
                               progress=progress)
         if accelerator.is_main_process:
             save_codes(folder, split, [np.load(path, mmap_mode="r") for path in paths], each.labels,
@@ -126,11 +124,7 @@ def _npy(maps: np.ndarray) -> bytes:
 
 def main() -> None:
     """Encode without a notebook; see the module's first lines."""
-    parser = argparse.ArgumentParser(description="Encode the prepared set by a trained VQGAN.")
-    parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
-    parser.add_argument("--target", default="image", help="the block under codebook: in it (default: image)")
-    arguments = parser.parse_args()
-    with command(), Stage.open("codebook", arguments.target, arguments.params) as stage:
+    with stage_of_command("codebook", "image", "Encode the prepared set by a trained VQGAN.") as stage:
         accelerator = make_accelerator("fp32", stage.params.threads)
         model = VQGAN.from_pretrained(stage.root / "models" / f"vqgan-{stage.target}").to(accelerator.device)
         pictures = {split: Pictures.load(stage.path("prepared"), split, hold=0) for split in SPLIT}

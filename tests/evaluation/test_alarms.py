@@ -7,8 +7,8 @@ import pytest
 
 from tesserae.codebook_params import NEUTRAL, USED
 from tesserae.errors import TesseraeError
+from tesserae.evaluation.alarms import check_exploded, codebook_remedy, vqgan_alarms
 from tesserae.params import VQGANParams, load_params
-from tesserae.training.alarms import check_exploded, codebook_remedy, vqgan_alarms
 
 K, REMEDY = 256, "a lower codebook_lr"
 

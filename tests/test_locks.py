@@ -8,15 +8,15 @@ import threading
 
 import pytest
 
+from tesserae import locks
 from tesserae.errors import TesseraeError
-from tesserae.training import lock
-from tesserae.training.lock import held
+from tesserae.locks import held
 
 
 @pytest.fixture
 def other(tmp_path):
     """Another process that holds the folder."""
-    code = (f"from pathlib import Path; from tesserae.training.lock import held\n"
+    code = (f"from pathlib import Path; from tesserae.locks import held\n"
             f"with held(Path({str(tmp_path / 'vqgan-image-0')!r})):\n    print(1, flush=True); input()")
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdout.readline()
@@ -26,7 +26,7 @@ def other(tmp_path):
 
 
 def test_the_second_says_who_is_first(tmp_path, other, monkeypatch):
-    monkeypatch.setattr(lock, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.2)
     with pytest.raises(TesseraeError) as caught, held(tmp_path / "vqgan-image-0"):
         pytest.fail("both have it")
     text = str(caught.value)

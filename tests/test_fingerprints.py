@@ -2,10 +2,10 @@
 
 import os
 
+from tesserae import fingerprints
 from tesserae.files import find_root
+from tesserae.fingerprints import PACE, checkpoint_folder, fingerprint_inputs
 from tesserae.params import load_params
-from tesserae.training import identity
-from tesserae.training.identity import PACE, checkpoint_folder, facts_of
 
 ROOT = find_root(os.path.dirname(__file__))
 BLOCK = load_params(ROOT / "tests/plain.yaml").vqgan["image"]
@@ -16,11 +16,11 @@ def leave_checkpoint(folder):
 
 
 def test_only_what_is_learned_counts():
-    facts = facts_of(BLOCK, seed=0, data="d")
+    facts = fingerprint_inputs(BLOCK, seed=0, data="d")
     for name in PACE:
-        assert facts_of(BLOCK.model_copy(update={name: 7}), seed=0, data="d") == facts
-    assert facts_of(BLOCK.model_copy(update={"lr": 0.5}), seed=0, data="d") != facts
-    assert facts_of(BLOCK, seed=1, data="d") != facts
+        assert fingerprint_inputs(BLOCK.model_copy(update={name: 7}), seed=0, data="d") == facts
+    assert fingerprint_inputs(BLOCK.model_copy(update={"lr": 0.5}), seed=0, data="d") != facts
+    assert fingerprint_inputs(BLOCK, seed=1, data="d") != facts
 
 
 def test_what_differs_is_named(tmp_path):
@@ -43,6 +43,6 @@ def test_checkpoints_without_facts_are_told_of_all_the_same(tmp_path):
     said = []
     old = checkpoint_folder(tmp_path, "vqgan-image", {"lr": "1"}, print)
     leave_checkpoint(old)
-    (old / identity.FACTS).unlink()
+    (old / fingerprints.INPUTS).unlink()
     checkpoint_folder(tmp_path, "vqgan-image", {"lr": "2"}, said.append)
     assert "parameters, data or code" in said[0]
