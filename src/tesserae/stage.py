@@ -124,17 +124,19 @@ class Stage:
             self._metrics["protocol"] = [known[name] for name in sorted(known)]
         text = json.dumps(_rounded(self._metrics), indent=2, sort_keys=True) + "\n"
         write_atomically(self.reports / "metrics.json", text.encode())
-        self.run.metrics(values, self._metrics.get("steps"))
+        self.run.metrics(values, self._metrics.get("steps"), section="report")
+
+    def _models(self) -> list[str]:
+        """The model that this stage makes, then the VQGANs that it needs beside it."""
+        if self.kind == "vqgan":
+            return [self.name]
+        return [self.name, *(f"vqgan-{name}" for name in dict.fromkeys((self.block.vqgan, *self.block.codes_read)))]
 
     def close(self, status: str = "FINISHED") -> None:
         """Record the model where the stage makes one; end the run where this opening started it; free memory."""
-        if status == "FINISHED" and self.kind in MODELS:
-            folder = self.root / "models" / self.name
-            for path in filter(Path.is_file, (folder / "model.safetensors", folder / "config.json")):
-                self.run.artifact(path, "model")
-        if self._joined:
-            self.run.flush()
-        else:
+        if status == "FINISHED" and self.kind in MODELS and (self.root / "models" / self.name).is_dir():
+            self.run.model(*(self.root / "models" / name for name in self._models()))
+        if not self._joined:
             self.run.finish(status)
 
 

@@ -35,7 +35,7 @@ from tesserae.pipeline.parent import end_with_dvc
 from tesserae.pipeline.repair import keep_lock
 from tesserae.source_code.notebooks import code_of_notebook, read_notebook
 from tesserae.stage import inception_weights
-from tesserae.tracking.provenance import flatten
+from tesserae.tracking.describe import flatten
 from tesserae.tracking.store import real_root
 
 CHECKED = ".checked"

@@ -101,6 +101,7 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
     began, status = time.monotonic(), "FAILED"
     try:
         with _environment(_for_kernel(root, run.key)):
+            run.begin()
             _execute(notebook.resolve(), executed, parameters)
         status = "FINISHED"
     except KeyboardInterrupt:
