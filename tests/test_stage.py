@@ -140,10 +140,10 @@ def test_inception_weights_that_are_not_there_are_said_before_any_work(root, mon
     path.write_text(path.read_text().replace('inception_weights: ""', 'inception_weights: weights/inception.pth'))
     with pytest.raises(StageError) as caught:
         Stage.open("prepare")
-    said = str(caught.value)
-    assert said.startswith("evaluation.inception_weights names weights/inception.pth, and ")
-    assert f"{root / 'weights/inception.pth'} is no file: put the weights there, or set the key" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert message.startswith("evaluation.inception_weights names weights/inception.pth, and ")
+    assert f"{root / 'weights/inception.pth'} is no file: put the weights there, or set the key" in message
+    assert "\n" not in message
     (root / "weights").mkdir()
     (root / "weights/inception.pth").touch()
     assert Stage.open("prepare").inception_weights == root / "weights/inception.pth"
