@@ -68,7 +68,7 @@ def test_a_server_that_is_down_costs_nothing_and_gets_everything_later(home, mon
     run = tracking.start_run(home, "prepare")
     began = time.monotonic()
     record_all(run)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     run.finish()
     assert time.monotonic() - began < 20, "MLflow's import, and an answer that does not come"
     assert run.id is None
@@ -98,7 +98,7 @@ def test_a_server_that_never_answers_slows_nothing(home, monkeypatch):
         run = tracking.start_run(home, "prepare")
         began = time.monotonic()
         record_all(run)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         run.finish()
         assert time.monotonic() - began < 20
     (journal,) = journals(home)
