@@ -26,11 +26,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import psutil
-from ruamel.yaml import YAML
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "pipeline"))
-from conftest import ROOT, Clone  # noqa: E402
+sys.path[:0] = [str(HERE.parent / "pipeline"), str(HERE.parents[1])]
+from conftest import Clone  # noqa: E402
+from tests.plain import plain_values  # noqa: E402
 
 from tesserae import tracking  # noqa: E402
 
@@ -39,7 +39,7 @@ COMPARED = ("prepared", "models", "codes", "samples", "reports")
 NOT_COMPARED = re.compile(r"reports/notebooks/|/timings\.|/\.")  # times of day, and seconds
 WAYS = {"SIGKILL to all": 50, "SIGTERM to all": 10, "SIGINT to all": 10, "SIGKILL to the kernel": 10,
         "SIGKILL to the pipeline": 10, "SIGKILL to dvc": 10}
-MARKS = {"the kernel": "tesserae.pipeline.kernel", "the pipeline": "tesserae.pipeline",
+MARKS = {"the kernel": "ipykernel_launcher", "the pipeline": "tesserae.pipeline",
          "dvc": "dvc"}  # in their commands
 PATIENCE = 120  # seconds in which everything must end that was asked to
 START = "between stages"
@@ -50,7 +50,7 @@ TINY = {
     "vqgan": {"image": SMALL | {
         "channels": 32, "channel_mult": [1, 1], "patch": 4, "z_channels": 32, "codebook_size": 16, "codebook_dim": 8,
         "disc_start": 8, "disc_channels": 8, "disc_layers": 1, "perceptual_weight": 0.0}},
-    "codebook": {"image": {"batch_size": 16, "dictionary": 4, "patches": 2, "views": 4}},
+    "codebook": {"image": {"batch_size": 16, "dictionary": 4, "patches": 2, "num_images": 4}},
     "transformer": {"class": SMALL | {"n_layer": 1, "n_head": 2, "n_embd": 32}},
     "sample": {"class": {"top_k": 0, "per_class": 1, "num_eval_samples": 12, "completions": 1, "neighbours": 1}},
 }  # fmt: skip
@@ -60,7 +60,7 @@ def tiny_clone(folder: Path) -> Clone:
     """A copy with one chain of stages, small enough that starting Python is most of the work."""
     folder.mkdir(parents=True)
     clone = Clone(folder)
-    values = YAML(typ="safe", pure=True).load((ROOT / "tests/plain.yaml").read_text(encoding="utf-8"))
+    values = plain_values()
     for kind, block in TINY.items():
         if kind == "prepare":
             values[kind] |= block
@@ -229,7 +229,7 @@ def kernels_left(root: Path) -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            if "tesserae.pipeline.kernel" in process.cmdline() and process.cwd().startswith(str(root)):
+            if "ipykernel_launcher" in process.cmdline() and process.cwd().startswith(str(root)):
                 found.append(process.pid)
         except psutil.Error:
             continue

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
+from tests.plain import plain_values
 
 from tesserae import VQGAN, devices, tracking
 from tesserae.data.pictures import Pictures
@@ -60,7 +61,7 @@ QUICK = {"channels": 8, "channel_mult": [1, 2], "res_blocks": 1, "patch": 2, "at
 
 @pytest.fixture(scope="module")
 def raw_params(pytestconfig):
-    return YAML(typ="safe").load((pytestconfig.rootpath / "tests/plain.yaml").read_text())
+    return plain_values()
 
 
 @pytest.fixture

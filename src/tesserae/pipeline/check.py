@@ -30,7 +30,8 @@ from tesserae.errors import TesseraeError, is_full
 from tesserae.files import find_root, write_atomically
 from tesserae.named import check_named
 from tesserae.params import Params, load_params
-from tesserae.pipeline.earlier import said, set_aside
+from tesserae.params.listed import with_listed_keys
+from tesserae.pipeline.earlier import moved_message, set_aside
 from tesserae.pipeline.parent import end_with_dvc
 from tesserae.pipeline.repair import keep_lock
 from tesserae.source_code.notebooks import code_of_notebook, read_notebook
@@ -42,7 +43,7 @@ CHECKED = ".checked"
 SOUND = "What params.yaml asks for can be done.\n"
 STATE = Path(".dvc/tmp/tesserae")  # at the repository's root: what the last check saw
 OUTPUTS = ("prepared", "models", "codes", "samples", "reports", "checkpoints", "earlier", CHECKED, ".inputs")
-PATIENCE = 5.0  # seconds of reading pictures after which it is said how far it is
+PATIENCE = 5.0  # seconds of reading pictures after which progress is printed
 
 
 class CheckError(TesseraeError, ValueError):
@@ -56,6 +57,7 @@ def check(root: Path) -> None:
     made that are no more to earlier/, and has data.dvc follow the pictures in data/.
     """
     home = real_root(root)
+    complete(root)
     params = load_params(os.path.relpath(root / "params.yaml"))
     check_named(params, root, home, prepared=False)
     _weights(inception_weights(params, root, home), home)
@@ -66,12 +68,28 @@ def check(root: Path) -> None:
         _log_changes(params, home)
         moved = set_aside(root, params)
         if moved:
-            print(said(moved))
+            print(moved_message(moved))
     files = {"params": SOUND, "source.json": json.dumps(source, indent=2) + "\n"}
     _write(root / CHECKED, files | {f"notebooks/{name}.py": code for name, code in notebooks.items()})
     if root == home:
         with suppress(OSError):  # it only serves a sentence
             shutil.copyfile(root / "params.yaml", _state(home) / "params.yaml")
+
+
+def complete(root: Path) -> None:
+    """Add to params.yaml the keys that dvc.yaml lists and the file lacks, and say so. Raises ParamsError."""
+    path = root / "params.yaml"
+    if not path.is_file():
+        return  # which `load_params` says
+    named = os.path.relpath(path)
+    try:
+        before = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return  # this, too
+    text, missing = with_listed_keys(before, named)
+    if missing:
+        write_atomically(path, text.encode())
+        print(f"{named} had no {', '.join(missing)}: added at its end, with the default.")
 
 
 def _weights(file: Path | None, home: Path) -> None:
@@ -137,7 +155,7 @@ def _is_prepared(params: Params, root: Path) -> bool:
 
 def _missing(named: str, place: Path, home: Path) -> str:
     if place.is_symlink():
-        return f"prepare.source = {named} is a link to {os.readlink(place)}, which is not there: mend the link."
+        return f"prepare.source = {named} is a link to {os.readlink(place)}, which is not there: repair the link."
     if place.exists():
         return f"prepare.source = {named} is a file: unpack it where it is one, and name the folder of the pictures."
     if place == home / "data":
@@ -192,7 +210,7 @@ def _write(folder: Path, files: dict[str, str]) -> None:
 
 
 def _late(what: str) -> Callable[[int, int], None]:
-    """A progress function that says nothing of what is quick."""
+    """Return a progress function that prints nothing for what is quick."""
     last = time.monotonic()
 
     def progress(done: int, count: int) -> None:
@@ -219,7 +237,7 @@ def _read(path: Path) -> Any:
 
 
 def how_to_get_back(root: Path) -> str:
-    """What to say after a refusal in `dvc exp run`, which leaves its change in params.yaml; "" elsewhere."""
+    """Return the message after a refusal in `dvc exp run`, which leaves its change in params.yaml; "" elsewhere."""
     if not os.environ.get("DVC_EXP_NAME") or real_root(root) != root:
         return ""
     changed = _changed(_state(root) / "params.yaml", root / "params.yaml")

@@ -210,7 +210,7 @@ class VQGANTask:
             return
         stored = self.view.stored(self.held_out, spread(SHOWN, len(self.held_out)))
         images = self.view.seen(stored.to(self.device))
-        both = torch.cat([images, self.model.decode(self.model.encode(images))])
+        both = torch.cat([images, self.model.reconstruct(images)])
         self.show(figures.grid_image(self.view.drawn(both).cpu(), columns=len(images)), step)
 
     def alarms(self, history: list[dict]) -> list[Alarm]:
