@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from tesserae.errors import TesseraeError
@@ -44,8 +43,7 @@ class Backbone(nn.Module):
     """ImageNet convolutions up to the last tapped activation.
 
     `forward(images (B,3,H,W) in [-1,1]) -> list of feature maps`, one for each of LPIPS's five layers.
-    Weights are frozen and laid out channels-last, which bf16 convolutions are quickest in. Raises TesseraeError for
-    pictures with a side below LEAST.
+    Weights are frozen. Raises TesseraeError for pictures with a side below LEAST.
     """
 
     def __init__(self, net: str) -> None:
@@ -65,7 +63,6 @@ class Backbone(nn.Module):
                                 f"needs {LEAST[self.net]} a side: take larger ones.")
         weight = self.convs[0].weight
         x = ((images.float() - self.shift) / self.scale).to(weight.dtype)
-        x = x.contiguous(memory_format=torch.channels_last)
         taps, convs = [], iter(self.convs)
         for step in self.steps:
             if step[0] == "conv":
@@ -107,7 +104,7 @@ class LPIPS(nn.Module):
             conv.bias.data.copy_(bias)
         for head, weight in zip(model.heads, lpips_heads(net)):
             head.data.copy_(weight)
-        model.backbone.convs.to(dtype).to(memory_format=torch.channels_last)
+        model.backbone.convs.to(dtype)
         return model.requires_grad_(False).eval()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -116,7 +113,7 @@ class LPIPS(nn.Module):
     def distance(self, real: list[Tensor], made: list[Tensor]) -> Tensor:
         """The same of features that are there already, those of `feature_pair`: -> (B,)."""
         with torch.autocast(made[0].device.type, enabled=False):
-            layers = [_layer_distance(a, b, head) for a, b, head in zip(real, made, self.heads)]
+            layers = [layer_distance(a, b, head) for a, b, head in zip(real, made, self.heads)]
         return torch.stack(layers).sum(0)
 
 
@@ -131,35 +128,9 @@ def feature_pair(backbone: nn.Module, x: Tensor, y: Tensor) -> FeaturePair:
         return real, backbone(y)
 
 
-def _layer_distance(a: Tensor, b: Tensor, head: Tensor, eps: float = 1e-10) -> Tensor:
-    """(B,C,H,W) twice -> (B,): sums over channels run along the fast axis of the channels-last layout."""
-    a, b = (rearrange(t, "b c h w -> b (h w) c") for t in (a, b))
-    return _UnitDistance.apply(a, b, head.to(a.dtype), eps)
-
-
-class _UnitDistance(torch.autograd.Function):
-    """mean_p sum_c w_c (a_pc/|a_p| - b_pc/|b_p|)^2 with its gradient in b written out.
-
-    Plain autograd keeps six maps of the size of the features a layer; this keeps the two it was given.
-    """
-
-    @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor, head: Tensor, eps: float) -> Tensor:  # (B,P,C), (B,P,C), (C)
-        full = torch.promote_types(b.dtype, torch.float32)
-        norm_a, norm_b = (torch.linalg.vector_norm(t, dim=-1, keepdim=True).to(full) for t in (a, b))
-        inv_a, inv_b = (1 / (norm_a + eps)).to(a.dtype), (1 / (norm_b + eps)).to(a.dtype)  # (B,P,1)
-        difference = torch.addcmul(a * inv_a, b, inv_b, value=-1)
-        ctx.save_for_backward(b, head, norm_b, inv_b, difference)
-        weighted = difference.square() @ head  # (B,P)
-        return weighted.to(full).mean(1)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple:  # (B,)
-        b, head, norm_b, inv_b, difference = ctx.saved_tensors
-        to_unit = difference * head  # d/du_c of the distance is -2 w_c (u_a - u_b)_c, with u = b / |b|
-        along = (to_unit * b).sum(-1, keepdim=True)  # (B,P,1)
-        inverse = inv_b.to(norm_b.dtype)
-        scale = (-2 / b.shape[1]) * grad[:, None, None] * inverse
-        pull = scale * along.to(norm_b.dtype) * inverse / norm_b.clamp_min(1e-12)
-        out = to_unit.mul_(scale.to(b.dtype)).addcmul_(b, pull.to(b.dtype), value=-1)
-        return None, out, None, None
+def layer_distance(a: Tensor, b: Tensor, head: Tensor, eps: float = 1e-10) -> Tensor:
+    """One layer's part of d(x, y), of its features (B,C,H,W) for x and y and its weights (C,): -> (B,)."""
+    unit_a, unit_b = (part / (torch.linalg.vector_norm(part, dim=1, keepdim=True) + eps) for part in (a, b))
+    weighted = (unit_a - unit_b).square() * head.to(a.dtype)[:, None, None]
+    full = torch.promote_types(b.dtype, torch.float32)
+    return weighted.sum(1, dtype=full).mean((1, 2))
