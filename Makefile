@@ -15,10 +15,10 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help setup data own preset repro smoke test sources lint lab ui bench example
+.PHONY: help setup data own preset repro smoke test sources lint lab exp-show ui bench example
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /make \1|/' | column -t -s '|'
 
 setup: $(VENV)/.installed  ## the environment in .venv, from requirements.lock
 
@@ -56,6 +56,9 @@ lint: setup  ## style, the direction of imports, notebooks without outputs
 
 lab: setup  ## the notebooks in JupyterLab
 	jupyter lab --ip 127.0.0.1 --allow-root --ServerApp.default_url=/lab/tree/notebooks
+
+exp-show: setup  ## the experiments beside each other: the numbers that people compare, and what differs
+	@$(PYTHON) -m tesserae.pipeline.table
 
 ui: setup  ## every run, to compare, at http://127.0.0.1:5000 or the next free port
 	@$(PYTHON) -m tesserae.tracking ui --port $(PORT)

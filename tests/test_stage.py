@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,17 @@ def test_lineage_holds_what_the_result_depends_on():
     assert set(sample) == {*always, "vqgan", "transformer", "sample", "evaluation"}
     assert set(lineage(PARAMS, "vqgan", "image")) == {*always, "vqgan", "evaluation"}
     assert sample["vqgan"] == {"image": PARAMS.vqgan["image"].model_dump()}
+
+
+@pytest.mark.parametrize(("effort", "expected"), [(1, 48), (3, 144), (0.5, 24), (0.01, 8)])
+def test_sampling_follows_effort(root, effort, expected):
+    path = root / "params.yaml"
+    text = re.sub(r"num_eval_samples: \d+", "num_eval_samples: 48", path.read_text())
+    path.write_text(re.sub(r"effort: \S+", f"effort: {effort}", text))
+    stage = Stage.open("sample", "class")
+    assert stage.block.num_eval_samples == expected
+    assert stage.block.completions == stage.params.sample["class"].completions
+    assert lineage(stage.params, "sample", "class")["sample"]["class"]["num_eval_samples"] == 48
 
 
 def test_metrics_are_sorted_rounded_and_valid_json(root):

@@ -21,6 +21,8 @@ KINDS = ("prepare", "vqgan", "codebook", "transformer", "sample", "highres")
 DRAWN = ("sample", "highres")  # of a transformer
 MEASURING = ("vqgan", "sample", "highres")  # these compare sets of pictures
 MODELS = ("vqgan", "transformer")  # these leave models/<stage>
+COUNTED = ("num_eval_samples", "per_size")  # how many pictures are sampled, which effort multiplies
+FEWEST = 8  # pictures that a small effort leaves
 FIGURE_BYTES = 300_000  # figures are kept in git, so they stay small
 
 
@@ -41,7 +43,7 @@ class Stage:
         self.root, self.kind, self.target, self.params = root, kind, target, params
         self.home = tracking.real_root(root)
         self.name = stage_name(kind, target)
-        self.block = stage_block(params, kind, target)
+        self.block = with_effort(stage_block(params, kind, target), params.effort)
         see_writable(*written(root, kind, target))
         self.inception_weights = inception_weights(params, self.root, self.home)  # a missing one is said at once
         check_named(params, root, self.home, prepared=kind != "prepare")
@@ -124,17 +126,19 @@ class Stage:
             self._metrics["protocol"] = [known[name] for name in sorted(known)]
         text = json.dumps(_rounded(self._metrics), indent=2, sort_keys=True) + "\n"
         write_atomically(self.reports / "metrics.json", text.encode())
-        self.run.metrics(values, self._metrics.get("steps"))
+        self.run.metrics(values, self._metrics.get("steps"), section="report")
+
+    def _models(self) -> list[str]:
+        """The model that this stage makes, then the VQGANs that it needs beside it."""
+        if self.kind == "vqgan":
+            return [self.name]
+        return [self.name, *(f"vqgan-{name}" for name in dict.fromkeys((self.block.vqgan, *self.block.codes_read)))]
 
     def close(self, status: str = "FINISHED") -> None:
         """Record the model where the stage makes one; end the run where this opening started it; free memory."""
-        if status == "FINISHED" and self.kind in MODELS:
-            folder = self.root / "models" / self.name
-            for path in filter(Path.is_file, (folder / "model.safetensors", folder / "config.json")):
-                self.run.artifact(path, "model")
-        if self._joined:
-            self.run.flush()
-        else:
+        if status == "FINISHED" and self.kind in MODELS and (self.root / "models" / self.name).is_dir():
+            self.run.model(*(self.root / "models" / name for name in self._models()))
+        if not self._joined:
             self.run.finish(status)
 
 
@@ -199,6 +203,16 @@ def stage_block(params: Params, kind: str, target: str | None) -> Any:
     if target is not None:
         raise StageError(f"{kind} has no targets: leave {target!r} out.")
     return block
+
+
+def with_effort(block: Any, effort: float) -> Any:
+    """A sampling stage's block with `effort` times the pictures that its numbers come from; any other as it is.
+
+    Trainings lengthen their own, see `training.loop`.
+    """
+    counts = {name: getattr(block, name) for name in COUNTED if hasattr(block, name)}
+    return block.model_copy(update={name: max(min(FEWEST, count), round(count * effort))
+                                    for name, count in counts.items()})
 
 
 def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:

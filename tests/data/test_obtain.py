@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tesserae.data.obtain import HALF, ObtainError, is_landscapes, obtain
+from tesserae.data.obtain import HALF, ObtainError, is_landscapes, is_outdated, obtain, render_anew
 from tesserae.params import check_params, load_params
 from tesserae.params.compose import composed
 
@@ -28,6 +28,7 @@ def root(tmp_path):
     shutil.rmtree(root / "data")
     obtain(root, params())  # from the cache: no landscapes' hash is noted yet
     assert not is_landscapes(root / "data.dvc")
+    assert not is_outdated(root, of_seed(1))
     return root
 
 
@@ -42,6 +43,11 @@ def params(**changes):
     return check_params(values)
 
 
+def of_seed(seed):
+    plain = params()
+    return plain.model_copy(update={"scenes": plain.scenes.model_copy(update={"seed": seed})})
+
+
 def empty_cache(root):
     shutil.rmtree(root / "data", ignore_errors=True)
     shutil.rmtree(root / ".dvc/cache")
@@ -51,7 +57,8 @@ def as_landscapes(root):
     """data.dvc as a rendering leaves it."""
     tracked = root / "data.dvc"
     content = YAML(typ="safe", pure=True).load(tracked.read_text())
-    tracked.write_text(tracked.read_text() + f"meta:\n  landscapes: {content['outs'][0]['md5']}\n")
+    tracked.write_text(tracked.read_text() + f"meta:\n  landscapes: {content['outs'][0]['md5']}\n"
+                       "  scenes:\n    count: 2\n    size: 16\n    seed: 0\n")
 
 
 def test_the_repositorys_own_are_landscapes():
@@ -68,10 +75,21 @@ def test_landscapes_that_are_missing_are_rendered_and_recorded(root):
     assert sum(1 for path in (root / "data").rglob("*.png")) == 6
     assert (root / "data.dvc").read_text() == before
     empty_cache(root)
-    other = params()
-    obtain(root, other.model_copy(update={"scenes": other.scenes.model_copy(update={"seed": 1})}))
+    obtain(root, of_seed(1))
     assert (root / "data.dvc").read_text() != before
     assert is_landscapes(root / "data.dvc"), "of another seed they are landscapes, too"
+
+
+def test_landscapes_of_other_parameters_are_rendered_anew_and_back_to_the_bit(root):
+    as_landscapes(root)
+    first = (root / "data.dvc").read_text()
+    assert not is_outdated(root, params())
+    assert is_outdated(root, of_seed(1))
+    render_anew(root, of_seed(1))
+    assert (root / "data.dvc").read_text() != first
+    assert not is_outdated(root, of_seed(1))
+    render_anew(root, params())
+    assert (root / "data.dvc").read_text() == first
 
 
 def test_a_project_of_other_pictures_is_not_filled_with_landscapes(root):

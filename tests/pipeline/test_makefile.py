@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TARGETS = ("setup", "data", "own", "repro", "test", "sources", "lint", "lab", "ui", "bench", "example")
+TARGETS = ("setup", "data", "own", "repro", "test", "sources", "lint", "lab", "exp-show", "ui", "bench", "example")
 
 
 @pytest.fixture

@@ -168,6 +168,7 @@ def test_the_tables_and_plots_of_dvc_work(repository):
     repository.run("dvc", "plots", "show", "--out", "plots")
     page = (repository.root / "plots/index.html").read_text()
     assert page.count("<img") >= 5
+    assert page.count("/curves.png") + page.count("_curves.png") >= 1, "what is shown without a network"
     assert page.count("vega") >= 2
 
 

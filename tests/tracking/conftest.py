@@ -1,16 +1,20 @@
-"""Stores without the seconds that MLflow takes to make one."""
+"""Stores without the seconds that MLflow takes to make one, and journals that nobody sends."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from tesserae import tracking
 from tesserae.tracking.store import make_client
 
+OUTSIDE = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC_STAGE", "DVC_EXP_BASELINE_REV",
+           tracking.RUN_VARIABLE)
+
 
 @pytest.fixture(autouse=True)
 def _no_store_from_outside(monkeypatch):
-    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_STAGE", "DVC_EXP_BASELINE_REV", tracking.RUN_VARIABLE):
+    for name in OUTSIDE:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -18,12 +22,10 @@ def _no_store_from_outside(monkeypatch):
 def store_of(tmp_path_factory):
     """Makes folders with an empty store each."""
     first = tmp_path_factory.mktemp("first")
-    make_client(first).search_experiments()
+    make_client(first)
 
     def make():
-        folder = tmp_path_factory.mktemp("store")
-        shutil.copy(first / "mlflow.db", folder)
-        return folder
+        return shutil.copytree(first, tmp_path_factory.mktemp("store"), dirs_exist_ok=True)
 
     return make
 
@@ -32,3 +34,10 @@ def store_of(tmp_path_factory):
 def home(store_of):
     """A folder with an empty store of its own."""
     return store_of()
+
+
+@pytest.fixture
+def unsent(monkeypatch):
+    """Runs only write their journals."""
+    ended = SimpleNamespace(poll=lambda: 0, stdout=SimpleNamespace(readline=lambda: ""))
+    monkeypatch.setattr(tracking.run, "start_sender", lambda _: ended)

@@ -12,7 +12,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tesserae import tracking
-from tesserae.tracking.provenance import provenance
+from tesserae.tracking.describe import changes, datasets_read, provenance
+from tesserae.tracking.journal import journals
+from tesserae.tracking.replay import Store, deliver
+from tesserae.tracking.store import make_client
 
 pytestmark = pytest.mark.slow
 
@@ -57,16 +60,19 @@ def test_what_is_logged_comes_back(root):
 
 
 def test_tags_tie_a_run_to_code_data_and_parameters(tmp_path, monkeypatch):
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     (tmp_path / "data.dvc").write_text("outs:\n- md5: 0123abcd.dir\n  path: data\n")
-    subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "add", "."], check=True)
-    subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "x")
     monkeypatch.setenv("DVC_STAGE", "vqgan@image")
     monkeypatch.setenv("DVC_EXP_NAME", "wide")
     tags = tracking.provenance(tmp_path, "vqgan-image", {"a": {"b": 1}})
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-    assert tags["git.commit"] == head.stdout.strip()
+    head = subprocess.run(["git", "-C", tmp_path, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    assert tags["git.commit"] == tags["mlflow.source.git.commit"] == head.stdout.strip()
+    assert tags["mlflow.source.type"] == "LOCAL"
+    assert tags["mlflow.source.name"]
+    assert tags["mlflow.source.git.branch"]
+    assert tags["mlflow.user"]
     assert tags["git.dirty"] == "false"
     assert tags["data.hash"] == "0123abcd"
     assert (tags["dvc.stage"], tags["dvc.experiment"]) == ("vqgan@image", "wide")
@@ -80,35 +86,142 @@ def test_params_hash_is_of_values_not_of_order():
     assert tracking.params_hash({"a": 1}) != tracking.params_hash({"a": 2})
 
 
-def test_an_environment_variable_names_the_run_to_join(root, monkeypatch):
+def git(folder, *words):
+    subprocess.run(["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=b", *words], check=True)
+
+
+def committed(folder, params):
+    (folder / "params.yaml").write_text(params)
+    git(folder, "init", "-q")
+    git(folder, "add", "params.yaml")
+    git(folder, "commit", "-q", "-m", "x")
+
+
+def test_a_name_says_what_differs_from_the_committed_parameters(tmp_path):
+    assert changes(tmp_path, {"seed": 1}) == "", "no repository"
+    committed(tmp_path, "seed: 0\nvqgan:\n  image: {lr: 1.0e-4, betas: [0.5, 0.9], levels: auto, steps: 10}\n"
+                        "  edge: {steps: 10}\n")
+    values = {"seed": 0, "vqgan": {"image": {"lr": 1e-4, "betas": (0.5, 0.9), "levels": [4], "steps": 10.0}}}
+    assert changes(tmp_path, values) == ""
+    assert changes(tmp_path, values | {"seed": 1}) == "seed=1"
+    values["vqgan"] = {"image": {"lr": 2e-4, "steps": 20}, "edge": {"steps": 5}}
+    assert changes(tmp_path, values) == "lr=0.0002, vqgan.image.steps=20, vqgan.edge.steps=5"
+
+
+def test_a_run_begins_when_something_is_recorded(home):
+    tracking.start_run(home, "opened").finish()
+    assert tracking.runs_table(home).empty
+    assert not list((home / ".tracking").glob("outbox/*"))
+
+
+def test_a_cell_that_is_run_again_leaves_no_orphan(home):
+    first = tracking.start_run(home, "vqgan-image")
+    first.metrics({"rec": 1}, 1)
+    second = tracking.start_run(home, "vqgan-image")
+    first.metrics({"rec": 2}, 2)  # goes on until the second records
+    second.metrics({"rec": 3}, 1)
+    first.metrics({"rec": 4}, 3)
+    second.finish()
+    while journals(home):
+        time.sleep(0.05)
+    assert sorted(tracking.runs_table(home)[["status", "metrics.rec"]].itertuples(index=False, name=None)) == [
+        ("FINISHED", 3), ("KILLED", 2)]
+
+
+def test_a_process_joins_the_run_of_another(root, monkeypatch):
     first = tracking.start_run(root, "joined", {"seed": 0})
-    first.flush()
+    first.begin()
     monkeypatch.setenv(tracking.RUN_VARIABLE, first.key)
-    second = tracking.start_run(root, "joined", {"seed": 0, "more": 1})
-    second.metrics({"n": 1})
-    first.flush()  # who started the run sends, also for those that joined it
-    assert second.id == first.id
+    second = tracking.start_run(root, "joined", {"seed": 0})
+    second.metrics({"n": 1}, section="report")
+    first.flush()  # who began the run sends, also for those that joined it
     table = tracking.runs_table(root, "joined")
     assert len(table) == 1
-    assert (table["status"][0], table["metrics.n"][0], table["params.more"][0]) == ("RUNNING", 1, 1)
-    monkeypatch.setenv(tracking.RUN_VARIABLE, first.id)  # a run of the store
-    third = tracking.start_run(root, "joined")
-    third.metrics({"n": 2})
-    third.flush()
-    assert tracking.history(root, first.id, ["n"])["n"].tolist() == [2]
+    assert (table["status"][0], table["metrics.n"][0], table["run_id"][0]) == ("RUNNING", 1, first.id)
     monkeypatch.setenv(tracking.RUN_VARIABLE, "")
-    assert tracking.start_run(root, "joined").key is None  # the pipeline has none
+    silent = tracking.start_run(root, "joined")
+    silent.metrics({"n": 2})
+    assert silent.key is None, "the pipeline wants none"
+    first.finish()
+    assert tracking.runs_table(root, "joined")["status"].tolist() == ["FINISHED"]
 
 
-def test_a_run_that_died_without_a_word_is_ended_by_the_next(root):
-    code = "import os; from tesserae import tracking as t; t.start_run('.', 'dies').flush(); os._exit(9)"
-    subprocess.run([sys.executable, "-c", code], cwd=root, check=False)
-    alive = tracking.start_run(root, "lives")
-    alive.flush()  # its own first, then what the dead left
-    assert tracking.runs_table(root, "dies")["status"].tolist() == ["KILLED"]
-    tracking.start_run(root, "another").finish()
-    assert tracking.runs_table(root, "lives")["status"].tolist() == ["RUNNING"]
-    alive.finish()
+def test_stages_of_one_execution_of_dvc_have_a_parent(home, monkeypatch, unsent):
+    monkeypatch.setenv("DVC_EXP_NAME", "wide")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123456789abcdef")
+    for name, status in (("prepare", "FINISHED"), ("vqgan-image", "FAILED")):
+        run = tracking.start_run(home, name)
+        run.metrics({"n": 1}, 1)
+        run.finish(status)
+        deliver(*journals(home), Store(home))
+    monkeypatch.delenv("DVC_EXP_NAME")
+    alone = tracking.start_run(home, "alone")
+    alone.begin()
+    alone.finish()
+    deliver(*journals(home), Store(home))
+    client = make_client(home)
+    experiment = client.get_experiment_by_name("tesserae").experiment_id
+    runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+    assert set(runs) == {"wide", "prepare: wide", "vqgan-image: wide", "alone"}
+    parents = {name: run.data.tags.get("mlflow.parentRunId") for name, run in runs.items()}
+    assert parents == {"wide": None, "alone": None, "prepare: wide": runs["wide"].info.run_id,
+                       "vqgan-image: wide": runs["wide"].info.run_id}
+    assert runs["wide"].info.status == "FAILED"
+    assert sorted(tracking.runs_table(home)["stage"]) == ["alone", "prepare", "vqgan-image"]
+
+
+def test_the_environment_names_store_and_experiment(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    run = tracking.start_run(home, "prepare")
+    run.metrics({"n": 1}, 1)
+    run.finish()
+    assert tracking.runs_table(home)["run_id"].tolist() == [run.id]
+    client = make_client(home, f"sqlite:///{tmp_path}/other.db")
+    assert client.get_experiment(client.get_run(run.id).info.experiment_id).name == "mine"
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    assert tracking.runs_table(home).empty
+
+
+def test_a_run_describes_itself(home, unsent):
+    (home / "dvc.yaml").write_text("stages:\n  vqgan:\n    foreach: [image]\n    do: {desc: Learn a codebook}\n")
+    for split, digest in (("train", "0123"), ("validation", "4567")):
+        (home / "prepared" / split).mkdir(parents=True)
+        (home / "prepared" / split / "state.json").write_text(json.dumps({"_fingerprint": digest}))
+    (home / "run.ipynb").write_text(json.dumps({
+        "cells": [{"cell_type": "markdown", "metadata": {}, "source": ["# A headline"]}],
+        "metadata": {}, "nbformat": 4, "nbformat_minor": 4}))
+    assert len(datasets_read(home)) == 2
+    run = tracking.start_run(home, "vqgan-image")
+    run.metrics({"rec": 0.3, "val_rec": 0.4}, 10)
+    run.metrics({"rfid": 4.25, "val_lpips": 0.3}, 10, section="report")
+    run.artifact(home / "run.ipynb", "notebook")
+    run.finish()
+    store = Store(home)
+    deliver(*journals(home), store)
+    found = store.client.get_run(store.client.search_runs([store.experiment])[0].info.run_id)
+    assert found.data.tags["mlflow.note.content"] == (
+        "**vqgan-image**: Learn a codebook.\n\nrfid **4.25**, val_lpips **0.3**")
+    assert set(found.data.metrics) == {"train/rec", "val/rec", "val/lpips", "report/rfid"}
+    assert [(each.dataset.name, each.dataset.digest, each.tags[0].value) for each in found.inputs.dataset_inputs] == [
+        ("prepared/train", "0123", "training"), ("prepared/validation", "4567", "validation")]
+    (page,) = (home / "mlruns").rglob("run.html")
+    assert ">A headline<" in page.read_text()
+    row = tracking.runs_table(home).iloc[0]
+    assert (row["metrics.rec"], row["metrics.val_rec"], row["metrics.rfid"]) == (0.3, 0.4, 4.25)
+
+
+def test_runs_of_an_older_version_are_read(home):
+    """Their metrics have no sections, their pictures other separators."""
+    store = Store(home)
+    run = store.client.create_run(store.experiment, tags={"stage": "vqgan-image"}).info.run_id
+    store.client.log_metric(run, "val_lpips", 0.5, step=3)
+    store.client.log_metric(run, "val/lpips", 0.4, step=4)  # as a newer one
+    (home / "images").mkdir()
+    Image.new("RGB", (4, 4)).save(home / "images" / "samples%step%2%timestamp%1%ab-c.png")
+    store.client.log_artifacts(run, str(home / "images"), "images")
+    assert tracking.history(home, run)["val_lpips"].tolist() == [0.5, 0.4]
+    assert [(key, step) for key, step, _ in tracking.images(home, run)] == [("samples", 2)]
 
 
 @pytest.mark.parametrize(
@@ -180,23 +293,20 @@ def test_importing_the_module_does_not_import_mlflow():
 
 
 def test_a_new_store_is_made_without_noise(tmp_path):
-    code = "from tesserae import tracking; tracking.start_run('.', 'prepare', {'a': 1}).finish()"
+    code = "from tesserae import tracking as t; r = t.start_run('.', 'prepare', {'a': 1}); r.begin(); r.finish()"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "mlflow.db").is_file()
 
 
 def test_a_notebook_that_was_only_saved_leaves_the_code_clean(tmp_path):
-    def git(*words):
-        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=b", *words], check=True)
-
     cells = [{"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": ["x = 1"]}]
     path = tmp_path / "notebooks/05_sample.ipynb"
     path.parent.mkdir()
     path.write_text(json.dumps({"cells": cells}))
-    git("init", "-q")
-    git("add", ".")
-    git("commit", "-q", "-m", "x")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "x")
     for execution_count, source, dirty in ((None, "x = 1", "false"), (3, "x = 1\n", "false"), (3, "x = 2", "true")):
         path.write_text(json.dumps({"cells": [cells[0] | {"execution_count": execution_count, "source": source}]}))
         assert provenance(tmp_path, "sample-class", {})["git.dirty"] == dirty

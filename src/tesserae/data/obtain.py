@@ -3,13 +3,14 @@
     python -m tesserae.data.obtain
 
 Landscapes are rendered only where data.dvc stands for them: a project of other pictures, whose pull fails, is not
-filled with landscapes. `meta` in data.dvc holds the hash of the landscapes that were rendered last; where it is the
-hash of the data, the data are those landscapes.
+filled with landscapes. `meta` in data.dvc holds the hash of the landscapes that were rendered last, and their
+parameters; where that hash is the hash of the data, the data are those landscapes.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -24,7 +25,7 @@ from tesserae.params import Params, load_params
 from tesserae.scenes.render import write_scenes
 
 TRACKED = "data.dvc"
-LANDSCAPES = "landscapes"  # the key in its `meta`
+LANDSCAPES, SCENES = "landscapes", "scenes"  # keys in its `meta`: their hash, and the parameters
 HALF = Path(".dvc/tmp/tesserae/obtaining")  # there while data/ is being filled
 
 
@@ -58,7 +59,28 @@ def obtain(root: Path, params: Params) -> None:
     scenes = params.scenes
     write_scenes(data, scenes.count, scenes.size, scenes.seed, tell("landscapes"))
     if tracked.is_file():
-        _record(root)
+        _record(root, params)
+
+
+def is_outdated(root: Path, params: Params) -> bool:
+    """Whether data.dvc stands for landscapes of other parameters than `scenes` has now."""
+    tracked = root / TRACKED
+    if not is_landscapes(tracked):
+        return False
+    return _content(tracked)["meta"].get(SCENES) not in (None, params.scenes.model_dump())
+
+
+def render_anew(root: Path, params: Params) -> None:
+    """Put the landscapes that the parameters ask for in the place of those in data/, and record them in data.dvc.
+
+    Nothing is lost: the old ones are rendered again, to the bit, when the parameters are as they were. Where this is
+    stopped, `obtain` fills data/. Raises ScenesError.
+    """
+    scenes = params.scenes
+    print("data/ holds the landscapes of other parameters: it is rendered anew.", flush=True)
+    shutil.rmtree(root / "data", ignore_errors=True)
+    write_scenes(root / "data", scenes.count, scenes.size, scenes.seed, tell("landscapes"))
+    _record(root, params)
 
 
 def is_landscapes(tracked: Path) -> bool:
@@ -90,7 +112,7 @@ def _from_dvc(root: Path, half: Path) -> str | None:
     return None
 
 
-def _record(root: Path) -> None:
+def _record(root: Path, params: Params) -> None:
     """Have data.dvc, and its `meta`, stand for the landscapes that were just rendered."""
     done = _dvc(root, "commit", "--force", "--quiet", TRACKED)
     if done.returncode:
@@ -100,10 +122,10 @@ def _record(root: Path) -> None:
     tracked = root / TRACKED
     content = _content(tracked)
     with suppress(KeyError, IndexError, TypeError):
-        md5 = content["outs"][0]["md5"]
-        if (content.get("meta") or {}).get(LANDSCAPES) != md5:
-            content["meta"] = (content.get("meta") or {}) | {LANDSCAPES: md5}
-            _write(tracked, content)
+        made = {LANDSCAPES: content["outs"][0]["md5"], SCENES: params.scenes.model_dump()}
+        before = content.get("meta") or {}
+        if before | made != before:
+            _write(tracked, content | {"meta": before | made})
 
 
 def _content(tracked: Path) -> Any:

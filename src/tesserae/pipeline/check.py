@@ -22,6 +22,7 @@ from typing import Any
 
 from tesserae.data.contents import Contents, contents_of
 from tesserae.data.left_out import check_columns
+from tesserae.data.obtain import TRACKED, is_landscapes, is_outdated, render_anew
 from tesserae.data.raw import find_source, list_raw
 from tesserae.data.raw_tables import HUB_KEYS, check_hub
 from tesserae.data.sources import read_made
@@ -29,13 +30,12 @@ from tesserae.errors import TesseraeError, is_full
 from tesserae.files import find_root, write_atomically
 from tesserae.named import check_named
 from tesserae.params import Params, load_params
-from tesserae.params.listed import with_listed_keys
 from tesserae.pipeline.earlier import said, set_aside
-from tesserae.pipeline.kernel import die_with_dvc
-from tesserae.pipeline.repair import keep_lock
+from tesserae.pipeline.parent import end_with_dvc
+from tesserae.pipeline.repair import complete, keep_lock
 from tesserae.source_code.notebooks import code_of_notebook, read_notebook
 from tesserae.stage import inception_weights
-from tesserae.tracking.provenance import flatten
+from tesserae.tracking.describe import flatten
 from tesserae.tracking.store import real_root
 
 CHECKED = ".checked"
@@ -56,7 +56,8 @@ def check(root: Path) -> None:
     made that are no more to earlier/, and has data.dvc follow the pictures in data/.
     """
     home = real_root(root)
-    complete(root)
+    for sentence in complete(root):
+        print(sentence)
     params = load_params(os.path.relpath(root / "params.yaml"))
     check_named(params, root, home, prepared=False)
     _weights(inception_weights(params, root, home), home)
@@ -64,7 +65,7 @@ def check(root: Path) -> None:
                  for path in sorted((root / "notebooks").glob("[0-9]*.ipynb"))}
     source = _source(params, root, home)
     if root == home:
-        _say_new_source(params.prepare.source, _state(home) / "params.yaml")
+        _log_changes(params, home)
         moved = set_aside(root, params)
         if moved:
             print(said(moved))
@@ -73,22 +74,6 @@ def check(root: Path) -> None:
     if root == home:
         with suppress(OSError):  # it only serves a sentence
             shutil.copyfile(root / "params.yaml", _state(home) / "params.yaml")
-
-
-def complete(root: Path) -> None:
-    """Add to params.yaml the keys that dvc.yaml lists and the file lacks, and say so. Raises ParamsError."""
-    path = root / "params.yaml"
-    if not path.is_file():
-        return  # which `load_params` says
-    named = os.path.relpath(path)
-    try:
-        before = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return  # this, too
-    text, missing = with_listed_keys(before, named)
-    if missing:
-        write_atomically(path, text.encode())
-        print(f"{named} had no {', '.join(missing)}: added at its end, with the default.")
 
 
 def _weights(file: Path | None, home: Path) -> None:
@@ -129,8 +114,17 @@ def _source(params: Params, root: Path, home: Path) -> dict[str, Any]:
     wanted = {name: block.column for name, block in params.vqgan.items() if block.column != "image"}
     if wanted:
         check_columns(named, list_raw(place).columns, wanted)
+    if resolved != (home / "data").resolve():
+        return {"files": contents.files, "contents": contents.digest}
     if root == home:
-        _follow(home, resolved, contents)
+        _follow(home, contents)
+    if not place.is_symlink() and is_outdated(home, params):
+        if root != home:
+            raise CheckError("scenes has other values than the landscapes in data/, which an experiment in a copy of "
+                             "the repository shares: run it without --queue and --temp, as dvc exp run -S "
+                             f"scenes.seed={params.scenes.seed}.")
+        render_anew(home, params)
+        contents = contents_of(place, _state(home) / "contents.sqlite", _late(f"files of {named}"))
     return {"files": contents.files, "contents": contents.digest}
 
 
@@ -154,20 +148,23 @@ def _missing(named: str, place: Path, home: Path) -> str:
     return f"prepare.source = {named} is not there: put the pictures there, or name the folder that holds them."
 
 
-def _say_new_source(source: str, accepted: Path) -> None:
-    """Copying another preset over params.yaml takes one's pictures out of it, which is easily overlooked."""
+def _log_changes(params: Params, home: Path) -> None:
+    """Print what is easily overlooked: another preset has another source; `scenes` is for landscapes alone."""
     with suppress(TesseraeError):  # the first check of all, or a file of an older version
-        before = load_params(accepted).prepare.source
-        if before != source:
-            print(f"prepare.source was {before} and is {source} now.")
+        before = load_params(_state(home) / "params.yaml")
+        if before.prepare.source != params.prepare.source:
+            print(f"prepare.source was {before.prepare.source} and is {params.prepare.source} now.")
+        if before.scenes != params.scenes and not is_landscapes(home / TRACKED):
+            print(f"scenes has changed, and the pictures have not: {TRACKED} does not say that they are landscapes. "
+                  "To have some rendered, set prepare.source to data, move data/ away, and run make data.")
 
 
-def _follow(home: Path, source: Path, contents: Contents) -> None:
+def _follow(home: Path, contents: Contents) -> None:
     """Have data.dvc record what data/ holds, as `dvc repro` does where a stage depends on data/ itself.
 
     Then experiments, which begin with a checkout, get these pictures, and `dvc push` sends them.
     """
-    if source != (home / "data").resolve() or not (home / "data.dvc").is_file():
+    if not (home / "data.dvc").is_file():
         return
     known = _state(home) / "data.json"
     if _read(known) == [contents.digest, (home / "data.dvc").read_text(encoding="utf-8")]:
@@ -250,8 +247,8 @@ def main() -> int:
     """The command: 0 where all is well, 1 after a sentence."""
     try:
         root = find_root()
+        end_with_dvc()
         if os.environ.get("DVC_STAGE"):
-            die_with_dvc()
             keep_lock(root)
         try:
             check(root)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]  # src/tesserae
@@ -82,9 +83,7 @@ def _module_of(module: str, name: str) -> str:
 
 def _lazy() -> dict[str, str]:
     """The names that tesserae/__init__.py imports when they are asked for, and their modules."""
-    import tesserae
-
-    return tesserae.LAZY
+    return import_module(NAME).LAZY
 
 
 @cache

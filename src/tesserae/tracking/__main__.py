@@ -14,10 +14,20 @@ from collections import Counter
 from pathlib import Path
 
 from tesserae.errors import TesseraeError
-from tesserae.tracking.outbox import Box, Outbox, in_words
-from tesserae.tracking.sending import Store, Unusable, deliver
-from tesserae.tracking.sqlite import StoreFault
-from tesserae.tracking.store import default_uri, explained, make_client, reason_of, shown, tracking_uri
+from tesserae.tracking.journal import Journal, in_words, journals
+from tesserae.tracking.replay import Store, Unusable, deliver
+from tesserae.tracking.store import (
+    IMPATIENT,
+    StoreFault,
+    default_uri,
+    experiment_id,
+    explained,
+    make_client,
+    real_root,
+    reason_of,
+    shown,
+    tracking_uri,
+)
 
 PORTS = 50
 
@@ -32,7 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
     shows.add_argument("--port", type=int, default=5000, help="this or the next free one (default: %(default)s)")
     options = parser.parse_args(arguments)
     from tesserae.files import find_root
-    from tesserae.tracking.store import real_root
 
     try:
         home = real_root(find_root())
@@ -46,52 +55,43 @@ def main(arguments: list[str] | None = None) -> int:
 
 def sync(home: Path, to: str | None = None) -> int:
     """Send what waits below `home`, each run to its own store or to `to`; print what was sent and what is left."""
-    stores: dict[str | None, Store] = {}
-    down: dict[str | None, str | StoreFault] = {}
-    left = 0
-    every = Outbox(home).boxes()
-    boxes = [box for box in every if not box.lives()]
-    if len(boxes) < len(every):
-        living = len(every) - len(boxes)
+    for key, value in IMPATIENT.items():
+        os.environ.setdefault(key, value)
+    every = journals(home)
+    waiting = [each for each in every if each.over()]
+    living = len(every) - len(waiting)
+    if living:
         print("1 run is still being recorded: its stage sends it." if living == 1 else
               f"{living} runs are still being recorded: their stages send them.")
-    if not boxes:
-        print("Nothing else waits in .tracking/outbox." if every else "Nothing waits in .tracking/outbox.")
+    if not waiting:
+        print("Nothing else waits in .tracking/outbox." if living else "Nothing waits in .tracking/outbox.")
         return 0
-    for box in boxes:
-        uri = _own(home) if box.unusable else box.header.get("uri")
-        uri = to if to and not box.run_id else uri  # what one store has begun, another cannot go on with
-        store = stores.setdefault(uri, Store(home, uri))
-        sent, problem = Counter(), down.get(uri)
-        if problem is None:
-            try:
-                problem = None if deliver(box, store, sent) else "another process sends it"
-            except Exception as error:
-                problem = down[uri] = _problem(error, uri or default_uri(home))
-        left += _tell(box, sent, problem)
+    down: dict[str | None, str | StoreFault] = {}
+    left = sum(_send(journal, home, to, down) for journal in waiting)
     faults = [problem for problem in down.values() if isinstance(problem, StoreFault)]
     print(*faults, sep="\n", end="\n" * bool(faults))
     if left:
         when = "that is done" if faults and len(faults) == len(down) else "their store is back"
-        print(f"{left} of {len(boxes)} runs wait: run the same command again when {when}.")
+        print(f"{left} of {len(waiting)} runs wait: run the same command again when {when}.")
     else:
-        print(f"Everything is sent: {len(boxes)} {'run' if len(boxes) == 1 else 'runs'}.")
+        print(f"Everything is sent: {len(waiting)} {'run' if len(waiting) == 1 else 'runs'}.")
     return int(left > 0)
 
 
 def ui(home: Path, port: int) -> int:
-    """MLflow's pages, in this process's place; the store is made where it is missing, and follows a moved clone."""
+    """MLflow's pages, in this process's place; the store is made where it is missing."""
     free = next((each for each in range(port, min(port + PORTS, 65536)) if _is_free(each)), None)
     if free is None:
         raise TesseraeError(f"Port {port} cannot be used, nor any of the {PORTS} from it on: name another one, as in "
                             "make ui PORT=8080.")
     try:
-        make_client(home)
+        experiment = experiment_id(make_client(home), home)
     except Exception as error:
         raise explained(error, default_uri(home)) from None
     taken = "" if free == port else f"Port {port} is taken. "
-    print(f"{taken}The runs are at http://127.0.0.1:{free}", flush=True)
+    print(f"{taken}The runs are at http://127.0.0.1:{free}/#/experiments/{experiment}/runs", flush=True)
     os.chdir(home)
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # workers for what this project does not use
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--backend-store-uri",
                               "sqlite:///mlflow.db", "--host", "127.0.0.1", "--port", str(free)])
 
@@ -106,9 +106,27 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _own(home: Path) -> str | None:
-    uri = tracking_uri(home)
-    return None if uri == default_uri(home) else uri
+def _send(journal: Journal, home: Path, to: str | None, down: dict[str | None, str | StoreFault]) -> bool:
+    """Send a run, and print a line of it; whether something of it waits. down: stores that fail, and how."""
+    header, sent = journal.header, Counter()
+    uri = tracking_uri(home) if journal.sent.get("unusable") else header.get("uri")
+    if to and not journal.sent.get("run_id"):
+        uri = to  # what one store has begun, another cannot go on with
+    problem = down.get(uri)
+    if problem is None:
+        try:
+            problem = None if deliver(journal, Store(home, uri, header.get("experiment")), sent) else (
+                "another process sends it")
+        except Exception as error:
+            problem = down[uri] = _problem(error, uri or default_uri(home))
+    said = [f"sent {in_words(sent)}"] if in_words(sent) else []
+    if sent["refused"]:
+        said.append(f"the store refused {sent['refused']:,}, kept in .tracking/refused/{journal.key}")
+    if waits := journal.exists():
+        reason = "" if problem is None or isinstance(problem, StoreFault) else f": {problem}"
+        said.append(f"not sent yet {in_words(journal.waiting()) or 'how it ended'}{reason}")
+    print(f"{journal.key}: {'; '.join(said) or 'ended'}.")
+    return waits
 
 
 def _problem(error: Exception, uri: str) -> str | StoreFault:
@@ -118,19 +136,6 @@ def _problem(error: Exception, uri: str) -> str | StoreFault:
     if isinstance(error, Unusable):
         return f"{shown(uri)} cannot be used ({reason_of(error)}); name another store with --to"
     return f"{shown(uri)} fails ({reason_of(error)})"
-
-
-def _tell(box: Box, sent: Counter, problem: str | StoreFault | None) -> bool:
-    """One line for a run; whether something of it waits."""
-    said = [f"sent {in_words(sent)}"] if in_words(sent) else []
-    if sent["refused"]:
-        said.append(f"the store refused {sent['refused']:,}, kept in .tracking/refused/{box.key}")
-    waits = box.folder.is_dir()
-    if waits:
-        reason = "" if problem is None or isinstance(problem, StoreFault) else f": {problem}"
-        said.append(f"not sent yet {in_words(*box.waiting()) or 'how it ended'}{reason}")
-    print(f"{box.key}: {'; '.join(said) or 'ended'}.")
-    return waits
 
 
 if __name__ == "__main__":

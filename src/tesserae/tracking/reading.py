@@ -1,44 +1,45 @@
-"""What the store holds, as tables and files."""
+"""What the store holds, as tables and files.
+
+Metrics have the names that stages record: those of newer runs lie in sections of the store, train/nll and val/nll and
+report/rfid, those of older runs do not; both are nll, val_nll and rfid here.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from tesserae.tracking.store import experiment_id, make_client
+from tesserae.tracking.replay import GROUP_TAG
+from tesserae.tracking.store import PICTURES, SCHEME, experiment_id, experiment_name, make_client, real_root
 
 HIDDEN = ("mlflow.", "tesserae.", "pid")  # tags that say nothing to a reader
 
 
 def runs_table(root: str | Path, stage: str | None = None):
-    """Every run of the store, the newest first, as a DataFrame.
+    """Every stage's run in the experiment, the newest first, as a DataFrame.
 
     Columns: run_id, stage, status, start_time, minutes, then params.*, metrics.* (last values) and tags.*;
     numbers are numbers. `stage` keeps only the runs of one stage, for instance "vqgan-image".
     """
     import pandas as pd
 
-    client, experiment = _opened(root)
-    runs, token = [], None
-    query = f"tags.stage = '{stage}'" if stage else ""
-    while True:
-        page = client.search_runs([experiment], query, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            break
     rows = []
-    for run in runs:
+    for run in _runs(root, f"tags.stage = '{stage}'" if stage else ""):
         info, data = run.info, run.data
+        if GROUP_TAG in data.tags:
+            continue
+        metrics = {plain_name(key): data.metrics[key] for key in _sorted(data.metrics)}
         rows.append(
             {"run_id": info.run_id, "stage": data.tags.get("stage", info.run_name), "status": info.status,
              "start_time": pd.Timestamp(info.start_time, unit="ms"),
              "minutes": (info.end_time - info.start_time) / 60_000 if info.end_time else float("nan")}
             | {f"params.{k}": _value(v) for k, v in sorted(data.params.items())}
-            | {f"metrics.{k}": v for k, v in sorted(data.metrics.items())}
+            | {f"metrics.{k}": v for k, v in sorted(metrics.items())}
             | {f"tags.{k}": v for k, v in sorted(data.tags.items()) if not k.startswith(HIDDEN)}
         )
     first = ["run_id", "stage", "status", "start_time", "minutes"]
@@ -50,39 +51,71 @@ def history(root: str | Path, run_id: str, keys: list[str] | None = None):
     import pandas as pd
 
     client = _client(root)
-    keys = sorted(client.get_run(run_id).data.metrics) if keys is None else list(keys)
-    series = {}
-    for key in keys:
-        points = sorted(client.get_metric_history(run_id, key), key=lambda m: (m.step, m.timestamp))
-        series[key] = pd.Series({m.step: m.value for m in points}, dtype=float)  # the last value of a step
-    table = pd.DataFrame(series, columns=keys)
+    series: dict[str, dict[int, float]] = {} if keys is None else {key: {} for key in keys}
+    for name in _sorted(client.get_run(run_id).data.metrics):
+        key = plain_name(name)
+        if keys is None or key in keys:
+            points = sorted(client.get_metric_history(run_id, name), key=lambda m: (m.step, m.timestamp))
+            series.setdefault(key, {}).update({m.step: m.value for m in points})  # the last value of a step
+    table = pd.DataFrame({key: pd.Series(values, dtype=float) for key, values in sorted(series.items())})
+    table = table if keys is None else table[list(keys)]
     return table.sort_index().rename_axis("step").reset_index()
 
 
 def images(root: str | Path, run_id: str) -> list[tuple[str, int, Path]]:
     """The pictures of a run that were recorded by step: (key, step, file), in order of key and step."""
-    from mlflow.utils.file_utils import local_file_uri_to_path
-
     client = _client(root)
-    where = client.get_run(run_id).info.artifact_uri
-    local = Path(local_file_uri_to_path(where)) if where.startswith("file:") else None
-    found = []
-    for item in client.list_artifacts(run_id, "images"):
-        match = re.fullmatch(r"images/(?P<key>.+?)[+%]step[+%](?P<step>\d+)[+%]timestamp.*\.png", item.path)
+    local = _folder_of(root, client.get_run(run_id).info)
+    found = {}
+    names = [each.path for each in client.list_artifacts(run_id, "images")] if local is None else [
+        f"images/{each.name}" for each in (local / "images").glob("*.png")]
+    for name in sorted(names):
+        match = re.fullmatch(r"images/(?P<key>.+?)[+%]step[+%](?P<step>\d+)[+%]timestamp[+%](?P<at>\d+).*\.png", name)
         if match:
-            file = local / item.path if local else Path(client.download_artifacts(run_id, item.path))
-            found.append((re.sub("[~#]", "/", match["key"]), int(match["step"]), file))
-    return sorted(found)
+            file = local / name if local else Path(client.download_artifacts(run_id, name))
+            key = re.sub("[~#]", "/", match["key"]).removeprefix(PICTURES)
+            found[key, int(match["step"]), match["at"]] = file
+    return sorted((key, step, file) for (key, step, _), file in found.items())
+
+
+def plain_name(key: str) -> str:
+    """"val/nll" -> "val_nll", "train/nll" -> "nll"; names of older runs stay."""
+    section, _, name = key.partition("/")
+    return {"train": name, "report": name, "val": f"val_{name}"}.get(section, key) if name else key
+
+
+def _sorted(keys: Iterable[str]) -> list[str]:
+    """Without the machine's own; of two metrics with one plain name the report's comes last, and counts."""
+    return sorted((key for key in keys if not key.startswith("system/")), key=lambda key: key.startswith("report/"))
+
+
+def _folder_of(root: str | Path, info) -> Path | None:
+    """The folder of a run's files; where it was moved with the repository, the one here. None: it is on a server."""
+    here = real_root(root) / "mlruns" / info.run_id / "artifacts"
+    address = urlsplit(info.artifact_uri)
+    if address.scheme == "file":
+        there = Path(unquote(address.path))
+        return there if there.is_dir() and not here.is_dir() else here
+    return here if address.scheme == SCHEME else None
+
+
+def _runs(root: str | Path, query: str) -> list:
+    """The experiment's runs, and those of the same experiment before the repository was moved."""
+    client, name = _client(root), experiment_name()
+    experiment_id(client, root, os.environ.get("MLFLOW_TRACKING_URI") or None)
+    ids = [each.experiment_id for each in client.search_experiments()
+           if each.name == name or each.name.startswith(f"{name} (from ")]
+    runs, token = [], None
+    while True:
+        page = client.search_runs(ids, query, order_by=["attributes.start_time DESC"], page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs
 
 
 def _client(root: str | Path):
     return make_client(root, os.environ.get("MLFLOW_TRACKING_URI") or None)
-
-
-def _opened(root: str | Path):
-    """The client and the id of the experiment; store and experiment are made where they are missing."""
-    client = _client(root)
-    return client, experiment_id(client, root, os.environ.get("MLFLOW_TRACKING_URI") or None)
 
 
 def _value(text: str) -> Any:

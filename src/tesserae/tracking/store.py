@@ -1,28 +1,38 @@
-"""The MLflow store: its address, a client that gives up soon, and what its failures mean."""
+"""The MLflow store: its address, a client for it, and one sentence for what is wrong with it.
+
+A new SQLite store is made aside and renamed, so that a kill leaves none or a whole one. One that another version of
+MLflow made is left alone: MLflow would migrate some older ones in place, without a backup.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from contextlib import ExitStack
+import shlex
+import shutil
+import sqlite3
+import sys
+import uuid
+from importlib import metadata
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from tesserae.errors import is_full
-from tesserae.tracking.sqlite import StoreFault, fault_of_file, path_of, prepare, take_along, uri_of, without_litter
+from tesserae.errors import TesseraeError, is_full
 
 EXPERIMENT = "tesserae"
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # what fails waits in the outbox
+PICTURES = "pictures/"  # the section of pictures by step
+SCHEME = "tesserae"  # of addresses of files that move with the repository: see artifacts.py
+
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # as MLflow's pages mark an experiment that trains
+IMPATIENT = {  # what fails waits in the outbox
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "GIT_PYTHON_REFRESH": "quiet",
 }
-REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
+
+
+class StoreFault(TesseraeError):
+    """The store cannot be used as it is: what it is, and the command that helps."""
 
 
 def real_root(root: str | Path) -> Path:
@@ -34,6 +44,11 @@ def real_root(root: str | Path) -> Path:
     return root
 
 
+def experiment_name() -> str:
+    """MLFLOW_EXPERIMENT_NAME where it is set."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
 def tracking_uri(root: str | Path) -> str:
     """MLFLOW_TRACKING_URI where it is set, else the SQLite file at the repository's root."""
     return os.environ.get("MLFLOW_TRACKING_URI") or default_uri(root)
@@ -41,7 +56,7 @@ def tracking_uri(root: str | Path) -> str:
 
 def default_uri(root: str | Path) -> str:
     """The SQLite file at the repository's root."""
-    return uri_of(real_root(root) / "mlflow.db")
+    return _uri_of(real_root(root) / "mlflow.db")
 
 
 def make_client(root: str | Path, uri: str | None = None):
@@ -49,67 +64,42 @@ def make_client(root: str | Path, uri: str | None = None):
 
     Raises StoreFault where that file cannot be used, and what MLflow raises.
     """
-    client = load_mlflow()
-    home, address = real_root(root), uri or default_uri(root)
-    file = path_of(address)
-    if file is None:
-        return client(address)
-    with _one_at_a_time(file), without_litter(address):
-        prepare(file, client)
-        if not uri:
-            take_along(file, home)
-        return client(address)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    from mlflow import MlflowClient
 
-
-def load_mlflow() -> type:
-    """MLflow's client class, of an MLflow that keeps quiet, gives up soon and tells nobody else."""
-    for key, value in QUIET.items():
-        os.environ.setdefault(key, value)
-    from mlflow.tracking import MlflowClient
-
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+    for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    return MlflowClient
+    address = uri or default_uri(root)
+    file = path_of(address)
+    if file:
+        _prepare(file, real_root(root))
+    return MlflowClient(address)
 
 
-def experiment_id(client, root: str | Path, uri: str | None = None) -> str:
-    """The id of the experiment, which is made where it is missing."""
+def experiment_id(client, root: str | Path, uri: str | None = None, name: str | None = None) -> str:
+    """The id of the experiment, which is made where it is missing.
+
+    An experiment of an older version has an absolute address for its files, which MLflow cannot change; where the
+    repository was moved since, that experiment gets another name, and a new one follows it.
+    """
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(EXPERIMENT)
+    name, home = name or experiment_name(), real_root(root)
+    found = client.get_experiment_by_name(name)
+    if found and not uri and found.artifact_location.startswith("file:"):
+        place = Path(unquote(urlsplit(found.artifact_location).path))
+        if place.name == "mlruns" and place != home / "mlruns":
+            client.rename_experiment(found.experiment_id, f"{name} (from {place.parent})")
+            found = None
     if found is None:
         try:
-            return client.create_experiment(EXPERIMENT, None if uri else (real_root(root) / "mlruns").as_uri())
+            return client.create_experiment(name, None if uri else _artifact_location(home), KIND)
         except MlflowException:  # another process was quicker
-            found = client.get_experiment_by_name(EXPERIMENT)
+            found = client.get_experiment_by_name(name)
             if found is None:
                 raise
     return found.experiment_id
-
-
-def _one_at_a_time(file: Path) -> ExitStack:
-    """A lock beside the file: MLflow's own making of a store does not bear two processes at once."""
-    from filelock import FileLock
-
-    stack = ExitStack()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(FileLock(f"{file}.lock"))
-    except OSError as error:
-        if not file.exists():
-            raise StoreFault(f"{file} cannot be made ({error.strerror}): see to the folder and its rights.") from None
-    return stack  # without a lock where the folder is read-only: a store that is there may be read
-
-
-def refuses(error: Exception) -> bool:
-    """Whether the store answered and will never take this record, so that trying again is of no use."""
-    return isinstance(error, (KeyError, TypeError)) or getattr(error, "error_code", "") in REFUSALS
-
-
-def passes_soon(error: Exception) -> bool:
-    """Whether another writer held the SQLite file too long."""
-    said = "database is locked" in str(error) or getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE"
-    return said or getattr(error, "passes", False)
 
 
 def shown(uri: str) -> str:
@@ -117,7 +107,7 @@ def shown(uri: str) -> str:
     return re.sub(r"(?<=://)[^@/]*@", "", uri)
 
 
-def fault_of(uri: str) -> str:
+def fault_of_address(uri: str) -> str:
     """What is wrong with an address by its form, "" where nothing is."""
     if not uri.startswith(("http://", "https://")):
         return ""
@@ -130,8 +120,19 @@ def fault_of(uri: str) -> str:
 
 def explained(error: Exception, uri: str) -> Exception:
     """The StoreFault that says best what the error means for a SQLite file; where there is none, the error."""
-    file = None if isinstance(error, StoreFault) else path_of(uri)
-    return (fault_of_file(file, error) if file else None) or error
+    path, text = path_of(uri), str(error)
+    if path is None or isinstance(error, StoreFault):
+        return error
+    for words, sentence in (
+        ("database is locked", f"{path} is locked by another program, such as a database browser: close that."),
+        ("not a database", f"{path.name} is no SQLite file, so MLflow cannot use it: {_away(path)}."),
+        ("malformed", f"{path.name} is damaged: {_away(path)}."),
+        ("readonly", f"{path} may not be written: see to the rights of the file and of its folder."),
+        ("unable to open", f"{path} may not be written: see to the rights of the file and of its folder."),
+    ):
+        if words in text:
+            return StoreFault(sentence)
+    return error
 
 
 def reason_of(error: Exception) -> str:
@@ -144,3 +145,105 @@ def reason_of(error: Exception) -> str:
     found = re.findall(r"\[Errno -?\d+\] ([^'\")]+)|(timed out|No module named [\w'.]+)", text)
     reason = next((part for pair in reversed(found) for part in pair if part), text)
     return re.split(r"(?<=\w)\. ", reason)[0].strip()[:200]
+
+
+def _artifact_location(home: Path) -> str:
+    """Where runs' files go: an address that moves with the repository, where MLflow has been told of its kind."""
+    known = metadata.entry_points(group="mlflow.artifact_repository", name=SCHEME)
+    return f"{SCHEME}:/mlruns" if known else (home / "mlruns").as_uri()
+
+
+def _uri_of(path: Path) -> str:
+    """The address by which MLflow opens this file: what SQLAlchemy unescapes is escaped."""
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def path_of(uri: str) -> Path | None:
+    """The file that an address names; None where it names no file."""
+    if not uri.startswith("sqlite:"):
+        return None
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        name = make_url(uri).database
+    except ArgumentError:
+        return None
+    return Path(name).absolute() if name and name != ":memory:" and not name.startswith("file:") else None
+
+
+def _prepare(path: Path, home: Path) -> None:
+    """Make the store where it is missing; see that this MLflow made it where it is there. Raises StoreFault."""
+    from filelock import FileLock
+
+    if path.is_dir():
+        raise StoreFault(f"{path.name} is a folder, so MLflow has no store: {_away(path)}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        empty = _empty_store(home)
+        if not path.exists() or not path.stat().st_size:
+            with FileLock(f"{path}.lock"):
+                if not path.exists() or not path.stat().st_size:
+                    _put(empty, path)
+        found, wanted = _revision(path), _revision(empty)
+    except (OSError, sqlite3.Error) as error:
+        raise explained(error, _uri_of(path)) from None
+    if found is None:
+        raise StoreFault(f"{path.name} holds no whole store, as after a kill while MLflow made it: {_away(path)}.")
+    if found != wanted:
+        copy = f"cp {shlex.quote(str(path))} {shlex.quote(f'{path}.bak')}"
+        upgrade = f"{shlex.quote(sys.executable)} -m mlflow db upgrade {shlex.quote(_uri_of(path))}"
+        raise StoreFault(f"{path.name} is of another version of MLflow than the {metadata.version('mlflow')} here: "
+                         f"if that was older, keep a copy and migrate it by `{copy} && {upgrade}`; if it was newer, "
+                         "install it again.")
+
+
+def _empty_store(home: Path) -> Path:
+    """A store without runs as this MLflow makes it: new ones are copies of it, others are compared to it."""
+    from filelock import FileLock
+    from mlflow import MlflowClient
+
+    folder = home / ".tracking"
+    path = folder / f"empty-{metadata.version('mlflow')}.db"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "empty.lock"):
+            if not path.exists():
+                aside = folder / f"{uuid.uuid4().hex[:8]}.part"  # MLflow keeps in mind what it knows of an address
+                try:
+                    MlflowClient(_uri_of(aside)).search_experiments(max_results=1)
+                    os.replace(aside, path)
+                finally:
+                    aside.unlink(missing_ok=True)
+    return path
+
+
+def _put(empty: Path, path: Path) -> None:
+    for ending in ("-journal", "-wal", "-shm"):  # of a file that is gone: SQLite would play them into the new one
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+    aside = path.with_name(f"{path.name}.part")
+    try:
+        shutil.copyfile(empty, aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _revision(path: Path) -> str | None:
+    """The revision of the tables that Alembic notes in a database; None where it has noted none."""
+    from alembic.migration import MigrationContext
+    from sqlalchemy import create_engine, inspect
+
+    engine = create_engine(_uri_of(path))
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).has_table("runs"):
+                return None
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+
+
+def _away(path: Path) -> str:
+    """The end of a sentence: how to get a new store without losing the old file."""
+    return f"move it away by `mv {shlex.quote(str(path))} {shlex.quote(str(path))}.old`, and a new one is made"

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -71,32 +70,3 @@ def test_a_stage_that_a_user_starts_outlives_the_shell(clone):
     assert kernel.is_running()
     pipeline.kill()
     assert gone(kernel)
-
-
-def family(body: str) -> subprocess.Popen:
-    """A parent and its child, which prints its number, then does `body` and waits."""
-    opening = "import os, time\nfrom tesserae.pipeline import kernel\nprint(os.getpid(), flush=True)\n"
-    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {opening + body + 'time.sleep(60)'!r}])"
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-
-
-@pytest.mark.parametrize("body", [
-    "kernel.die_with_parent()\n",
-    "kernel._ask_linux = lambda: None\nkernel.die_with_parent()\n",
-    "kernel._watch = lambda well: None\nkernel.die_with_parent()\n",
-], ids=["both", "thread alone", "system alone"])
-@pytest.mark.skipif(sys.platform != "linux", reason="one of the ways is Linux's")
-def test_each_way_of_noticing_works_by_itself(body):
-    parent = family(body)
-    child = psutil.Process(int(parent.stdout.readline()))
-    time.sleep(1)
-    assert child.is_running()
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    assert gone(child)
-
-
-def test_a_parent_that_died_before_it_was_asked_about():
-    code = "from tesserae.pipeline import kernel; kernel.die_with_parent(1 << 22); print('alive')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "")
