@@ -93,7 +93,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(PYTHON) $(MOVED)
 moved: | $(PYTHON)
 	@echo "The clone was moved or copied: the commands of its environment are pointed to this place."
 	@$(PYTHON) -m venv --without-pip $(VENV)
-	@PYTHONPATH=src $(PYTHON) -m tesserae.pipeline.moved $(VENV)
+	@PYTHONPATH=src $(PYTHON) -m tesserae.pipeline.relocate $(VENV)
 	@$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
 
 $(PYTHON):

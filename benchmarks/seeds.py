@@ -139,7 +139,7 @@ def sharpness_error(model: VQGAN, pictures: Pictures) -> float:
     differences, magnitudes = [], []
     for start in range(0, len(pictures), 32):
         real = to_unit(pictures.batch(range(start, min(start + 32, len(pictures)))))
-        a, b = (_gradients(images) for images in (real, model.decode(model.encode(real))))
+        a, b = (_gradients(images) for images in (real, model.reconstruct(real)))
         differences.append((a - b).abs().mean(1))
         magnitudes.append(a.mean(1))
     return float(torch.cat(differences).mean() / torch.cat(magnitudes).mean())

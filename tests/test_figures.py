@@ -289,16 +289,16 @@ def test_usage_shows_each_split_from_the_commonest_down_and_counts_the_dead():
     assert "held out: 0 never used" in labels
 
 
-def test_a_dictionary_row_holds_the_codes_pictures_with_a_frame_around_the_middle():
-    pixels = _rendered(figures.dictionary(_plain(RED, RED, side=24), _plain(RED, RED, side=24),
+def test_a_row_of_patches_holds_the_codes_pictures_with_a_frame_around_the_middle():
+    pixels = _rendered(figures.code_patches(_plain(RED, RED, side=24), _plain(RED, RED, side=24),
                                           _plain(BLUE, BLUE, BLUE, BLUE, side=24).unflatten(0, (2, 2)),
                                           ["code 1\n50%", "code 2\n50%"], factor=8))
     frame = 4 * (8 * 2 + 1)  # a square line of one pixel around 16 x 16
     assert _count(pixels, RED) == _count(pixels, BLUE) == 4 * (48 * 48 - frame)
 
 
-def test_a_dictionary_of_an_odd_number_of_codes_fills_both_columns():
-    figure = figures.dictionary(_plain(RED, RED, RED, side=24), _plain(RED, RED, RED, side=24),
+def test_patches_of_an_odd_number_of_codes_fills_both_columns():
+    figure = figures.code_patches(_plain(RED, RED, RED, side=24), _plain(RED, RED, RED, side=24),
                                 _plain(BLUE, BLUE, BLUE, side=24)[:, None], ["a", "b", "c"], factor=8)
     assert [text for text in _texts(figure) if text in "abc" and text] == ["a", "b", "c"]
 

@@ -140,10 +140,10 @@ def test_inception_weights_that_are_not_there_are_said_before_any_work(root, mon
     path.write_text(path.read_text().replace('inception_weights: ""', 'inception_weights: weights/inception.pth'))
     with pytest.raises(StageError) as caught:
         Stage.open("prepare")
-    said = str(caught.value)
-    assert said.startswith("evaluation.inception_weights names weights/inception.pth, and ")
-    assert f"{root / 'weights/inception.pth'} is no file: put the weights there, or set the key" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert message.startswith("evaluation.inception_weights names weights/inception.pth, and ")
+    assert f"{root / 'weights/inception.pth'} is no file: put the weights there, or set the key" in message
+    assert "\n" not in message
     (root / "weights").mkdir()
     (root / "weights/inception.pth").touch()
     assert Stage.open("prepare").inception_weights == root / "weights/inception.pth"
@@ -290,10 +290,10 @@ def test_the_run_ends_as_the_stage_did(root, monkeypatch):
     monkeypatch.delenv(tracking.RUN_VARIABLE)
     with Stage.open("prepare") as stage:
         stage.metrics({"n": 1})
-    with pytest.raises(ZeroDivisionError), Stage.open("prepare"):
-        1 / 0  # noqa: B018
-    with pytest.raises(KeyboardInterrupt), Stage.open("prepare"):
-        raise KeyboardInterrupt
+    for error in (ZeroDivisionError, KeyboardInterrupt):
+        with pytest.raises(error), Stage.open("prepare") as stage:  # noqa: PT012
+            stage.metrics({"n": 1})
+            raise error
     table = tracking.runs_table(root, "prepare")
     assert table["status"].tolist() == ["KILLED", "FAILED", "FINISHED"]
     assert table["metrics.n"].tolist()[-1] == 1

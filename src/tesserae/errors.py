@@ -16,7 +16,7 @@ FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or dis
 
 
 class TesseraeError(Exception):
-    """Something the user can mend. The message is one sentence: what is wrong, where, and the remedy."""
+    """Something the user can put right. The message is one sentence: what is wrong, where, and the remedy."""
 
     def _render_traceback_(self) -> list[str]:
         """IPython asks for this: a notebook shows the sentence alone, and the pipeline knows it by that."""

@@ -45,7 +45,7 @@ class Stage:
         self.name = stage_name(kind, target)
         self.block = with_effort(stage_block(params, kind, target), params.effort)
         see_writable(*written(root, kind, target))
-        self.inception_weights = inception_weights(params, self.root, self.home)  # a missing one is said at once
+        self.inception_weights = inception_weights(params, self.root, self.home)  # raises at once where it is missing
         check_named(params, root, self.home, prepared=kind != "prepare")
         self._metrics: dict[str, Any] = {}
         self._joined = bool(os.environ.get(tracking.RUN_VARIABLE))
@@ -175,7 +175,7 @@ def inception_weights(params: Params, *folders: Path) -> Path | None:
 
 
 def written(root: Path, kind: str, target: str | None) -> list[Path]:
-    """The folders that a stage writes, so that one that cannot be written is said before any work."""
+    """The folders that a stage writes, so that one that cannot be written is named before any work."""
     name = stage_name(kind, target)
     results = {"prepare": "prepared", "vqgan": f"models/{name}", "codebook": f"codes/{target}",
                "transformer": f"models/{name}", "sample": f"samples/{target}", "highres": f"samples/{name}"}

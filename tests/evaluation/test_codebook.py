@@ -48,11 +48,11 @@ def test_ranking_holds_every_code_once_from_the_commonest_down():
     assert table["share"].sum() == pytest.approx(1)
 
 
-def test_extremes_never_show_a_code_twice_or_a_dead_one():
+def test_common_and_rare_codes_never_show_a_code_twice_or_a_dead_one():
     counts = torch.tensor([5, 0, 9, 4, 1])
-    assert codebook.extremes(counts, 2) == ([2, 0], [3, 4])
-    assert codebook.extremes(counts, 3) == ([2, 0, 3], [4])
-    assert codebook.extremes(counts, 9) == ([2, 0, 3, 4], [])
+    assert codebook.common_and_rare(counts, 2) == ([2, 0], [3, 4])
+    assert codebook.common_and_rare(counts, 3) == ([2, 0, 3], [4])
+    assert codebook.common_and_rare(counts, 9) == ([2, 0, 3, 4], [])
 
 
 def test_occurrence_is_the_share_of_maps_with_the_code():
@@ -71,7 +71,7 @@ def test_neighbours_are_counted_as_by_hand(direction, at_once):
     down, across = (0, 1) if direction == "right" else (1, 0)
     pairs = Counter((int(m[y, x]), int(m[y + down, x + across])) for m in maps for y in range(6 - down)
                     for x in range(6 - across))
-    table = codebook.neighbours(maps, 9, direction, at_once).pairs
+    table = codebook.code_pairs(maps, 9, direction, at_once).pairs
     found = dict(zip(zip(table["first"], table["second"]), table["count"]))
     assert found == pairs
     assert table["expected"].sum() <= 40 * 30 + 1e-6
@@ -80,7 +80,7 @@ def test_neighbours_are_counted_as_by_hand(direction, at_once):
 def test_the_greatest_information_is_the_codes_own_entropy():
     rows = torch.randint(0, 8, (4000, 1, 1), generator=torch.Generator().manual_seed(2))
     plain = rows.repeat(1, 1, 2)  # the neighbour is always the same code
-    found = codebook.neighbours(plain, 8, "right")
+    found = codebook.code_pairs(plain, 8, "right")
     assert found.same == 1
     bits = entropy(np.bincount(rows.flatten()), base=2)
     assert found.mutual_information == pytest.approx(bits, abs=0.01)
@@ -88,13 +88,13 @@ def test_the_greatest_information_is_the_codes_own_entropy():
 
 def test_codes_at_random_tell_nothing_about_each_other():
     maps = torch.randint(0, 32, (300, 8, 8), generator=torch.Generator().manual_seed(3))
-    found = codebook.neighbours(maps, 32, "below")
+    found = codebook.code_pairs(maps, 32, "below")
     assert found.mutual_information < 0.01  # without the correction it would be 0.04
     assert found.same == pytest.approx(1 / 32, abs=0.005)
 
 
 def test_maps_of_one_column_have_no_neighbours_to_the_right():
-    found = codebook.neighbours(torch.zeros(3, 4, 1, dtype=torch.int64), 5, "right")
+    found = codebook.code_pairs(torch.zeros(3, 4, 1, dtype=torch.int64), 5, "right")
     assert len(found.pairs) == 0
     assert (found.mutual_information, found.same) == (0, 0)
 
@@ -102,8 +102,8 @@ def test_maps_of_one_column_have_no_neighbours_to_the_right():
 def test_the_telling_pair_is_the_one_that_was_planted():
     maps = _maps(codes=9)
     maps[:, 2, 2], maps[:, 2, 3] = 4, 7
-    found = codebook.neighbours(maps, 9, "right")
-    pairs = codebook.telling_pairs(found, 5)
+    found = codebook.code_pairs(maps, 9, "right")
+    pairs = codebook.informative_pairs(found, 5)
     assert pairs[0] == (4, 7)
     assert all(first != second for first, second in pairs)
     matrix = codebook.pmi_matrix(found, [7, 4])
@@ -113,7 +113,7 @@ def test_the_telling_pair_is_the_one_that_was_planted():
 
 def test_a_pair_that_never_met_is_no_number():
     maps = torch.tensor([[[0, 1], [0, 1]]])
-    assert np.isnan(codebook.pmi_matrix(codebook.neighbours(maps, 3, "right"), [0, 2])).all()
+    assert np.isnan(codebook.pmi_matrix(codebook.code_pairs(maps, 3, "right"), [0, 2])).all()
 
 
 @pytest.mark.parametrize(("direction", "step"), [("right", (0, 1)), ("below", (1, 0))])
@@ -135,7 +135,7 @@ def test_few_maps_at_once_give_the_same(monkeypatch, count):
                 codebook.find_pairs(_maps(), [(3, 5), (8, 8)], "below", count))
 
     together = found()
-    monkeypatch.setattr(codebook, "AT_ONCE", 7)
+    monkeypatch.setattr(codebook, "MAPS_AT_ONCE", 7)
     assert all(torch.equal(one, other) for one, other in zip(found(), together))
 
 
@@ -185,7 +185,7 @@ def test_doubles_are_counted_among_the_used_codes_alone():
     vectors = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     vectors[3], vectors[9] = vectors[4] + 1e-4, vectors[10]
     distances, counts = codebook.nearest_code_distances(vectors), torch.ones(30)
-    assert codebook.twins(distances, counts) == 4
+    assert codebook.doubles(distances, counts) == 4
     counts[9:11] = 0
-    assert codebook.twins(distances, counts) == 2
-    assert codebook.twins(distances, torch.zeros(30)) == 0
+    assert codebook.doubles(distances, counts) == 2
+    assert codebook.doubles(distances, torch.zeros(30)) == 0

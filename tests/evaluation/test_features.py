@@ -33,9 +33,10 @@ def test_without_inception_numbers_are_named_after_vgg(no_cache, pictures, monke
     network = feature_network(backbone=lambda x: [x.mean(1, keepdim=True)])
     names = [network.named(measure) for measure in ("frechet", "frechet_reconstructions", "kernel", "precision")]
     assert names == ["frechet_vgg16", "frechet_vgg16_reconstructions", "kernel_vgg16", "precision_vgg16"]
-    assert str(no_cache) in network.said
+    assert str(no_cache) in network.description
     monkeypatch.setattr(Path, "home", lambda: no_cache.parents[2])
-    assert f"not at ~/hub/checkpoints/{INCEPTION_FILE}. For FID fetch" in feature_network(backbone=lambda x: [x]).said
+    described = feature_network(backbone=lambda x: [x]).description
+    assert f"not at ~/hub/checkpoints/{INCEPTION_FILE}. For FID fetch" in described
     assert not network.published
     gathered, logits = set_features(pictures.split(3), network)
     assert gathered.shape == (4, 1)
@@ -56,7 +57,7 @@ def test_random_weights_compare_under_a_name_of_their_own(inception_weights, pic
     assert network.name == "inception_custom"
     assert network.named("frechet") == "frechet_inception_custom"
     assert network.named("score") == "score_inception_custom"
-    assert "no FID is computed" in network.said
+    assert "no FID is computed" in network.description
     found, logits = set_features(pictures.split(2), network)
     assert found.shape == (4, 2048)
     assert logits.shape == (4, 1008)
@@ -82,8 +83,8 @@ def test_another_file_in_the_cache_is_left_alone_and_said(no_cache):
     no_cache.write_bytes(b"half of a download")
     network = feature_network(backbone=lambda x: [x])
     assert network.name == "vgg16"
-    assert "is not the published file" in network.said
-    assert "delete it" in network.said
+    assert "is not the published file" in network.description
+    assert "delete it" in network.description
 
 
 class Planted:

@@ -12,7 +12,7 @@ from tesserae.evaluation.intervals import (
     resampled_counts,
     resampled_means,
     resampled_medians,
-    share_interval,
+    wilson_interval,
 )
 
 
@@ -49,18 +49,18 @@ def test_an_interval_stays_in_its_range():
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 20), (3, 48), (20, 20), (40, 80)])
-def test_shares_have_wilsons_interval(hits, count):
+def test_fractions_have_wilsons_interval(hits, count):
     """Also none and all of the pictures, of which every resample says the same."""
     from scipy.stats import binomtest
 
     expected = binomtest(hits, count).proportion_ci(method="wilson")
-    assert share_interval(hits / count, count) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert wilson_interval(hits / count, count) == pytest.approx((expected.low, expected.high), abs=1e-6)
     found = Measures()
-    found.add_shares({"near_share": torch.arange(count) < hits}, {"features": "LPIPS"})
+    found.add_fractions({"near_share": torch.arange(count) < hits}, {"features": "LPIPS"})
     assert found.values["near_share"] == hits / count
     assert found.values["near_share_low"] == pytest.approx(expected.low, abs=1e-6)
     assert found.protocol == [{"of": "near_share", "n": count, "features": "LPIPS",
-                               "interval": "95 %: Wilson's score interval of a share of the pictures"}]
+                               "interval": "95 %: Wilson's score interval of a fraction of the pictures"}]
 
 
 def test_each_number_has_its_protocol_and_bounds():

@@ -7,8 +7,8 @@ from PIL import Image
 
 from tesserae.data.codes import CodeMaps
 from tesserae.evaluation import samples as quality
-from tesserae.evaluation.neighbours import lpips_vectors
-from tesserae.evaluation.samples import Bank
+from tesserae.evaluation.neighbours import Neighbours, lpips_vectors
+from tesserae.evaluation.samples import Bank, Nearness
 from tesserae.evaluation.streams import of_codes
 from tesserae.models.perceptual import LPIPS
 from tesserae.models.vqgan import VQGAN, VQGANConfig
@@ -59,7 +59,7 @@ def test_a_bank_is_spread_over_the_set_and_says_how_large_it_is(house, embed):
     vqgan, train, held_out = house
     bank = Bank.of(40, 10)
     assert bank.numbers.tolist() == list(range(2, 40, 4))
-    assert bank.words == "10 of 40 training pictures"
+    assert bank.description == "10 of 40 training pictures"
     copied = torch.tensor([6, 7, 34])
     samples = train.indices[copied, 0].long()
     found = quality.nearness(of_codes(vqgan, samples), vqgan, (train, held_out), embed, bank)
@@ -69,7 +69,7 @@ def test_a_bank_is_spread_over_the_set_and_says_how_large_it_is(house, embed):
     assert found.measures(None, train, held_out).values["bank_images"] == 10
     overlap = quality.overlaps(samples, train, held_out, bank)
     assert 2 / 3 <= overlap.values["code_overlap"] < 1
-    assert overlap.protocol[0]["reference"] == bank.words
+    assert overlap.protocol[0]["reference"] == bank.description
 
 
 def test_a_share_below_a_twentieth_of_the_held_out_needs_twenty_of_them(house, embed):
@@ -108,3 +108,18 @@ def test_folders_of_pictures_may_have_any_class_for_a_name(tmp_path):
     assert len(folders) == 5
     assert {"two_lines", "_", "a_b"} < folders
     assert max(len(name.encode()) for name in folders) <= 120
+
+
+def test_copies_are_told_from_new_pictures():
+    generator = torch.Generator().manual_seed(0)
+    unseen = torch.rand(1000, 1, generator=generator) + 1
+
+    def measured(distances):
+        nearest = (Neighbours(each, torch.zeros(1000, 1, dtype=torch.int64)) for each in (distances, unseen))
+        return Nearness(*nearest, torch.arange(1000), Bank.of(10)).measures(None, None, None).values
+
+    fresh = measured(torch.rand(1000, 1, generator=generator) + 1)
+    copied = measured(torch.rand(1000, 1, generator=generator) * 0.1)
+    assert fresh["near_share"] == pytest.approx(0.05, abs=0.03)
+    assert copied["near_share"] == 1
+    assert copied["distance"] < 0.1 < copied["distance_held_out"]

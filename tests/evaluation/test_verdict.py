@@ -35,7 +35,7 @@ def test_idle_codes_are_less_than_collapse():
     counts = torch.full((100,), 50)
     counts[:20] = 0
     said = _said(counts)[0]
-    assert "lies idle" in said
+    assert "part of the codebook is not used" in said
     assert "collapsed" not in said
 
 

@@ -225,7 +225,7 @@ BOXES = {"target": "taming.models.dummy_cond_stage.DummyCondStage", "params": {"
     (LABEL | {"params": {"n_classes": 1000}}, {}, "counts to 1000, and its vocab_size = 40"),
     ("__is_unconditional__", {"sos_token": 40}, "counts to 41, and its vocab_size = 40"),
     (BOXES, {"block": 16}, "block_size = 16 leaves nothing beside 16 codes"),
-    ("__is_first_stage__", {"block": 15}, "block_size = 15 leaves no room for codes beside a condition of 16"),
+    ("__is_first_stage__", {"block": 15}, "block_size = 15 has no room for codes and a condition of 16"),
     (LABEL, {"transformer_config": {"target": "taming.modules.transformer.mingpt.CodeGPT", "params": {}}},
      "transformer CodeGPT is not known here: only GPT"),
     (LABEL, {"sizes": {"n_layer": "two"}}, "n_layer = 'two' is not a whole number"),

@@ -39,7 +39,7 @@ COMPARED = ("prepared", "models", "codes", "samples", "reports")
 NOT_COMPARED = re.compile(r"reports/notebooks/|/timings\.|/\.")  # times of day, and seconds
 WAYS = {"SIGKILL to all": 50, "SIGTERM to all": 10, "SIGINT to all": 10, "SIGKILL to the kernel": 10,
         "SIGKILL to the pipeline": 10, "SIGKILL to dvc": 10}
-MARKS = {"the kernel": "tesserae.pipeline.kernel", "the pipeline": "tesserae.pipeline",
+MARKS = {"the kernel": "ipykernel_launcher", "the pipeline": "tesserae.pipeline",
          "dvc": "dvc"}  # in their commands
 PATIENCE = 120  # seconds in which everything must end that was asked to
 START = "between stages"
@@ -229,7 +229,7 @@ def kernels_left(root: Path) -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            if "tesserae.pipeline.kernel" in process.cmdline() and process.cwd().startswith(str(root)):
+            if "ipykernel_launcher" in process.cmdline() and process.cwd().startswith(str(root)):
                 found.append(process.pid)
         except psutil.Error:
             continue

@@ -37,6 +37,7 @@ def test_shapes_follow_from_f(changes, f, side):
     assert indices.shape == (2, side, 2 * side)
     assert indices.dtype == torch.int64
     decoded = model.decode(indices)
+    assert torch.equal(model.reconstruct(images), decoded)
     assert decoded.shape == images.shape
     assert -1 <= decoded.min() <= decoded.max() <= 1
     assert model(images)[0].shape == images.shape
@@ -44,7 +45,7 @@ def test_shapes_follow_from_f(changes, f, side):
 
 def test_other_channels_in_and_out():
     model = tiny(in_channels=5, out_channels=7, patch=2)
-    assert model.decode(model.encode(torch.randn(1, 5, 8, 8))).shape == (1, 7, 8, 8)
+    assert model.reconstruct(torch.randn(1, 5, 8, 8)).shape == (1, 7, 8, 8)
 
 
 def test_the_last_layer_refines_at_full_resolution():
@@ -65,7 +66,7 @@ def test_a_vqgan_of_classes_gives_logits():
         model.decoder.conv_out.weight.mul_(30)
     masks = torch.randint(5, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0))
     seen = view.seen(masks)
-    logits = model.decode(model.encode(seen))
+    logits = model.reconstruct(seen)
     assert logits.shape == (2, 5, 16, 16)
     assert logits.abs().max() > 2  # not cut off at 1, as pictures are
     torch.testing.assert_close(logits, model(seen)[0], rtol=1e-4, atol=1e-4)

@@ -55,7 +55,7 @@ def test_the_ranking_holds_every_code(project):
 
 def test_every_figure_is_there_and_small(project):
     names = {path.stem for path in (project / "reports" / "codebook-image").glob("*.png")}
-    assert names == {"usage", "code_maps", "dictionary_common", "dictionary_rare", "occurrence", "pairs_right",
+    assert names == {"usage", "code_maps", "common_codes", "rare_codes", "occurrence", "pairs_right",
                      "pairs_below", "pair_matrix", "projection"}
     assert max(path.stat().st_size for path in (project / "reports" / "codebook-image").iterdir()) < 300_000
 

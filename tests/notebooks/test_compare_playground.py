@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import datasets
+import numpy as np
 import papermill
 import pytest
 import torch
@@ -86,69 +87,69 @@ def _png(size, colour) -> bytes:
 
 
 def test_the_drawing_follows_its_controls(models):
-    controls = playground.draw_panel(models).controls
+    controls = playground.sample_panel(models).controls
     assert [name for name, _ in controls["class"].options] == CLASSES
     first = controls["view"].value
-    controls["draw"].click()
+    controls["sample"].click()
     assert controls["view"].value == first
     controls["another"].click()
     assert controls["seed"].value == 1
     assert controls["view"].value != first
     controls["count"].value = 2
     controls["seed"].value = 0
-    controls["draw"].click()
+    controls["sample"].click()
     assert _picture(controls["view"].value).width < _picture(first).width
 
 
-def test_what_is_drawn_depends_on_class_and_filters(models):
-    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 3}
-    drawn = work.draw(models, 0, 3, **plain)
-    assert drawn.shape == (3, 3, 32, 32)
-    assert torch.equal(drawn, work.draw(models, 0, 3, **plain))
-    one = work.draw(models, 0, 3, **plain | {"top_k": 1})
-    assert torch.equal(one[0], one[2])
+def test_what_is_sampled_depends_on_the_filters(models):
+    controls = playground.sample_panel(models).controls
+    controls["top_k"].value, controls["top_p"].value, controls["count"].value = 0, 1.0, 3
+    controls["sample"].click()
+    free = controls["view"].value
+    controls["top_k"].value = 1
+    controls["sample"].click()
+    tiles = np.array_split(np.asarray(_picture(controls["view"].value))[4:, 4:], 3, axis=1)
+    assert controls["view"].value != free
+    assert (tiles[0] == tiles[2]).all()
 
 
 def test_a_label_that_the_transformer_lacks_is_said_in_the_panel(models):
-    models.class_names.append("unknown")
-    controls = playground.draw_panel(models).controls
+    models.class_names[2] = "unknown"
+    controls = playground.sample_panel(models).controls
     before = controls["view"].value
     controls["class"].value = 2
-    controls["draw"].click()
-    assert "knows 0 to 1" in controls["message"].value
+    controls["sample"].click()
+    assert "a number from 0 to 1" in controls["message"].value
     assert controls["view"].value == before
-    assert not controls["draw"].disabled
+    assert not controls["sample"].disabled
 
 
 @pytest.mark.parametrize(("part", "share"), [("upper half", 1 / 2), ("lower half", 1 / 2), ("left half", 1 / 2),
                                              ("right half", 1 / 2), ("all but the middle", 3 / 4), ("nothing", 0)])
 @pytest.mark.parametrize("shape", [(4, 4), (8, 8)])
 def test_masks_give_their_share(part, share, shape):
-    mask = work.given_mask(part, shape)
+    mask = work.kept_codes(part, shape)
     assert mask.shape == shape
     assert mask.float().mean() == share
 
 
 def test_halves_lie_where_they_say():
-    assert work.given_mask("upper half", (4, 6))[0].all()
-    assert work.given_mask("left half", (4, 6))[:, :3].all()
-    assert not (work.given_mask("right half", (5, 5)) & work.given_mask("left half", (5, 5))).any()
-    assert not work.given_mask("all but the middle", (5, 5))[2, 2]
+    assert work.kept_codes("upper half", (4, 6))[0].all()
+    assert work.kept_codes("left half", (4, 6))[:, :3].all()
+    assert not (work.kept_codes("right half", (5, 5)) & work.kept_codes("left half", (5, 5))).any()
+    assert not work.kept_codes("all but the middle", (5, 5))[2, 2]
 
 
-def test_a_completion_keeps_the_given_codes(models, monkeypatch):
-    picture = models.held_out.batch([1])[0]
-    kept = []
-    decode = models.vqgan.decode
-    monkeypatch.setattr(models.vqgan, "decode", lambda codes: (kept.append(codes), decode(codes))[1])
-    shown, made = work.complete(models, picture, "upper half", 1, 3, 1.0, 0, 1.0, seed=0)
-    assert made.shape == (3, 3, 32, 32)
-    codes = work.encode(models, picture)
-    drawn = torch.cat(kept)
-    assert (drawn[:, :2] == codes[:2]).all()
-    assert len({tuple(each.flatten().tolist()) for each in drawn[:, 2:]}) == 3
-    assert torch.allclose(shown[:, :16], picture[:, :16] / 127.5 - 1, atol=1e-6)
-    assert (shown[:, 16:] == 0.6).all()
+def test_a_completion_shows_what_is_kept_and_samples_the_rest(models):
+    controls = playground.complete_panel(models).controls
+    controls["picture"].value = 1
+    controls["top_k"].value, controls["top_p"].value, controls["count"].value = 0, 1.0, 3
+    controls["sample"].click()
+    tiles = np.array_split(np.asarray(_picture(controls["view"].value))[4:, 4:], 5, axis=1)
+    side = tiles[0].shape[1] - 4
+    assert (tiles[0][:side // 2] == tiles[1][:side // 2]).all()
+    assert (tiles[1][side // 2:side, :side] == 204).all()
+    assert len({tile.tobytes() for tile in tiles[2:]}) == 3
 
 
 def test_the_completion_takes_the_pictures_own_class(models):
@@ -157,7 +158,7 @@ def test_the_completion_takes_the_pictures_own_class(models):
     assert controls["class"].value == int(models.held_out.labels[3])
     before = controls["view"].value
     controls["given"].value = "nothing"
-    controls["draw"].click()
+    controls["sample"].click()
     assert controls["view"].value != before
 
 
@@ -168,7 +169,7 @@ def test_codes_are_painted_undone_and_reset(models):
     code = (int(work.encode(models, models.held_out.batch([0])[0])[2, 2]) + 1) % 16
     controls["code"].value = code
     controls["paint"].click()
-    assert f"Here stands code {code}." in controls["message"].value
+    assert f"on code {code}." in controls["message"].value
     assert "1 of them painted" in controls["message"].value
     assert controls["picture shown"].value == start["picture shown"]
     assert controls["codes"].value != start["codes"]
@@ -199,12 +200,12 @@ def test_a_click_moves_the_frame_and_chooses_a_code(models):
             side = controls[name].canvas.width // 4
             controls[name].click((column + 0.5) * side, (row + 0.3) * side)
             assert (controls["row"].value, controls["column"].value) == (row, column)
-            assert f"Here stands code {int(codes[row, column])}." in controls["message"].value
+            assert f"on code {int(codes[row, column])}." in controls["message"].value
     side = controls["codebook"].canvas.width / 4  # 16 codes in rows of 4
     controls["codebook"].click(2.5 * side, 1.5 * side)
     assert controls["code"].value == 6
     controls["paint"].click()
-    assert "Here stands code 6." in controls["message"].value
+    assert "on code 6." in controls["message"].value
 
 
 def test_the_held_out_slider_shows_its_picture_at_once(models):
@@ -223,11 +224,11 @@ def test_the_held_out_slider_shows_its_picture_at_once(models):
 def test_a_missing_vqgan_of_a_condition_leaves_the_codes(project, monkeypatch):
     monkeypatch.chdir(project)
     depth = {"kind": "codes", "name": "depth", "vocab": 16, "window": (4, 4)}
-    told = TransformerConfig(codebook_size=16, prefix_vocab=16, prefix_length=16, max_tokens=16, n_layer=1, n_head=2,
+    small = TransformerConfig(codebook_size=16, prefix_vocab=16, prefix_length=16, max_tokens=16, n_layer=1, n_head=2,
                              n_embd=16, conditions=(depth,), window=(4, 4))
-    LatentTransformer(told).save_pretrained("models/transformer-class")
+    LatentTransformer(small).save_pretrained("models/transformer-class")
     models = playground.load_models()
-    for panel in (playground.draw_panel, playground.complete_panel, playground.paint_panel):
+    for panel in (playground.sample_panel, playground.complete_panel, playground.paint_panel):
         assert "vqgan-depth" in panel(models).controls["message"].value
     assert playground.codes_panel(models).controls["decoded"].value
 
@@ -244,8 +245,8 @@ def test_pictures_that_lost_their_classes_have_numbers_for_names(project, monkey
 
 
 def test_long_class_names_and_labels_fit(models):
-    models.class_names[:] = ["very long " * 20 + "end", "two\nlines"]
-    controls = playground.draw_panel(models).controls
+    models.class_names = {0: "very long " * 20 + "end", 1: "two\nlines"}
+    controls = playground.sample_panel(models).controls
     assert max(len(name) for name, _ in controls["class"].options) <= 32
     assert all(control.style.description_width == "100px" for control in controls.values()
                if getattr(control, "description", "") in ("temperature", "top-k (0: all)"))
@@ -286,7 +287,7 @@ def test_a_file_is_prepared_as_the_set_is():
 def test_without_a_transformer_codes_can_still_be_looked_at(tmp_path, monkeypatch):
     monkeypatch.chdir(make_project(tmp_path, transformer=False))
     models = playground.load_models()
-    for panel in (playground.draw_panel(models), playground.complete_panel(models)):
+    for panel in (playground.sample_panel(models), playground.complete_panel(models)):
         assert "run `dvc repro` first" in panel.controls["message"].value
     assert playground.codes_panel(models).controls["decoded"].value
 

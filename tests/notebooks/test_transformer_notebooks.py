@@ -106,8 +106,8 @@ def test_training_leaves_its_report(house):
 
 def test_sampling_leaves_its_report(house):
     report = house / "reports/sample-class"
-    assert figures_of(report) == {"samples", "temperature", "top_k", "completions", "condition_image", "obedience",
-                                  "neighbours", "distances"}
+    assert figures_of(report) == {"samples", "temperature", "top_k", "completions", "condition_image",
+                                  "condition_fidelity", "neighbours", "distances"}
     metrics = json.loads((report / "metrics.json").read_text())
     assert {"near_share", "code_overlap", "class_agreement", "class_agreement_held_out"} <= set(metrics)
     assert {f"frechet_vgg16{ending}" for ending in ("", "_low", "_high", "_real", "_reconstructions")} <= set(metrics)
@@ -194,9 +194,12 @@ def test_codes_of_another_vqgan_make_no_new_numbers(house, name):
     other = VQGAN.from_pretrained(aside)
     other.decoder.conv_out.bias.data += 0.1
     other.save_pretrained(place)
-    words = r"^codes/image was made by another VQGAN than models/vqgan-image: run dvc repro codebook@image\.$"
+    words = {"04_train_transformer": r"^codes/image was made by another VQGAN than models/vqgan-image: run dvc repro "
+                                     r"codebook@image\.$",
+             "05_sample": r"trained on codes of another VQGAN than models/vqgan-image: run dvc repro "
+                          r"transformer@class\.$"}
     try:
-        with pytest.raises(PipelineError, match=words):
+        with pytest.raises(PipelineError, match=words[name]):
             run_stage(house / f"notebooks/{name}.ipynb", "class")
     finally:
         shutil.rmtree(place)
@@ -226,6 +229,6 @@ def test_of_many_classes_a_dozen_is_drawn(tmp_path, request, monkeypatch):
     assert len(folders) == 12
     assert all(len(list((root / "samples/class" / folder).iterdir())) == 2 for folder in folders)
     assert not {f"class {number}" for number in range(147, 197)} & set(folders)
-    assert "12 of 150 classes are drawn, evenly chosen" in executed.read_text()
+    assert "12 of 150 classes are sampled, evenly chosen" in executed.read_text()
     for path in (root / "reports").rglob("*.png"):
         assert path.stat().st_size < 300_000

@@ -82,13 +82,13 @@ REFUSED = {
 
 def refuse(project, params, fault, *commands):
     """Make one thing wrong, and see that each command stops at the check with its sentence alone."""
-    (old, new, said), before = REFUSED[fault], outputs(project)
+    (old, new, message), before = REFUSED[fault], outputs(project)
     text, count = re.subn(old, new, params, count=1)
     assert count == 1
     (project.root / "params.yaml").write_text(text)
     for command in commands:
         shown = project.run(*command, fails=True)
-        assert said in shown
+        assert message in shown
         assert "Traceback" not in shown
         assert command[0] == "python" or stages_run(shown) == ["check"]
         assert outputs(project) == before
@@ -156,7 +156,7 @@ def test_what_a_stage_run_alone_lost_can_be_brought_back(project, params):
     project.run("dvc", "checkout", "--force")
 
 
-def test_another_source_is_said(project, params, tmp_path):
+def test_another_source_is_logged(project, params, tmp_path):
     shutil.copytree(project.root / "data", tmp_path / "pictures")
     (project.root / "params.yaml").write_text(params.replace("source: data", f"source: {tmp_path / 'pictures'}"))
     assert f"prepare.source was data and is {tmp_path / 'pictures'} now." in project.run("dvc", "repro", "check")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tesserae.params import load_params
-from tesserae.pipeline.earlier import said, set_aside
+from tesserae.pipeline.earlier import moved_message, set_aside
 
 PLAIN = Path(__file__).parents[1] / "plain.yaml"  # vqgan.image, codebook.image, transformer.class, sample.class
 LOCK = """schema: '2.0'
@@ -66,6 +66,7 @@ def test_a_second_one_of_a_name_gets_a_number(root):
     assert found == ["reports/vqgan-depth", "second", "third"]
 
 
-def test_it_is_said_in_a_line():
-    assert said(["a", "b"]) == "params.yaml has no stage any more for a, b: moved to earlier/."
-    assert said("abcdefg") == "params.yaml has no stage any more for a, b, c, d and 3 more: moved to earlier/."
+def test_the_message_is_one_line():
+    assert moved_message(["a", "b"]) == "params.yaml has no stage any more for a, b: moved to earlier/."
+    many = moved_message("abcdefg")
+    assert many == "params.yaml has no stage any more for a, b, c, d and 3 more: moved to earlier/."

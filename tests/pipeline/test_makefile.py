@@ -92,7 +92,7 @@ def test_after_a_move_the_commands_start_the_environment_of_the_new_place(folder
     (folder / "src/tesserae/pipeline").mkdir(parents=True)
     for module in ("__init__.py", "pipeline/__init__.py"):
         (folder / "src/tesserae" / module).touch()
-    shutil.copy(ROOT / "src/tesserae/pipeline/moved.py", folder / "src/tesserae/pipeline")
+    shutil.copy(ROOT / "src/tesserae/pipeline/relocate.py", folder / "src/tesserae/pipeline")
     new = folder.rename(folder.with_name(name))
     assert "The clone was moved or copied" in make(new, "setup").stdout
     done = subprocess.run([new / ".venv/bin/dvc"], capture_output=True, text=True)

@@ -156,21 +156,19 @@ def test_a_kernel_that_dies_before_it_is_ready_is_reported(clone):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("pause", [0.5, 1.5, 2.5, 3.5])
-def test_an_interrupt_before_the_first_cell_ends_both(clone, number, pause):
-    """As the pipeline imports, as it waits for the kernel, or as that runs its first cell."""
+def test_an_interrupt_before_the_kernel_is_ready_ends_both(clone, number):
     write_notebook(clone.root, "import time\ntime.sleep(100)")
     process = subprocess.Popen(COMMAND, cwd=clone.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(pause)
-    children = psutil.Process(process.pid).children()
-    began = time.monotonic()
+    kernels = []
+    while not kernels:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+        kernels = [child for child in psutil.Process(process.pid).children()
+                   if child.status() != psutil.STATUS_ZOMBIE and "ipykernel_launcher" in child.cmdline()]
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - began < 25
-    if pause > 1:  # before, it may not have come to its own handling of signals
-        assert process.returncode in (130, -signal.SIGINT), errors
-        assert "Traceback" not in errors
-    assert not [child for child in children if child.is_running()]
+    _, errors = process.communicate(timeout=100)
+    assert (process.returncode, "Traceback" in errors) == (130, False), errors
+    assert not kernels[0].is_running()
 
 
 def test_only_stages_notebooks_are_stages(clone, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from ipywidgets import Button
 from PIL import Image
 
-from tesserae import load_params
+from tesserae import Sampler, load_params
 from tesserae.data.conditions import Codes, Label, record
 from tesserae.data.external import external_condition
 from tesserae.data.layouts import read_layout
@@ -17,7 +17,7 @@ from tesserae.data.pictures import Pictures
 from tesserae.data.views import Classes
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
-from tesserae.playground import codes_panel, complete_panel, draw_panel, paint_panel
+from tesserae.playground import codes_panel, complete_panel, paint_panel, sample_panel
 from tesserae.playground.painter import SIZES
 from tesserae.playground.work import Models, stroke
 from tesserae.scenes.render import SEGMENT_PALETTE
@@ -50,9 +50,9 @@ def make_models(conditions, request, colours=COLOURS, count=4):
                                prefix_length=sum(c.length for c in conditions), max_tokens=4, n_layer=1, n_head=2,
                                n_embd=16, conditions=tuple(record(c) for c in conditions), window=(2, 2))
     filters = load_params(request.config.rootpath / "tests/plain.yaml").sample["class"]
-    readers = {"segmentation": reader} if len(conditions) > 1 else {}
-    return Models(VQGAN(VQGANConfig(**small)).eval(), LatentTransformer(config).eval(), names, held_out,
-                  SIZE, "cover", filters, readers=readers)
+    vqgan = VQGAN(VQGANConfig(**small)).eval()
+    sampler = Sampler(LatentTransformer(config), vqgan, {"segmentation": reader} if len(conditions) > 1 else {})
+    return Models(vqgan, sampler, dict(enumerate(names)), held_out, SIZE, "cover", filters)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_what_is_painted_is_drawn_at_its_size(models):
     assert panel.controls["board"].layout.shape == (SIZE, 4 * SIZE)
     panel.controls["fill"].click()
     first = panel.controls["view"].value
-    panel.controls["draw"].click()
+    panel.controls["sample"].click()
     assert panel.controls["message"].value == ""
     made = Image.open(io.BytesIO(panel.controls["view"].value))
     assert panel.controls["view"].value != first
@@ -108,7 +108,7 @@ def test_layouts_decide_what_is_drawn(models):
     for value in (0, 1):
         panel.controls["paint with"].value = value
         panel.controls["fill"].click()
-        panel.controls["draw"].click()
+        panel.controls["sample"].click()
         made.append(panel.controls["view"].value)
     assert made[0] != made[1]
 
@@ -128,10 +128,10 @@ def test_a_saved_layout_is_read_back_as_it_was_painted(models, tmp_path, size):
     files = [tmp_path / "painted" / f"layout-00{number}.png" for number in (1, 2)]
     assert torch.equal(read_layout(files[0], 3, COLOURS), torch.from_numpy(board.layout).long())
     assert read_layout(files[1], 3, COLOURS).unique().tolist() == [0]
-    view = models.view("segmentation")
-    (told,) = external_condition("painted/layout-001.png", {"layout": view}, (SIZE, SIZE), tmp_path).values()
-    assert told.shape == (1, 1, SIZE, SIZE)
-    assert size != next(iter(SIZES)) or np.array_equal(told[0, 0], board.layout)
+    view = models.condition_views["segmentation"]
+    (raw,) = external_condition("painted/layout-001.png", {"layout": view}, (SIZE, SIZE), tmp_path).values()
+    assert raw.shape == (1, 1, SIZE, SIZE)
+    assert size != next(iter(SIZES)) or np.array_equal(raw[0, 0], board.layout)
 
 
 def test_a_layout_that_cannot_be_saved_is_one_sentence(models, tmp_path):
@@ -147,7 +147,7 @@ def test_the_canvas_keeps_its_size_beside_a_wide_picture(models):
     panel = paint_panel(models)
     canvas = panel.controls["board"].canvas
     panel.controls["size"].value = "wide"
-    panel.controls["draw"].click()
+    panel.controls["sample"].click()
     assert (canvas.width, canvas.height) == (768, 192)
     around = [widget for widget in panel.widget.children[-1].children if canvas in getattr(widget, "children", ())]
     assert [widget.layout.flex for widget in (canvas, *around)] == ["0 0 auto"] * 2
@@ -157,7 +157,7 @@ def test_the_canvas_keeps_its_size_beside_a_wide_picture(models):
 def test_no_picture_is_shown_before_there_is_one(models):
     panel = paint_panel(models)
     assert panel.controls["view"].layout.display == "none"
-    panel.controls["draw"].click()
+    panel.controls["sample"].click()
     assert panel.controls["view"].layout.display is None
 
 
@@ -166,22 +166,22 @@ def test_an_example_has_no_class_that_the_set_lacks(request):
     models = make_models([Label(2), Codes("segmentation", CODES, (2, 2))], request, SEGMENT_PALETTE[:7])
     panel = paint_panel(models)
     assert set(np.unique(panel.controls["board"].layout)) == set(range(7))
-    panel.controls["draw"].click()
+    panel.controls["sample"].click()
     assert panel.controls["message"].value == ""
 
 
 def test_one_class_and_one_held_out_picture_are_enough(request):
     models = make_models([Label(1), Codes("segmentation", CODES, (2, 2))], request, COLOURS[:1], 1)
-    for panel in (paint_panel(models), draw_panel(models), complete_panel(models), codes_panel(models)):
+    for panel in (paint_panel(models), sample_panel(models), complete_panel(models), codes_panel(models)):
         for name, control in panel.controls.items():
             if isinstance(control, Button) and name != "save":
                 control.click()
                 assert "<b>" not in panel.controls["message"].value
-    assert draw_panel(models).controls["picture"].disabled
+    assert sample_panel(models).controls["picture"].disabled
 
 
 def test_the_chosen_picture_and_its_map_are_seen_before_it_is_drawn(models):
-    panel = draw_panel(models)
+    panel = sample_panel(models)
     before, drawn = panel.controls["condition"].value, panel.controls["view"].value
     panel.controls["picture"].value = 3
     assert panel.controls["condition"].value != before
@@ -196,10 +196,10 @@ def test_without_a_map_of_classes_it_says_where_to_look(request):
     assert "layout" in paint_panel(models).controls["message"].value
 
 
-def test_the_draw_panel_takes_the_layout_of_a_held_out_picture(models):
-    panel = draw_panel(models)
+def test_the_sample_panel_takes_the_layout_of_a_held_out_picture(models):
+    panel = sample_panel(models)
     before = panel.controls["view"].value
     panel.controls["picture"].value = 3
-    panel.controls["draw"].click()
+    panel.controls["sample"].click()
     assert panel.controls["view"].value != before
     assert panel.controls["message"].value == ""

@@ -8,12 +8,13 @@ from PIL import Image
 import tesserae
 from tesserae import VQGAN, LatentTransformer, Sampler, TesseraeError
 from tesserae.data.conditions import Codes, Label, record
+from tesserae.data.external import read_condition
 from tesserae.data.views import Classes
 from tesserae.models.transformer import TransformerConfig
 from tesserae.models.vqgan import VQGANConfig
 from tesserae.sampling.autoregressive import SampleOptions
 from tesserae.sampling.conditional import SampleRequest, sample_codes
-from tesserae.sampling.tiling import decode_map, encode_map
+from tesserae.sampling.tiling import TILE, decode_map, encode_map
 
 PALETTE = [(230, 40, 40), (40, 200, 60), (40, 70, 230)]
 SIDE, F, K, NAMES = 16, 4, 13, ["coast_day", "desert_night", "lake_dusk"]
@@ -186,3 +187,44 @@ def test_masks_have_the_pictures_size(sampler):
 
 def test_it_is_there_by_its_name():
     assert tesserae.Sampler is Sampler
+
+
+def test_each_picture_may_have_its_own_label(sampler):
+    apart = sampler.sample(label=["coast_day", 2], n=2, seed=4)
+    codes = sampler.sample_codes(sampler.request(torch.tensor([0, 2]), n=2), options=SampleOptions(seed=4))
+    assert codes.shape == (2, SIDE // F, SIDE // F)
+    assert (pixels(apart) == sampler.decode(codes).add(1).mul(127.5).round().permute(0, 2, 3, 1).numpy()).all()
+    with pytest.raises(TesseraeError, match="2 labels are given for 3 pictures: give one, or one for each"):
+        sampler.sample(label=[0, 1], n=3)
+
+
+def test_a_condition_may_be_a_tensor(of_layouts, tmp_path):
+    picture = layout(32, 16)
+    picture.save(tmp_path / "layout.png")
+    view = of_layouts.condition_views["segmentation"]
+    raw = read_condition(tmp_path / "layout.png", view, (32, 16))
+    found = of_layouts.sample(condition={"segmentation": raw}, size=(32, 16))
+    assert (pixels(found) == pixels(of_layouts.sample(condition=picture, size=(32, 16)))).all()
+    shown = of_layouts.condition_pictures({"segmentation": raw})["segmentation"]
+    assert (shown[0].add(1).mul(127.5).round().permute(1, 2, 0).numpy() == np.asarray(picture)).all()
+
+
+def test_pictures_larger_than_the_window_are_completed(sampler):
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (2 * SIDE, 2 * SIDE, 3), dtype=np.uint8))
+    mask = np.ones((2 * SIDE, 2 * SIDE), bool)
+    (whole,) = sampler.complete(picture, mask, label=0, size=mask.shape)
+    codes = encode_map(sampler.vqgan, torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1)
+    assert (np.asarray(whole) == sampler.decode(codes)[0].add(1).mul(127.5).round().permute(1, 2, 0).numpy()).all()
+
+
+def test_large_maps_are_decoded_in_tiles(sampler):
+    codes = torch.randint(K, (2, 3, 9), generator=torch.Generator().manual_seed(0))
+    whole = sampler.decode(codes)
+    sampler.tile = 8
+    try:
+        tiled = sampler.decode(codes)
+    finally:
+        sampler.tile = TILE
+    assert torch.equal(tiled, decode_map(sampler.vqgan, codes, 8))
+    assert tiled.shape == whole.shape
+    assert not torch.equal(tiled, whole)

@@ -17,8 +17,8 @@ from tesserae.data.paired import PairedMaps
 from tesserae.data.pictures import Pictures
 from tesserae.data.views import Viewed, view_of
 from tesserae.encoding import encode_pieces
+from tesserae.evaluation.code_patches import nearest_patches
 from tesserae.evaluation.codebook import code_colours, nearest_code_distances, principal_components, usage_statistics
-from tesserae.evaluation.dictionary import nearest_patches
 from tesserae.evaluation.distributions import (
     SetStatistics,
     frechet,

@@ -1,1 +1,1 @@
-"""What a model is worth: codebook statistics, image metrics, neighbours."""
+"""Metrics: reconstructions, codebook, likelihood, sets of pictures, condition fidelity, copies."""

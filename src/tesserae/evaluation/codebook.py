@@ -1,4 +1,4 @@
-"""How a codebook is used: how many of its codes, how evenly, where, beside which others, how far apart."""
+"""How a codebook is used: how many codes, how evenly, where, in which pairs, and how far apart they are."""
 
 from __future__ import annotations
 
@@ -12,38 +12,37 @@ from torch import Tensor
 
 from tesserae.evaluation.distributions import exact
 
-AT_ONCE = 1 << 14  # maps that are looked at together, so that memory does not grow with the set
-TWINS = 0.05  # distance to the nearest other code, over the median of these: closer ones are doubles
+MAPS_AT_ONCE = 1 << 14  # maps that are counted together, so that memory does not grow with the set
+DOUBLE = 0.05  # a code is a double where its distance to the nearest other one, over the median distance, is less
 
 
 def usage_counts(indices: Tensor, codebook_size: int) -> Tensor:
     """How often each code was chosen: indices of any shape -> (K,) int64."""
     counts = torch.zeros(codebook_size, dtype=torch.int64)
-    for part in torch.atleast_1d(indices).split(AT_ONCE):
+    for part in torch.atleast_1d(indices).split(MAPS_AT_ONCE):
         counts += torch.bincount(part.flatten().long(), minlength=codebook_size)
     return counts
 
 
 def usage_statistics(counts: Tensor) -> dict[str, float]:
-    """Numbers for how K codes share the positions, from counts (K,).
+    """Numbers for how evenly K codes are used, from counts (K,).
 
-    usage: share of codes ever chosen; perplexity: exp of the entropy, in [1, K]; perplexity_share: that over
-    K; entropy_bits: bits a code; dead: codes never chosen; top_share: share of the commonest. All of them but
-    `dead` are 0 where nothing was counted.
+    usage: fraction of codes ever chosen; perplexity: exp of the entropy, in [1, K]; perplexity_share: that over K;
+    entropy_bits: bits a code; dead: codes never chosen; top_share: fraction of the positions that the commonest has.
+    All of them but `dead` are 0 where nothing was counted.
     """
     counts = exact(counts)
     total, size = float(counts.sum()), len(counts)
-    shares = counts[counts > 0] / max(total, 1.0)
-    entropy = float(-(shares * shares.log()).sum()) if len(shares) else 0.0
-    return {"usage": len(shares) / size, "perplexity": math.exp(entropy) if total else 0.0,
+    fractions = counts[counts > 0] / max(total, 1.0)
+    entropy = float(-(fractions * fractions.log()).sum()) if len(fractions) else 0.0
+    return {"usage": len(fractions) / size, "perplexity": math.exp(entropy) if total else 0.0,
             "perplexity_share": math.exp(entropy) / size if total else 0.0,
-            "entropy_bits": max(0.0, entropy / math.log(2)), "dead": size - len(shares),
-            "top_share": float(shares.max()) if len(shares) else 0.0}
+            "entropy_bits": max(0.0, entropy / math.log(2)), "dead": size - len(fractions),
+            "top_share": float(fractions.max()) if len(fractions) else 0.0}
 
 
-def extremes(counts: Tensor, count: int) -> tuple[list[int], list[int]]:
-    """The commonest codes, the first first, and the rarest of the others that are used at all, the rarest
-    last."""
+def common_and_rare(counts: Tensor, count: int) -> tuple[list[int], list[int]]:
+    """The commonest codes, by falling count, and the rarest of the other used codes, the rarest last."""
     order = torch.sort(counts, descending=True, stable=True).indices
     used = order[counts[order] > 0].tolist()
     return used[:count], used[count:][-count:]
@@ -60,24 +59,24 @@ def ranking(counts: Tensor):
 
 
 def occurrence(indices: Tensor, codes: Sequence[int]) -> Tensor:
-    """Share of the maps (N,h,w) that have a code at each position: (len(codes),h,w) float32."""
+    """Fraction of the maps (N,h,w) that have a code at each position: (len(codes),h,w) float32."""
     found = torch.zeros(len(codes), *indices.shape[1:], dtype=torch.int64)
-    for part in indices.split(AT_ONCE):
+    for part in indices.split(MAPS_AT_ONCE):
         found += torch.stack([(part == code).sum(0) for code in codes])
     return found.float() / len(indices)
 
 
-# ---------------------------------------------------------------- what stands beside what
+# ---- codes side by side -------------------------------------------------------------------------------------
 
 
 @dataclass
-class Neighbours:
+class CodePairs:
     """Pairs of codes side by side in one direction.
 
-    pairs: DataFrame first, second, count, expected (were codes placed at random), pmi in bits; the pairs that
-    say most come first. mutual_information: bits that a code tells about its neighbour, less what chance
-    alone would show (Miller and Madow's correction of the three entropies). same: share of the neighbours
-    that are the same code.
+    pairs: DataFrame first, second, count, expected (were codes placed at random), pmi in bits; the most
+    informative pairs come first. mutual_information: bits that a code tells about its neighbour, with Miller and
+    Madow's correction of the three entropies for the size of the sample. same: fraction of the neighbours that are
+    the same code.
     """
 
     pairs: object
@@ -85,19 +84,19 @@ class Neighbours:
     same: float
 
 
-def neighbours(indices: Tensor, codebook_size: int, direction: str, at_once: int = 1 << 22) -> Neighbours:
-    """Which codes lie beside which in maps (N,h,w): direction "right" or "below" (the second of a pair).
+def code_pairs(indices: Tensor, codebook_size: int, direction: str, at_once: int = 1 << 22) -> CodePairs:
+    """Which codes are side by side in maps (N,h,w): direction "right" or "below" (the second of a pair).
 
     pmi(a,b) = log2 p(a,b) / (p(a) p(b)); pairs come by their part p(a,b) pmi(a,b) of the mutual information,
-    so that a pair seen once does not lead. Only pairs that occur are held, and `at_once` positions counted at
-    a time: any K.
+    so that a pair that occurs once does not lead. Memory holds the pairs that occur, and `at_once` positions are
+    counted at a time, so K may be large.
     """
     import pandas as pd
 
     keys, counts = _count_pairs(*_side_by_side(indices, direction), codebook_size, at_once)
     total = counts.sum()
     if not total:
-        return Neighbours(pd.DataFrame(columns=["first", "second", "count", "expected", "pmi"]), 0.0, 0.0)
+        return CodePairs(pd.DataFrame(columns=["first", "second", "count", "expected", "pmi"]), 0.0, 0.0)
     a, b = np.divmod(keys, codebook_size)
     of_a, of_b = (np.bincount(each, weights=counts, minlength=codebook_size) for each in (a, b))
     expected = of_a[a] * of_b[b] / total
@@ -106,47 +105,47 @@ def neighbours(indices: Tensor, codebook_size: int, direction: str, at_once: int
     bias = (len(keys) - (of_a > 0).sum() - (of_b > 0).sum() + 1) / (2 * total * np.log(2))
     table = pd.DataFrame({"first": a, "second": b, "count": counts, "expected": expected, "pmi": pmi})
     order = np.argsort(-part, kind="stable")
-    return Neighbours(table.iloc[order].reset_index(drop=True), max(0.0, float(part.sum() - bias)),
+    return CodePairs(table.iloc[order].reset_index(drop=True), max(0.0, float(part.sum() - bias)),
                       float(counts[a == b].sum() / total))
 
 
-def pmi_matrix(found: Neighbours, codes: Sequence[int]) -> np.ndarray:
+def pmi_matrix(found: CodePairs, codes: Sequence[int]) -> np.ndarray:
     """pmi of some codes with each other, (len(codes),len(codes)) bits: rows first; NaN: never side by
     side."""
-    places = {code: place for place, code in enumerate(codes)}
-    matrix = np.full((len(places), len(places)), np.nan)
-    table = found.pairs[found.pairs["first"].isin(places) & found.pairs["second"].isin(places)]
-    matrix[table["first"].map(places), table["second"].map(places)] = table["pmi"]
+    positions = {code: number for number, code in enumerate(codes)}
+    matrix = np.full((len(positions), len(positions)), np.nan)
+    table = found.pairs[found.pairs["first"].isin(positions) & found.pairs["second"].isin(positions)]
+    matrix[table["first"].map(positions), table["second"].map(positions)] = table["pmi"]
     return matrix
 
 
-def telling_pairs(found: Neighbours, count: int) -> list[tuple[int, int]]:
-    """The pairs of two different codes that say most, of those that meet more often than by chance."""
+def informative_pairs(found: CodePairs, count: int) -> list[tuple[int, int]]:
+    """The most informative pairs of two different codes, of those that meet more often than by chance."""
     table = found.pairs
     table = table[(table["first"] != table["second"]) & (table["pmi"] > 0)].head(count)
     return list(zip(table["first"].tolist(), table["second"].tolist()))
 
 
 def find_pairs(indices: Tensor, pairs: Sequence[tuple[int, int]], direction: str, count: int) -> Tensor:
-    """Where pairs of codes stand side by side in maps (N,h,w), in pictures as different as there are.
+    """Where pairs of codes are side by side in maps (N,h,w), in as many different pictures as possible.
 
-    -> (len(pairs),count,3) int64: picture, row, column of the first code; -1 where there are fewer places.
+    -> (len(pairs),count,3) int64: picture, row, column of the first code; -1 where there are fewer positions.
     """
     found = torch.full((len(pairs), count, 3), -1, dtype=torch.int64)
     for number, (a, b) in enumerate(pairs):
         firsts, others = [], []  # of their pictures, and those that come after
-        for begin in range(0, len(indices), AT_ONCE):
-            first, second = _side_by_side(indices[begin:begin + AT_ONCE], direction)
-            places = ((first == a) & (second == b)).nonzero()  # (P,3), picture after picture
-            fresh = torch.ones(len(places), dtype=torch.bool)
-            fresh[1:] = places[1:, 0] != places[:-1, 0]
-            places[:, 0] += begin
-            firsts.append(places[fresh])
-            others.append(places[~fresh][:count])
+        for begin in range(0, len(indices), MAPS_AT_ONCE):
+            first, second = _side_by_side(indices[begin:begin + MAPS_AT_ONCE], direction)
+            positions = ((first == a) & (second == b)).nonzero()  # (P,3), picture after picture
+            fresh = torch.ones(len(positions), dtype=torch.bool)
+            fresh[1:] = positions[1:, 0] != positions[:-1, 0]
+            positions[:, 0] += begin
+            firsts.append(positions[fresh])
+            others.append(positions[~fresh][:count])
             if sum(map(len, firsts)) >= count:
                 break
-        places = torch.cat([*firsts, *others])[:count]
-        found[number, :len(places)] = places
+        positions = torch.cat([*firsts, *others])[:count]
+        found[number, :len(positions)] = positions
     return found
 
 
@@ -164,32 +163,33 @@ def _count_pairs(first: Tensor, second: Tensor, size: int, at_once: int) -> tupl
     for a, b in zip(first.split(rows), second.split(rows)):
         new, new_counts = torch.unique(a.long() * size + b.long(), return_counts=True)
         together = np.concatenate([keys, new.numpy()])
-        keys, places = np.unique(together, return_inverse=True)
-        counts = np.bincount(places, weights=np.concatenate([counts, new_counts.numpy()]),
+        keys, positions = np.unique(together, return_inverse=True)
+        counts = np.bincount(positions, weights=np.concatenate([counts, new_counts.numpy()]),
                              minlength=len(keys)).astype(np.int64)
     return keys, counts
 
 
-# ---------------------------------------------------------------- the vectors
+# ---- the vectors -------------------------------------------------------------------------------------------
 
 
 def principal_components(codebook: Tensor, count: int = 2) -> tuple[np.ndarray, float]:
-    """Codes (K,n_z) along their axes of greatest spread: (K,count), and the share of the variance in these.
+    """Principal components of codes (K,n_z): (K,count), and the fraction of the variance in these.
 
     By SVD; an axis's sign is set so that its largest entry is positive. Axes beyond n_z are 0.
     """
     centred = codebook.detach().cpu().double().numpy()
     centred = centred - centred.mean(0)
-    _, spreads, axes = np.linalg.svd(centred, full_matrices=False)
+    _, singular_values, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:count]
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
     points = centred @ axes.T  # (K,<=count)
-    share = np.square(spreads[:count]).sum() / max(np.square(spreads).sum(), np.finfo(float).tiny)
-    return np.pad(points, ((0, 0), (0, count - points.shape[1]))), float(share)
+    variances = np.square(singular_values)
+    explained = variances[:count].sum() / max(variances.sum(), np.finfo(float).tiny)
+    return np.pad(points, ((0, 0), (0, count - points.shape[1]))), float(explained)
 
 
 def code_colours(codebook: Tensor) -> np.ndarray:
-    """A colour for each code, (K,3) uint8, in which near codes look alike.
+    """A colour for each code, (K,3) uint8, similar for similar codes.
 
     The ranks along the three main axes are taken as red, green and blue, so that all of the range is used.
     """
@@ -210,8 +210,7 @@ def nearest_code_distances(codebook: Tensor, rows: int = 1024) -> Tensor:
     return torch.cat(found)
 
 
-def twins(distances: Tensor, counts: Tensor) -> int:
-    """Used codes that lie so near to another one that they hardly differ: below TWINS times the median
-    distance."""
+def doubles(distances: Tensor, counts: Tensor) -> int:
+    """How many used codes hardly differ from another one: nearer than DOUBLE times the median distance."""
     used = distances[counts > 0]
-    return int((used < TWINS * used.median()).sum()) if len(used) > 1 else 0
+    return int((used < DOUBLE * used.median()).sum()) if len(used) > 1 else 0

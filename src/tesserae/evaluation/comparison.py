@@ -1,6 +1,6 @@
-"""Runs beside each other: what differs between them, and what came of it.
+"""Runs side by side: the parameters in which they differ, and their results.
 
-Tables are as `tracking.runs_table` gives them: columns are params.*, metrics.* and tags.*, beside run_id,
+Tables are as `tracking.runs_table` gives them: columns are params.*, metrics.* and tags.*, and run_id,
 stage, status, start_time and minutes.
 """
 
@@ -19,12 +19,12 @@ from tesserae.errors import TesseraeError
 
 _LABEL = 40  # letters of a run's label
 _SYMBOLS = {"codebook_size": "K", "downsampling": "f", "codebook_dim": "n_z"}  # the paper's, in labels
-_BOUNDS = ("_low", "_high")  # of an interval: shown in the table beside their number, no axis
+_BOUNDS = ("_low", "_high")  # of an interval: in the table next to their number, never an axis
 _NOT_COMPARED = ("lr", "seconds", "best_step", "steps")  # metrics that are no result
 
 
 def add_derived(table: pd.DataFrame) -> pd.DataFrame:
-    """Join what follows from a VQGAN's parameters, for each params.vqgan.<name>.
+    """Add columns that follow from a VQGAN's parameters, for each params.vqgan.<name>.
 
     downsampling: f = patch * 2^(levels - 1); bits_per_pixel: log2(K) / f^2, the rate in rate and distortion, of the K
     that FSQ has, the product of its levels.
@@ -40,17 +40,17 @@ def add_derived(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def differing(table: pd.DataFrame) -> list[str]:
-    """The params.* columns in which the runs are not all alike; one that a run lacks is a difference, too."""
+    """The params.* columns in which the runs differ; one that a run lacks counts as a difference."""
     return [c for c in table if c.startswith("params.") and table[c].map(_text).nunique() > 1]
 
 
 def varied(table: pd.DataFrame) -> list[str]:
-    """Those of `differing` that are numbers in two values or more: axes for a scatter."""
+    """The columns of `differing` that have two numbers or more: axes for a scatter."""
     return [c for c in differing(table) if _numbers(table, c).nunique() > 1]
 
 
 def labels(table: pd.DataFrame) -> dict[str, str]:
-    """A short name for each run, {run_id: label}: where it differs from the others, else when it started."""
+    """A short name for each run, {run_id: label}: its values that differ from the others', else its start time."""
     names = [c for c in differing(table) if not c.endswith(".bits_per_pixel")]
     if any(c.endswith(".downsampling") for c in names):
         names = [c for c in names if not c.endswith((".channel_mult", ".patch"))]  # f says it
@@ -67,7 +67,7 @@ def labels(table: pd.DataFrame) -> dict[str, str]:
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: when, how it ended, how long, which code, and the parameters that differ."""
+    """One row a run: start, status, duration, commit, and the parameters that differ."""
     shown = pd.DataFrame({"started": table["start_time"].dt.strftime("%Y-%m-%d %H:%M") if len(table) else [],
                           "status": table["status"].str.lower(), "minutes": table["minutes"].round(1)})
     if "tags.git.commit" in table:
@@ -88,7 +88,7 @@ def results(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_names(histories: Mapping[str, pd.DataFrame], most: int = 9) -> list[str]:
-    """Metrics that some run has recorded at two steps or more, held-out ones first."""
+    """Metrics that some run has recorded at two or more steps, held-out ones first."""
     names = dict.fromkeys(name for history in histories.values() for name in history
                           if name != "step" and history[name].notna().sum() > 1
                           and _is_result(name) and not name.endswith(_BOUNDS))
@@ -96,25 +96,25 @@ def curve_names(histories: Mapping[str, pd.DataFrame], most: int = 9) -> list[st
 
 
 def axes(table: pd.DataFrame, wanted: Sequence[str] = ()) -> tuple[str | None, str | None, str | None]:
-    """What to draw against what: (parameter, metric, parameter that groups), None where there is none.
+    """The axes of a scatter: (parameter, metric, parameter that groups), None where there is none.
 
     wanted: names that come first, without params. and metrics., for instance ("codebook_size", "val_lpips").
     """
-    def place(name: str) -> int:
+    def rank(name: str) -> int:
         short = name.removeprefix("metrics.").rsplit(".", 1)[-1]
         return wanted.index(short) if short in wanted else len(wanted)
 
-    numbers = sorted((n for n in varied(table) if n != "params.seed"), key=place)
+    numbers = sorted((n for n in varied(table) if n != "params.seed"), key=rank)
     metrics = [c for c in table if c.startswith("metrics.") and _is_result(c.removeprefix("metrics."))
                and not c.endswith(_BOUNDS) and table[c].notna().any()]
-    metrics.sort(key=lambda name: (place(name), not name.startswith("metrics.val_")))
+    metrics.sort(key=lambda name: (rank(name), not name.startswith("metrics.val_")))
     first = numbers[0] if numbers else None
     group = next((n for n in numbers[1:] if not n.endswith((".bits_per_pixel", ".channel_mult"))), None)
     return first, metrics[0] if metrics else None, group
 
 
 def missing(table: pd.DataFrame, stage: str) -> str:
-    """In words, what there is to compare, and what to do for more."""
+    """A sentence on what there is to compare, and how to get more."""
     more = ("change a value in params.yaml and run dvc repro again, or queue several: "
             "dvc exp run --queue -S 'vqgan.image.codebook_size=64,256,1024', then dvc queue start")
     if table.empty:
@@ -144,7 +144,7 @@ def _numbers(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _entries(table: pd.DataFrame, vqgan: str) -> pd.Series:
-    """How many codes each run's codebook has; those of an FSQ that cannot have its K as it is said."""
+    """How many codes each run's codebook has; K itself where FSQ has no levels for it."""
     sizes = _numbers(table, f"{vqgan}.codebook_size")
     if f"{vqgan}.quantizer" not in table:
         return sizes

@@ -1,7 +1,7 @@
-"""How like two sets of pictures are, from their features: Fréchet and kernel distance, precision, recall, score.
+"""How similar two sets of pictures are, by their features: Fréchet and kernel distance, precision, recall, score.
 
-All of it is float64, in blocks of bounded size, on the device of the features where that knows float64. Each measure
-also comes over bootstrap resamples of the generated pictures, with the reference as it is.
+All of it is float64, in blocks of bounded size, on the device of the features where that supports float64. Each
+measure is also computed for bootstrap resamples of the generated pictures, with the same reference.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def frechet(a: SetStatistics, b: SetStatistics) -> float:
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of {len(a.mean)} and {len(b.mean)} dimensions do not compare")
     between = (a.mean - b.mean).square().sum()
-    shared = torch.linalg.svdvals(a.root @ b.root.T).sum()
-    return max(0.0, float(between + a.root.square().sum() + b.root.square().sum() - 2 * shared))
+    product = torch.linalg.svdvals(a.root @ b.root.T).sum()
+    return max(0.0, float(between + a.root.square().sum() + b.root.square().sum() - 2 * product))
 
 
 def frechet_resampled(features: Tensor, reference: SetStatistics) -> Tensor:
@@ -75,21 +75,21 @@ def frechet_resampled(features: Tensor, reference: SetStatistics) -> Tensor:
     LEAST_RESAMPLES.
     """
     x = exact(features) - reference.mean
-    count, shared = len(x), x @ reference.root.T  # (N,D), (N,r)
+    count, product = len(x), x @ reference.root.T  # (N,D), (N,r)
     side = max(1, min(count, len(reference.root)))
     resamples = int(min(RESAMPLES, max(LEAST_RESAMPLES, RESAMPLES * (CHEAP / side) ** 3)))
     weights = resampled_counts(count, resamples).to(x.device)  # (B,N)
     means = weights @ x / count  # (B,D), of x - m_b
     between = means.square().sum(1)
     trace = (weights @ x.square().sum(1) - count * between) / (count - 1)
-    roots = torch.stack([_trace_of_root(shared, weight) for weight in weights])
+    roots = torch.stack([_trace_of_root(product, weight) for weight in weights])
     return (between + trace + reference.root.square().sum() - 2 * roots).clamp_min(0).cpu()
 
 
-def _trace_of_root(shared: Tensor, weight: Tensor) -> Tensor:
+def _trace_of_root(product: Tensor, weight: Tensor) -> Tensor:
     """tr (S_a S_b)^(1/2) of one resample, from x R_b^T (N,r) and how often each row counts (N,)."""
     count = weight.sum()
-    rows = (shared - weight @ shared / count)[weight > 0] * (weight[weight > 0] / (count - 1)).sqrt()[:, None]
+    rows = (product - weight @ product / count)[weight > 0] * (weight[weight > 0] / (count - 1)).sqrt()[:, None]
     square = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
     return torch.linalg.eigvalsh(square).clamp_min(0).sqrt().sum()
 
@@ -98,7 +98,7 @@ def kernel_distance(features: Tensor, reference: Tensor) -> tuple[float, Tensor]
     """The unbiased squared MMD with k(x,y) = (x.y / D + 1)^3, Binkowski et al. (arXiv 1801.01401).
 
     features (N,D) and reference (M,D), N, M >= 2 -> (value, its resamples, RESAMPLES at most). All pairs count, so
-    the value is the mean over all the subsets that other implementations draw some of. Pairs of a picture with itself
+    the value is the mean over all subsets, of which other implementations sample some. Pairs of a picture with itself
     do not count in resamples, either.
     """
     from torchmetrics.image.kid import poly_kernel  # here, for it takes seconds to import

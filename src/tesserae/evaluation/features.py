@@ -1,4 +1,4 @@
-"""The networks by whose features sets of pictures are compared, each under an honest name.
+"""The networks whose features compare sets of pictures, each under its own name.
 
 Inception with torch-fidelity's weights is what published numbers are measured with. Only those weights, known by
 their sha256, give `fid`, `rfid`, `kid`, `inception_score`, `precision` and `recall`. Other weights of that layout,
@@ -22,12 +22,12 @@ from tesserae.errors import TesseraeError
 from tesserae.models.perceptual import LPIPS, Backbone
 
 KEY = "evaluation.inception_weights"
-COMPARABLE = 10_000  # pictures below which a distance says more about their number than published ones do
+COMPARABLE = 10_000  # pictures below which a distance depends on their number too much to compare with published ones
 PUBLISHED = "6726825d"  # the first digits of the sha256 of the weights that published numbers are measured with
 INCEPTION_FILE = f"weights-inception-2015-12-05-{PUBLISHED}.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 _REMEDY = f"fetch {INCEPTION_URL}, or set the key to \"\""
-VGG_SIDE = 64  # pixels that VGG looks at: its time grows with them, ranks change little
+VGG_SIDE = 64  # pixels a side that VGG reads: more take longer and hardly change ranks
 PLAIN = {"frechet": "fid", "frechet_reconstructions": "rfid", "kernel": "kid", "score": "inception_score",
          "precision": "precision", "recall": "recall"}
 
@@ -37,14 +37,15 @@ class FeatureNetwork:
     """Pictures -> features.
 
     name: "inception", "inception_custom" or "vgg16", for names of numbers. weights: hex digits of what it computes
-    with. words: what it is and how it reads pictures, for a protocol. said: a sentence for who reads the report.
+    with. protocol: the network and how it reads pictures, for a protocol's record. description: a sentence for the
+    reader of a report.
     extract: bytes (B,3,H,W) on `device` -> features (B,D) float32 and logits (B,C) or None.
     """
 
     name: str
     weights: str
-    words: str
-    said: str
+    protocol: str
+    description: str
     device: torch.device
     extract: Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
@@ -82,7 +83,8 @@ def feature_network(weights: str | Path | None = None, device: torch.device | st
 
     weights: a file of torch-fidelity's layout, which params.yaml names; without one, INCEPTION_FILE where it lies in
     torch's cache. backbone: VGG16's, loaded where it is not given. Raises TesseraeError where the named file is
-    missing, damaged or of another layout. A file in the cache that is not the published one is left alone, and said.
+    missing, damaged or of another layout. A file in the cache that is not the published one is not used, and
+    `description` says so.
     """
     device = torch.device(device)
     if weights:
@@ -125,33 +127,35 @@ def _vgg16(device: torch.device, backbone: Backbone | None, why: str) -> Feature
     if isinstance(backbone, nn.Module):
         weights = _fingerprint(backbone)
         backbone = backbone.to(device)
-    said = (f"Sets of pictures are compared by VGG16's features, and no FID is computed, for {why}. "
+    description = (f"Sets of pictures are compared by VGG16's features, and no FID is computed, for {why}. "
             f"For FID fetch {INCEPTION_URL} to there, or name the file in {KEY}.")
-    words = (f"VGG16 (ImageNet), mean over positions of the last activations, 512; pictures of at most {VGG_SIDE} "
+    protocol = (f"VGG16 (ImageNet), mean over positions of the last activations, 512; pictures of at most {VGG_SIDE} "
              "pixels a side, larger ones resized with antialiasing")
 
     def extract(pixels: Tensor) -> tuple[Tensor, None]:
         return vgg_features(at_most(to_unit(pixels)), backbone), None
 
-    return FeatureNetwork("vgg16", weights, words, said, device, extract)
+    return FeatureNetwork("vgg16", weights, protocol, description, device, extract)
 
 
 def _inception(path: Path, device: torch.device) -> FeatureNetwork:
     state, digest = _state(path), _sha256(path)
     network = _built(state, path).to(device)
     published = digest.startswith(PUBLISHED)
-    words = ("Inception v3 of torch-fidelity, pool features, 2048; pictures resized to 299 pixels a side as "
+    protocol = ("Inception v3 of torch-fidelity, pool features, 2048; pictures resized to 299 pixels a side as "
              f"TensorFlow 1 does; weights sha256 {digest[:8]}")
-    said = f"Sets of pictures are compared by Inception's features with the published weights, {path.name}."
+    description = f"Sets of pictures are compared by Inception's features with the published weights, {path.name}."
     if not published:
-        said = (f"Sets of pictures are compared by Inception's features with the weights {path.name}, and no FID is "
-                f"computed, for their sha256 begins with {digest[:8]}, that of the published ones with {PUBLISHED}.")
+        description = (f"Sets of pictures are compared by Inception's features with the weights {path.name}, and no "
+                       f"FID is computed, for their sha256 begins with {digest[:8]}, that of the published ones with "
+                       f"{PUBLISHED}.")
 
     def extract(pixels: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = network(pixels)
         return features, logits
 
-    return FeatureNetwork("inception" if published else "inception_custom", digest, words, said, device, extract)
+    name = "inception" if published else "inception_custom"
+    return FeatureNetwork(name, digest, protocol, description, device, extract)
 
 
 def _state(path: Path) -> dict:

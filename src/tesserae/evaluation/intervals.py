@@ -1,4 +1,4 @@
-"""Numbers with their protocol and interval: the bootstrap's (Efron and Tibshirani, 1993), of shares Wilson's."""
+"""Numbers with their protocol and interval: bootstrap (Efron and Tibshirani, 1993), and Wilson's for fractions."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def resampled_medians(values: Tensor) -> Tensor:
     return values.detach().cpu().double()[torch.from_numpy(chosen)].median(1).values
 
 
-def interval(value: float, resampled: Tensor, least: float = -math.inf,
-             most: float = math.inf) -> tuple[float, float]:
-    """(low, high) of 95 %: `value` +- Z standard deviations of what it is over the resamples, within its range.
+def interval(value: float, resampled: Tensor, low: float = -math.inf,
+             high: float = math.inf) -> tuple[float, float]:
+    """(low, high) of 95 %: `value` +- Z standard deviations of its values over the resamples, within its range.
 
     Quantiles of the resamples would not do: a Fréchet distance of resamples, in which pictures occur twice, lies
     above that of the pictures themselves, for it falls as pictures become more.
     """
     reach = Z * float(resampled.std()) if len(resampled) > 1 else math.nan
-    return max(least, value - reach), min(most, value + reach)
+    return max(low, value - reach), min(high, value + reach)
 
 
-def share_interval(share: float, count: int) -> tuple[float, float]:
-    """(low, high) of 95 % of a share of `count` pictures, by Wilson's score (1927).
+def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
+    """(low, high) of 95 % of a fraction of `count` pictures, by Wilson's score (1927).
 
-    Resamples of pictures that are all on one side are all alike, and would say that nothing is uncertain.
+    Bootstrap resamples of equal values are all equal, so they would give an interval of no width.
     """
     z2 = Z**2 / count
-    centre = (share + z2 / 2) / (1 + z2)
-    reach = math.sqrt(z2 * share * (1 - share) + z2**2 / 4) / (1 + z2)
+    centre = (fraction + z2 / 2) / (1 + z2)
+    reach = math.sqrt(z2 * fraction * (1 - fraction) + z2**2 / 4) / (1 + z2)
     return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
 def _alike(resampled: Tensor) -> bool:
-    """Whether nothing varies over the resamples but by rounding: an interval of no width would be a lie."""
+    """Whether resamples differ by rounding alone: an interval of no width would be misleading."""
     return len(resampled) > 1 and float(resampled.std()) <= 1e-9 * max(1e-9, float(resampled.abs().max()))
 
 
@@ -64,8 +64,8 @@ class Measures:
     """Numbers of a stage for `Stage.metrics`.
 
     values: {name: number}, with <name>_low and <name>_high beside those that have an interval. protocol: a record for
-    each number, {"of": name, ...}: what it was measured with, on what, and how. notes: what could not be measured,
-    and why, a sentence each.
+    each number, {"of": name, ...}: with which features, on which pictures, and how. notes: a sentence for each number
+    that could not be measured, with the reason.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Measures:
 
     def add(self, name: str, value: float, protocol: Mapping[str, Any], resampled: Tensor | None = None,
             bounds: tuple[float, float] = (-math.inf, math.inf)) -> None:
-        """One number; resampled: what it is over bootstrap resamples; bounds: the least and the most it can be."""
+        """Add one number; resampled: its values over bootstrap resamples; bounds: its smallest and largest value."""
         self.values[name] = value
         record = {"of": name, **protocol}
         if resampled is not None and _alike(resampled):
@@ -97,13 +97,13 @@ class Measures:
             resampled = resampled_means(values) if len(values) > 1 else None
             self.add(prefix + name, float(values.double().mean()), {"n": len(values), **protocol}, resampled, bounds)
 
-    def add_shares(self, each: Mapping[str, Tensor], protocol: Mapping[str, Any]) -> None:
-        """The share of pictures of which something holds, for each name: 0 or 1 of each picture (N,)."""
+    def add_fractions(self, each: Mapping[str, Tensor], protocol: Mapping[str, Any]) -> None:
+        """The fraction of pictures of which something holds, for each name: 0 or 1 of each picture (N,)."""
         for name, held in each.items():
-            share, of = float(held.double().mean()), protocol.get("resampled", "the pictures")
-            words = f"95 %: Wilson's score interval of a share of {of}"
-            self.add(name, share, {"n": len(held), **protocol, "interval": words})
-            self.values[f"{name}_low"], self.values[f"{name}_high"] = share_interval(share, len(held))
+            fraction, of = float(held.double().mean()), protocol.get("resampled", "the pictures")
+            words = f"95 %: Wilson's score interval of a fraction of {of}"
+            self.add(name, fraction, {"n": len(held), **protocol, "interval": words})
+            self.values[f"{name}_low"], self.values[f"{name}_high"] = wilson_interval(fraction, len(held))
 
     def table(self):
         """A DataFrame with a row for each number: its value and, where it has an interval, low and high."""
@@ -115,7 +115,7 @@ class Measures:
                              for column, ending in columns.items()}, index=names, dtype=float)
 
     def join(self, other: Measures) -> None:
-        """Take over what another one holds."""
+        """Add the numbers, records and notes of another one."""
         self.values |= other.values
         self.protocol += other.protocol
         self.notes += [note for note in other.notes if note not in self.notes]

@@ -1,4 +1,4 @@
-"""How well a latent transformer predicts codes: nats and bits a token, where, and what its condition is worth."""
+"""How well a latent transformer predicts codes: nats and bits a token, by position, and the gain of its condition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tesserae.sampling.orderings import from_sequences, to_sequences
 from tesserae.sampling.sliding_window import Prefixes, Windows, blocks_of, check_window
 
 OVERFITTING = 0.02  # held-out nats that may be lost after the best step before it is called overfitting
-LOGITS = 1 << 26  # numbers that are held at once: codes of a map x codebook size x maps
+LOGITS = 1 << 26  # elements at once: codes of a map x codebook size x maps
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Likelihood:
         return {"nll": nats, "bits": nats_to_bits(nats), "accuracy": float(self.hit.double().mean())}
 
     def each(self) -> dict[str, Tensor]:
-        """`nll`, `bits` and `accuracy` of each map, (N,): what intervals are made of."""
+        """`nll`, `bits` and `accuracy` of each map, (N,), for intervals."""
         nats = self.nll.double().mean((1, 2))
         return {"nll": nats, "bits": nats / math.log(2), "accuracy": self.hit.double().mean((1, 2))}
 
@@ -65,7 +65,7 @@ def likelihood(model: LatentTransformer, prefix: Tensor, indices: Tensor, batch_
 
 def conditional_likelihood(model: LatentTransformer, conditioning: Conditioning, indices: Tensor,
                            batch_size: int = 64, find: Callable[..., Likelihood] = likelihood) -> Likelihood:
-    """`likelihood` of windows (N,h,w) given their conditions; `find` is called in its place."""
+    """`likelihood` of windows (N,h,w) given their conditions; `find` computes it."""
     return find(model, make_prefix(conditions_of(model.config.conditions), conditioning), indices, batch_size)
 
 
@@ -109,8 +109,8 @@ def codes_each(model: LatentTransformer, data: PairedMaps, count: int, batch_siz
 
     `nll`, `bits`, `accuracy`. Of a model with a condition also `nll_wrong`, the same windows under another
     picture's condition, `gain` = nll_wrong - nll in nats a code and `gain_bits`. Of one with the class as a condition
-    `nll_wrong_class`, another class alone, and `class_gain`. find: what is called in place of `likelihood`, by
-    processes that share the work.
+    `nll_wrong_class`, another class alone, and `class_gain`. find: computes the likelihood,
+    for processes that share the work.
     """
     chosen = data.some(count)
     own, indices = data.conditioning(chosen), data.codes(chosen)

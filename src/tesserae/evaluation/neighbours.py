@@ -1,4 +1,4 @@
-"""The nearest training pictures of a picture, so that copying shows."""
+"""The nearest training pictures of a picture, which show whether it is a copy."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from tesserae.models.perceptual import LPIPS
 
-COMPARED_AT = 64  # pixels of the longer side: copies show there, AlexNet can read it, vectors stay short
+COMPARED_AT = 64  # pixels of the longer side: enough for AlexNet and for copies to show, and vectors stay short
 BLOCK = 1 << 26  # elements of the vectors of the bank that are held at once
-USUAL = 0.05  # a held-out picture as near to training as this share of them counts as suspiciously near
+USUAL = 0.05  # quantile of the held-out pictures' distances below which a sample counts as near
 
 Embed = Callable[[Tensor], Tensor]  # images (B,3,H,W) in [-1,1] -> vectors (B,D)
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """distances (N,k) ascending, and whose they are: indices (N,k) int64 into the bank."""
+    """distances (N,k), ascending, and indices (N,k) int64 into the bank."""
 
     distances: Tensor
     indices: Tensor
@@ -52,21 +52,22 @@ def pixel_vectors(images: Tensor) -> Tensor:
 def nearest(queries: Iterable[Tensor], bank: Iterable[Tensor], embed: Embed, k: int = 1) -> Neighbours:
     """The k pictures of `bank` nearest to each query, or to its mirror image: squared distances of `embed`.
 
-    Both are batches of images (B,3,H,W) in [-1,1], on the device of `embed`. The bank is gone through once, in blocks
-    of BLOCK elements of its vectors, and the queries once for each block, so a bank of more than one block needs
-    queries that can be gone through again. With fewer than k pictures in the bank there are fewer neighbours.
+    Both are batches of images (B,3,H,W) in [-1,1], on the device of `embed`. The bank is iterated once, in blocks of
+    BLOCK elements of its vectors, and the queries once for each block, so a bank of more than one block needs queries
+    that can be iterated again. With fewer than k pictures in the bank there are fewer neighbours. Raises ValueError
+    for an empty bank.
     """
-    best, place, start = None, None, 0
+    best, indices, start = None, None, 0
     for block in _blocks(map(embed, bank)):
         found = torch.cat([_to_block(embed, part, block) for part in queries]).cpu()  # (N,M)
         numbers = torch.arange(start, start + len(block)).expand(len(found), -1)
         best = found if best is None else torch.cat([best, found], 1)
-        place = numbers if place is None else torch.cat([place, numbers], 1)
+        indices = numbers if indices is None else torch.cat([indices, numbers], 1)
         best, order = best.topk(min(k, best.shape[1]), dim=1, largest=False)
-        place, start = place.gather(1, order), start + len(block)
+        indices, start = indices.gather(1, order), start + len(block)
     if best is None:
-        raise ValueError("there are no pictures to look for neighbours among")
-    return Neighbours(best, place)
+        raise ValueError("there are no pictures to find neighbours in")
+    return Neighbours(best, indices)
 
 
 def _to_block(embed: Embed, part: Tensor, block: Tensor) -> Tensor:
@@ -89,33 +90,21 @@ def _blocks(batches: Iterable[Tensor]) -> Iterator[Tensor]:
         yield torch.cat(held)
 
 
-def copying(samples: Tensor, held_out: Tensor) -> dict[str, float]:
-    """Whether samples lie nearer to training pictures than unseen pictures do; distances (N,) and (M,).
-
-    `near_share`: share of samples nearer to a training picture than all but 5 % of the held-out pictures are,
-    so 0.05 is what new pictures would have. `distance` and `distance_held_out`: the medians.
-    """
-    near = torch.quantile(held_out.float(), USUAL)
-    return {"near_share": float((samples < near).float().mean()), "distance": float(samples.median()),
-            "distance_held_out": float(held_out.median())}
-
-
 def code_overlap(maps: Tensor, bank: Tensor, at_once: int = 1 << 26) -> Tensor:
-    """The largest share of equal codes that a map has with any of the bank: (N,T), (M,T) -> (N,) in [0,1].
+    """The largest fraction of equal codes that a map has with any of the bank: (N,T), (M,T) -> (N,) in [0,1].
 
-    Computed where the maps are, `at_once` comparisons at a time, however many maps and however large the bank; the
-    result is on the CPU.
+    Computed on the maps' device, `at_once` comparisons at a time; the result is on the CPU.
     """
     length = maps.shape[1]
     columns = max(1, min(len(bank), at_once // length))
     rows = max(1, at_once // (length * columns))
-    shares = []
+    fractions = []
     for part in maps.to(bank.dtype).split(rows):
         best = torch.zeros(len(part), dtype=torch.int64, device=maps.device)
         for others in bank.split(columns):
             best = torch.maximum(best, (part[:, None] == others.to(maps.device)).sum(-1).amax(-1))
-        shares.append(best.cpu() / length)
-    return torch.cat(shares)
+        fractions.append(best.cpu() / length)
+    return torch.cat(fractions)
 
 
 def _at_one_size(images: Tensor) -> Tensor:

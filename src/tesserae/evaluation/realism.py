@@ -1,4 +1,4 @@
-"""How like real pictures samples and reconstructions are, as sets: each number with its protocol and interval."""
+"""How similar samples and reconstructions are to real pictures, as sets: numbers with protocol and interval."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RealSet:
         return spread(self.count, len(self.pictures))
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """For a protocol."""
         return f"{self.split} split, {len(self.numbers)} of {len(self.pictures)} pictures, evenly spread"
 
@@ -73,14 +73,14 @@ class RealSet:
 
     def _key(self, network: FeatureNetwork) -> str:
         view = self.pictures.view
-        facts = (network.name, network.weights, network.words, self.pictures.pictures.fingerprint_of(view.column),
+        key = (network.name, network.weights, network.protocol, self.pictures.pictures.fingerprint_of(view.column),
                  view.kind, view.column, self.split, self.pictures.size, self.numbers)
-        return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+        return hashlib.sha256(repr(key).encode()).hexdigest()[:32]
 
 
 def sample_realism(vqgan: VQGAN, samples: Images, reference: RealSet, maps: tuple[CodeMaps, CodeMaps],
                    unseen: Viewed, network: FeatureNetwork) -> Measures:
-    """How like training pictures samples are, and what other real pictures and reconstructions get.
+    """How similar samples are to training pictures, and the same of other real pictures and of reconstructions.
 
     reference: of the training pictures; maps: training and held-out set as codes; unseen: the held-out pictures, all
     in one order each. Numbers are named by `network.named`: of the samples Fréchet and kernel distance, precision,
@@ -118,7 +118,7 @@ def sample_realism(vqgan: VQGAN, samples: Images, reference: RealSet, maps: tupl
 def reconstruction_realism(vqgan: VQGAN, held_out: RealSet, network: FeatureNetwork) -> Measures:
     """The Fréchet distance of reconstructions to the very pictures: `rfid`, or `frechet_<name>_reconstructions`.
 
-    Where there are fewer than two pictures a note in its place.
+    With fewer than two pictures there is a note in its place.
     """
     found, device = Measures(), vqgan.codebook.device
     if len(held_out.numbers) < 2:
@@ -129,7 +129,7 @@ def reconstruction_realism(vqgan: VQGAN, held_out: RealSet, network: FeatureNetw
 
     @torch.no_grad()
     def make(numbers: torch.Tensor) -> torch.Tensor:
-        return view.drawn(vqgan.decode(vqgan.encode(held_out.pictures.seen(numbers.tolist()).to(device))))
+        return view.drawn(vqgan.reconstruct(held_out.pictures.seen(numbers.tolist()).to(device)))
 
     images = Images(len(held_out.pictures), make).some(held_out.numbers)
     name = network.named("frechet_reconstructions", len(held_out.numbers))
@@ -152,7 +152,7 @@ def set_measures(images: Images, reference: SetStatistics, network: FeatureNetwo
     if fewer > NEAREST:
         sides = {"precision": "the generated pictures", "recall": "the reference's pictures"}
         for measure, each in zip(sides, precision_recall(features, reference.features)):
-            found.add_shares({network.named(measure, fewer): each},
+            found.add_fractions({network.named(measure, fewer): each},
                              protocol | {"k": NEAREST, "resampled": sides[measure]})
     else:
         found.notes.append(f"Precision and recall are left out: they need more than {NEAREST} pictures on either "
@@ -189,7 +189,8 @@ def _frechet_of(found: Measures, name: str, features: torch.Tensor, reference: S
 
 
 def _protocol(network: FeatureNetwork, reference: RealSet, more: Mapping[str, Any]) -> dict[str, Any]:
-    return {"features": network.words, "reference": reference.words, "size": reference.size, "pixels": PIXELS, **more}
+    return {"features": network.protocol, "reference": reference.description, "size": reference.size,
+            "pixels": PIXELS, **more}
 
 
 def _counted(protocol: Mapping[str, Any], generated: int, reference: int) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def _counted(protocol: Mapping[str, Any], generated: int, reference: int) -> dic
 
 
 def _read(path: Path) -> SetStatistics | None:
-    """What was kept there; None where nothing was, or it is damaged: then it is made anew."""
+    """Read the cache; None where it is missing or damaged."""
     try:
         found = SetStatistics(**load_file(path))
     except (OSError, SafetensorError, TypeError, ValueError):
@@ -209,7 +210,7 @@ def _read(path: Path) -> SetStatistics | None:
 
 
 def _write(path: Path, found: SetStatistics) -> None:
-    """Keep them there. It is a cache: where it cannot be written, that is said and the work goes on."""
+    """Write the cache; where that fails, print why and go on."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,8 +220,8 @@ def _write(path: Path, found: SetStatistics) -> None:
             with suppress(FileNotFoundError):  # another stage may have removed it
                 old.unlink()
     except (OSError, SafetensorError) as error:
-        print(f"{path.parent.name}/ cannot be written ({error}), so the features of real pictures are found anew in "
-              "every stage; see to the disk and its rights to spare that time.")
+        print(f"{path.parent.name}/ cannot be written ({error}), so every stage computes the features of real "
+              "pictures again; check the disk and its permissions to save that time.")
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)

@@ -1,10 +1,10 @@
-"""Numbers about drawn pictures: of which class they are, and whether they are copies; and their files."""
+"""Whether samples are copies of training pictures, and of which class; and the samples' files."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,24 +18,19 @@ from tesserae.data.codes import CodeMaps
 from tesserae.data.pictures import spread
 from tesserae.errors import writing
 from tesserae.evaluation.intervals import Measures, resampled_medians
-from tesserae.evaluation.neighbours import USUAL, Embed, Neighbours, code_overlap, copying, nearest
+from tesserae.evaluation.neighbours import USUAL, Embed, Neighbours, code_overlap, nearest
 from tesserae.evaluation.streams import Images, joined, of_codes
 from tesserae.models.vqgan import VQGAN
 
-BANK = 2000  # training pictures among which the nearest are looked for, where nothing else is asked
-ENOUGH = round(1 / USUAL)  # held-out pictures, at least, for the limit that a share of USUAL of them falls below
+BANK = 2000  # training pictures among which the nearest are searched, by default
+ENOUGH = round(1 / USUAL)  # held-out pictures, at least, for the limit that a fraction of USUAL of them falls below
 LONGEST = 120  # bytes of a folder's name
-HELD_OUT = 512  # held-out pictures, at most, that say how near a new picture lies
-
-
-def decoded(vqgan: VQGAN, indices: Tensor) -> Iterator[Tensor]:
-    """Code maps (N,h,w) -> batches of images (B,3,H,W) in [-1,1] on the CPU, as the VQGAN's view is looked at."""
-    return (batch.cpu() for batch in of_codes(vqgan, indices))
+HELD_OUT = 512  # held-out pictures, at most, whose distances are compared with the samples'
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Training pictures among which the nearest are looked for: `numbers` (M,) of `total`, ascending."""
+    """Training pictures among which the nearest are searched: `numbers` (M,) of `total`, ascending."""
 
     numbers: Tensor
     total: int
@@ -46,7 +41,7 @@ class Bank:
         return cls(torch.tensor(spread(most, total)), total)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """For a figure and a protocol."""
         of = "all" if len(self.numbers) == self.total else f"{len(self.numbers)} of"
         return f"{of} {self.total} training pictures"
@@ -60,7 +55,7 @@ class Bank:
 class Nearness:
     """Nearest training pictures of samples and of held-out pictures, by LPIPS (AlexNet).
 
-    held_out_numbers (M,): which held-out pictures; bank: which training pictures they were looked for among.
+    held_out_numbers (M,): which held-out pictures; bank: the training pictures among which they were searched.
     """
 
     samples: Neighbours
@@ -69,38 +64,39 @@ class Nearness:
     bank: Bank
 
     def measures(self, labels: Tensor | None, train: CodeMaps, held_out: CodeMaps) -> Measures:
-        """`copying`'s numbers, and how often the nearest training picture is of the class asked for.
+        """Numbers about copies, and the fraction of samples whose nearest training picture is of the requested class.
 
-        `bank_images`: how many training pictures there were to be near to.
+        `near_share`: the fraction of samples nearer to a training picture than all but USUAL of the held-out pictures
+        are, so USUAL is the value of new pictures. `distance`, `distance_held_out`: the medians. `bank_images`: the
+        number of training pictures among which the nearest are searched.
         """
         found = Measures()
-        protocol = {"features": "LPIPS (AlexNet), mirror images, too", "reference": self.bank.words,
+        protocol = {"features": "LPIPS (AlexNet), mirror images, too", "reference": self.bank.description,
                     "n_generated": len(self.samples.distances), "n_held_out": len(self.held_out.distances),
                     "size": "at 64 pixels of the longer side", "pixels": "float, decoded"}
         near, known = (each.distances[:, 0] for each in (self.samples, self.held_out))
-        values = copying(near, known)
         if len(known) >= ENOUGH:
-            found.add_shares({"near_share": near < torch.quantile(known.float(), USUAL)}, protocol)
+            found.add_fractions({"near_share": near < torch.quantile(known.float(), USUAL)}, protocol)
         else:
             found.notes.append(f"near_share is left out: the limit below which {USUAL:.0%} of the held-out pictures "
                                f"fall needs {ENOUGH} of them, here are {len(known)} (prepare.holdout sets how many).")
         for name, distances in (("distance", near), ("distance_held_out", known)):
-            found.add(name, values[name], protocol, resampled_medians(distances))
-        found.add("bank_images", len(self.bank.numbers), {"reference": self.bank.words})
+            found.add(name, float(distances.median()), protocol, resampled_medians(distances))
+        found.add("bank_images", len(self.bank.numbers), {"reference": self.bank.description})
         if labels is not None:
             pairs = {"class_agreement": (self.samples, labels),
                      "class_agreement_held_out": (self.held_out, held_out.labels[self.held_out_numbers])}
-            found.add_shares({name: train.labels[neighbours.indices[:, 0]] == asked
-                              for name, (neighbours, asked) in pairs.items()}, protocol)
+            found.add_fractions({name: train.labels[neighbours.indices[:, 0]] == requested
+                              for name, (neighbours, requested) in pairs.items()}, protocol)
         return found
 
 
 def nearness(samples: Images, vqgan: VQGAN, maps: tuple[CodeMaps, CodeMaps], embed: Embed, bank: Bank,
              k: int = 1) -> Nearness:
-    """Nearest training pictures of samples and of HELD_OUT held-out ones, all as the VQGAN decodes them.
+    """Nearest training pictures of samples and of HELD_OUT held-out ones, all decoded by the VQGAN.
 
     maps: training and held-out set as codes; embed: `neighbours.lpips_vectors`, on the VQGAN's device. So a sample
-    that repeats a training picture's codes has distance 0, and the VQGAN's blur is on all sides.
+    with a training picture's codes has distance 0, and all pictures have the VQGAN's blur.
     """
     train, held_out = maps
     numbers = torch.tensor(spread(HELD_OUT, len(held_out)))
@@ -113,7 +109,7 @@ def nearness(samples: Images, vqgan: VQGAN, maps: tuple[CodeMaps, CodeMaps], emb
 
 def overlaps(samples: Tensor, train: CodeMaps, held_out: CodeMaps, bank: Bank,
              device: torch.device | str = "cpu") -> Measures:
-    """Mean over maps of the largest share of codes in common with a training map.
+    """Mean over maps of the largest fraction of codes in common with a training map.
 
     `code_overlap` of samples (N,h,w), `code_overlap_held_out` of HELD_OUT held-out pictures. Both views of the bank's
     pictures count. device: where codes are compared.
@@ -123,14 +119,15 @@ def overlaps(samples: Tensor, train: CodeMaps, held_out: CodeMaps, bank: Bank,
     found = Measures()
     for name, maps in (("code_overlap", samples), ("code_overlap_held_out", some)):
         found.add_means({name: code_overlap(maps.flatten(1).to(device), known.to(device))},
-                        {"features": "codes", "reference": bank.words}, bounds=(0.0, 1.0))
+                        {"features": "codes", "reference": bank.description}, bounds=(0.0, 1.0))
     return found
 
 
 def write_pictures(folder: Path, images: Iterable[Tensor], groups: Sequence[str]) -> None:
-    """Images (3,H,W) in [-1,1], of any sizes, as folder/<group>/<number>.png: anew, all of them or none.
+    """Images (3,H,W) in [-1,1], of any sizes, as folder/<group>/<number>.png, all or none, in place of
+    the old ones.
 
-    A group's name is made fit for a folder: without slashes, and a long one cut, with a checksum behind it.
+    A group's name becomes a folder's: slashes are replaced, and a long name is cut and gets a checksum.
     """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -138,11 +135,11 @@ def write_pictures(folder: Path, images: Iterable[Tensor], groups: Sequence[str]
     for image, group in zip(images, groups):
         pixels = rearrange(to_bytes(image.cpu()), "c h w -> h w c").numpy()
         name = _folder_name(group)
-        place = part / name / f"{counts.get(name, 0):04d}.png"
+        path = part / name / f"{counts.get(name, 0):04d}.png"
         counts[name] = counts.get(name, 0) + 1
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with writing(place):
-            Image.fromarray(pixels).save(place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            Image.fromarray(pixels).save(path)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 

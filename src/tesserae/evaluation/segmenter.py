@@ -1,7 +1,7 @@
-"""A small segmenter fit on real pairs, which says whether a drawn picture has the layout that was asked for.
+"""A small segmenter fitted to real pairs, which finds out whether a sample has the requested layout.
 
-It is a judge, not a result: it learns from pictures that are softened, tinted and grained by lot, so that what a
-VQGAN does to texture and colour costs little, and what is in the wrong place costs all.
+It measures and is not itself a result. It learns from pictures that are blurred, tinted and noisy at random, so that
+a VQGAN's errors of texture and colour hardly count, and objects in the wrong position count fully.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from tesserae.data.batches import batch_indices, to_unit
 from tesserae.data.palette import NO_CLASS
 from tesserae.errors import TesseraeError
+from tesserae.evaluation.streams import as_floats
 
-WARMUP = 0.1  # share of the training in which the rate rises
-RARE = 0.25  # a class weighs as its frequency to minus this power, so that a sun is not lost in the sky
-GROUPS = 8  # of each normalisation: with a group a channel, a picture's own brightness would be lost
-SOFTEST = 0.8  # pixels: the largest standard deviation of the blur that it learns to see through
+WARMUP = 0.1  # fraction of the training in which the learning rate rises
+RARE = 0.25  # a class has the weight frequency^-RARE, so that a small sun counts beside a large sky
+GROUPS = 8  # of each GroupNorm: with one group a channel, a picture's brightness would be lost
+SOFTEST = 0.8  # pixels: the largest standard deviation of the random blur
 REACH = 3  # pixels on each side that the blur takes in
 TINT, GRAIN = 0.05, 0.025  # standard deviation of a picture's gain and shift a channel; largest of its noise
 
@@ -46,7 +47,7 @@ class Segmenter(nn.Module):
         self.middle = _block(widths[-1], widths[-1])
         self.narrow = nn.ModuleList(nn.Conv2d(o, i, 1) for i, o in reversed(list(pairwise(widths))))
         self.up = nn.ModuleList(_block(width, width) for width in reversed(widths[:-1]))
-        self.head = nn.Conv2d(widths[0] + folded, classes * patch**2, 1)  # it sees the pixels again: sharp edges
+        self.head = nn.Conv2d(widths[0] + folded, classes * patch**2, 1)  # it reads the pixels again, for sharp edges
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
@@ -77,18 +78,18 @@ def fit_segmenter(images: Tensor, masks: Tensor, classes: int, steps: int = 350,
     """Fit a segmenter on pictures (N,3,H,W) uint8 and their masks (N,H,W) of indices below `classes`, or NO_CLASS.
 
     Cross-entropy, AdamW, a rate that rises and falls as a cosine to 0; half of the pictures are mirrored, all are
-    softened, tinted and grained by lot. `seconds`: end, with the fall of the rate fitted in, after this time; 0:
+    blurred, tinted and made noisy at random. `seconds`: end, with the fall of the rate fitted in, after this time; 0:
     after `steps`, and then the weights follow from (pictures, seed) alone. dtype: torch.bfloat16 where the
     hardware is quick at it. progress(done, steps). The global generators stay as they are. Returns it in eval
     mode, frozen. Raises TesseraeError where masks and pictures do not fit, or no pixel has a class.
     """
     _check(images, masks, classes)
     masks = masks.to(torch.int16)
-    taught = (masks != NO_CLASS).flatten(1).any(1)
-    if not taught.any():
+    has_class = (masks != NO_CLASS).flatten(1).any(1)
+    if not has_class.any():
         raise TesseraeError("no pixel of the masks has a class: a segmenter needs pictures with masks.")
-    if not taught.all():
-        images, masks = images[taught], masks[taught]
+    if not has_class.all():
+        images, masks = images[has_class], masks[has_class]
     device, generator = torch.device(device), torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
@@ -102,7 +103,7 @@ def fit_segmenter(images: Tensor, masks: Tensor, classes: int, steps: int = 350,
         if done >= 1:
             break
         for group in optimiser.param_groups:
-            group["lr"] = lr * _rate_share(done)
+            group["lr"] = lr * _rate_factor(done)
         chosen = torch.from_numpy(batch_indices(len(images), batch_size, step, seed))
         x, target = _mirrored(images[chosen], masks[chosen], generator)
         x = segmenter.fold(disturbed(to_unit(x.to(device)), generator))
@@ -122,7 +123,7 @@ def fit_segmenter(images: Tensor, masks: Tensor, classes: int, steps: int = 350,
 def predicted(segmenter: Segmenter, images: Tensor, batch_size: int = 64) -> Tensor:
     """The likeliest class of each pixel: images (N,3,H,W), uint8 or floats in [-1,1] -> (N,H,W) int64."""
     device = next(segmenter.parameters()).device
-    return torch.cat([segmenter(_unit(part).to(device)).argmax(1).cpu() for part in images.split(batch_size)])
+    return torch.cat([segmenter(as_floats(part).to(device)).argmax(1).cpu() for part in images.split(batch_size)])
 
 
 def agreement(segmenter: Segmenter, images: Tensor, masks: Tensor, batch_size: int = 64) -> dict[str, float]:
@@ -132,7 +133,7 @@ def agreement(segmenter: Segmenter, images: Tensor, masks: Tensor, batch_size: i
 
 
 def confusions(segmenter: Segmenter, images: Tensor, masks: Tensor, batch_size: int = 64) -> Tensor:
-    """Pixels of each picture by asked class (rows) and found class: (N,classes,classes) int64 on the CPU.
+    """Pixels of each picture by requested class (rows) and found class: (N,classes,classes) int64 on the CPU.
 
     images (N,3,H,W), uint8 or floats in [-1,1]; masks (N,H,W), whose pixels of NO_CLASS are not counted.
     """
@@ -150,7 +151,7 @@ def confusions(segmenter: Segmenter, images: Tensor, masks: Tensor, batch_size: 
 def scores(counts: Tensor, weights: Tensor) -> dict[str, Tensor]:
     """Of `confusions` (N,classes,classes), for each row of weights (B,N), how often each picture counts: (B,) each.
 
-    pixel_accuracy: share of pixels of the asked class; miou: intersection over union of the pixels of a class in
+    pixel_accuracy: fraction of pixels of the requested class; miou: intersection over union of a class's pixels in
     the whole set, mean over the classes that the masks or the pictures show. Both in [0,1].
     """
     total = torch.einsum("bn,nij->bij", weights.double(), counts.double())
@@ -162,7 +163,7 @@ def scores(counts: Tensor, weights: Tensor) -> dict[str, Tensor]:
 
 
 def disturbed(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (B,3,H,W) in [-1,1] as a VQGAN might return them: softened, tinted and grained, each by lot.
+    """Pictures (B,3,H,W) in [-1,1] like a VQGAN's: blurred, tinted and noisy, each at random.
 
     The blur is Gaussian, its standard deviation uniform in [0, SOFTEST] pixels.
     """
@@ -185,7 +186,7 @@ def _block(width: int, out_width: int) -> nn.Sequential:
                          nn.GroupNorm(GROUPS, out_width), nn.ReLU())
 
 
-def _rate_share(done: float) -> float:
+def _rate_factor(done: float) -> float:
     if done < WARMUP:
         return max(0.02, done / WARMUP)
     return 0.5 * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP)))
@@ -194,9 +195,9 @@ def _rate_share(done: float) -> float:
 def _weights(masks: Tensor, classes: int) -> Tensor:
     """Of each class in the loss, (classes,), 1 on average over the pixels; those that never occur have none."""
     known = masks[masks != NO_CLASS].long()
-    share = torch.bincount(known, minlength=classes).double() / known.numel()
-    weights = torch.where(share > 0, share.clamp_min(1e-6) ** -RARE, 0.0)
-    return (weights / (weights * share).sum()).float()
+    frequency = torch.bincount(known, minlength=classes).double() / known.numel()
+    weights = torch.where(frequency > 0, frequency.clamp_min(1e-6) ** -RARE, 0.0)
+    return (weights / (weights * frequency).sum()).float()
 
 
 def _enlarged(pixels: Tensor, multiple: int) -> Tensor:
@@ -206,14 +207,10 @@ def _enlarged(pixels: Tensor, multiple: int) -> Tensor:
 
 
 def _mirrored(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Half of the pairs, by lot, with left and right changed."""
-    turned = torch.rand(len(images), generator=generator) < 0.5
-    return (torch.where(turned[:, None, None, None], images.flip(-1), images),
-            torch.where(turned[:, None, None], masks.flip(-1), masks))
-
-
-def _unit(images: Tensor) -> Tensor:
-    return to_unit(images) if images.dtype == torch.uint8 else images.float()
+    """Half of the pairs, at random, with left and right exchanged."""
+    mirrored = torch.rand(len(images), generator=generator) < 0.5
+    return (torch.where(mirrored[:, None, None, None], images.flip(-1), images),
+            torch.where(mirrored[:, None, None], masks.flip(-1), masks))
 
 
 def _check(images: Tensor, masks: Tensor, classes: int) -> None:
@@ -224,4 +221,4 @@ def _check(images: Tensor, masks: Tensor, classes: int) -> None:
     low, high = (int(known.min()), int(known.max())) if known.numel() else (0, 0)
     if low < 0 or high >= classes:
         raise TesseraeError(f"the masks hold indices from {low} to {high}, and there are {classes} classes, 0 to "
-                            f"{classes - 1}: mend the masks, or name more classes.")
+                            f"{classes - 1}: correct the masks, or name more classes.")

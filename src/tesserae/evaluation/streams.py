@@ -1,4 +1,4 @@
-"""Sets of pictures that are made as they are read, so that memory holds a batch and not the set."""
+"""Sets of pictures that are computed batch by batch, so that memory holds a batch and not the set."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from tesserae.models.vqgan import VQGAN
 AT_ONCE = 32  # pictures that are made and measured together
 
 
+def as_floats(images: Tensor) -> Tensor:
+    """Pictures, uint8 or floats in [-1,1] -> float32 in [-1,1]."""
+    return to_unit(images) if images.dtype == torch.uint8 else images.float()
+
+
 @dataclass(frozen=True)
 class Images:
     """A set of pictures in [-1,1], made batch by batch.
 
     make: numbers (B,) int64 in [0, count) -> pictures (B,3,H,W), on the device that they are measured on. Iterating
-    gives all of them in batches of AT_ONCE, as often as one likes: each time they are made anew.
+    gives all of them in batches of AT_ONCE, any number of times; each time they are computed again.
     """
 
     count: int
@@ -43,25 +48,21 @@ class Images:
 
 def of_tensor(images: Tensor, device: torch.device | str = "cpu") -> Images:
     """Pictures that are in memory, (N,3,H,W): uint8, or floats in [-1,1]."""
-    def make(numbers: Tensor) -> Tensor:
-        part = images[numbers].to(device)
-        return to_unit(part) if part.dtype == torch.uint8 else part.float()
-
-    return Images(len(images), make)
+    return Images(len(images), lambda numbers: as_floats(images[numbers].to(device)))
 
 
 def of_pictures(pictures: Viewed, device: torch.device | str = "cpu") -> Images:
-    """The prepared pictures, as their view is looked at."""
+    """The prepared pictures, as their view shows them."""
     return Images(len(pictures), lambda numbers: to_unit(pictures.batch(numbers.tolist()).to(device)))
 
 
 def of_codes(vqgan: VQGAN, maps: Tensor) -> Images:
-    """Code maps (N,h,w) decoded, as the VQGAN's view is looked at, on its device."""
-    device, drawn = vqgan.codebook.device, view_of(vqgan.config).drawn
+    """Code maps (N,h,w) decoded, as the VQGAN's view shows them, on its device."""
+    device, view = vqgan.codebook.device, view_of(vqgan.config)
 
     @torch.no_grad()
     def make(numbers: Tensor) -> Tensor:
-        return drawn(vqgan.decode(maps[numbers].long().to(device)))
+        return view.drawn(vqgan.decode(maps[numbers].long().to(device)))
 
     return Images(len(maps), make)
 

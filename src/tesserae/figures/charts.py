@@ -21,7 +21,7 @@ def curves(history, panels: Mapping[str, Sequence[str]], smooth: int = 9,
     """Training curves: one panel for each title, one line for each column of `history` named there.
 
     history: DataFrame with `step` (the index where there is no such column); gaps are NaN. smooth: points in
-    a running mean drawn over the raw curve, 1 for none; held-out curves (val_*) are drawn as measured, with
+    a running mean drawn over the raw curve, 1 for none; held-out curves (val_*) are shown as measured, with
     dots. levels: {panel title: {label: value}}, dashed lines to compare with. Columns that are missing or
     empty are left out, and so are panels without any.
     """
@@ -85,18 +85,18 @@ def class_counts(counts: Mapping[str, Mapping[str, int]], title: str = "Pictures
     if not classes:
         return message("There are no classes: every picture counts alike.")
     totals = np.array([sum(split.get(name, 0) for split in counts.values()) for name in classes])
-    shown, places = extremes(-totals)
+    shown, positions = extremes(-totals)
     if len(shown) < len(classes):
         title += f": the {EXTREMES} largest and the {EXTREMES} smallest of {len(classes):,} classes"
     figure, (axes,) = new_axes(1, 1, 6.4, 0.8 + 0.24 * len(shown))
     start = np.zeros(len(shown))
     for (split, numbers), colour in zip(counts.items(), colours()):
         widths = np.array([numbers.get(classes[number], 0) for number in shown])
-        axes.barh(places, widths, left=start, color=colour, label=split, height=0.75)
+        axes.barh(positions, widths, left=start, color=colour, label=split, height=0.75)
         start += widths
-    for place, total in zip(places, start):
-        axes.text(total, place, f" {total:.0f}", va="center", fontsize=8)
-    axes.set_yticks(places, [caption(classes[number]) for number in shown])
+    for position, total in zip(positions, start):
+        axes.text(total, position, f" {total:.0f}", va="center", fontsize=8)
+    axes.set_yticks(positions, [caption(classes[number]) for number in shown])
     axes.invert_yaxis()
     axes.set(title=title, xlabel="pictures", xlim=(0, max(1, start.max()) * 1.08))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -107,7 +107,7 @@ def class_counts(counts: Mapping[str, Mapping[str, int]], title: str = "Pictures
 
 
 def extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which bars a chart shows, and the places of these, with a gap: the `EXTREMES` lowest, then the highest.
+    """Which bars a chart shows, and their positions, with a gap: the `EXTREMES` lowest, then the highest.
 
     All of them, in their own order, where there are at most twice as many.
     """
@@ -122,12 +122,13 @@ def extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @styled
 def histogram(values: Sequence[float] | np.ndarray, title: str, xlabel: str, ylabel: str = "pictures",
               bins: int = 40, marks: Mapping[str, float] | None = None):
-    """How values are spread; marks: {label: value}, dashed upright lines."""
+    """A histogram; marks: {label: value}, dashed vertical lines."""
     values = np.asarray(values, dtype=float)
     if not values.size:
         return message(f"{title}: there is nothing to count.")
     figure, (axes,) = new_axes(1, 1, 6.0, 2.6)
-    axes.hist(values, bins=bins, color=COLOURS[0])
+    edges = np.histogram_bin_edges([*values, *(marks or {}).values()], bins)
+    axes.hist(values, edges, color=COLOURS[0])
     for (label, value), colour in zip((marks or {}).items(), COLOURS[1:]):
         axes.axvline(value, color=colour, linestyle="--", label=label)
     if marks:
@@ -155,13 +156,13 @@ def scatter(table, x: str, y: str, group: str | None = None, title: str = ""):
         axes.plot(means.index, means.values, color=colour, linewidth=1.2, alpha=0.6)
         axes.scatter(part[x], part[y], color=colour, s=28, zorder=3,
                      label=f"{_words(group)} = {label}" if group else None)
-    places = sorted(known[x].unique())
-    if places[0] > 0 and places[-1] / places[0] >= 4:
+    positions = sorted(known[x].unique())
+    if positions[0] > 0 and positions[-1] / positions[0] >= 4:
         axes.set_xscale("log", base=2)
-    if len(places) <= 12:
-        spaced = _spaced(places, wide=axes.get_xscale() == "log")
-        whole = all(place == round(place) and abs(place) < 1e6 for place in spaced)
-        axes.set_xticks(spaced, [f"{place:,.0f}" if whole else f"{place:.3g}" for place in spaced])
+    if len(positions) <= 12:
+        spaced = _spaced(positions, wide=axes.get_xscale() == "log")
+        whole = all(position == round(position) and abs(position) < 1e6 for position in spaced)
+        axes.set_xticks(spaced, [f"{position:,.0f}" if whole else f"{position:.3g}" for position in spaced])
         axes.minorticks_off()
     if group:
         axes.legend()
@@ -169,14 +170,14 @@ def scatter(table, x: str, y: str, group: str | None = None, title: str = ""):
     return figure
 
 
-def _spaced(places: list[float], wide: bool) -> list[float]:
-    """Those of the sorted places whose labels leave each other room."""
-    values = np.log2(places) if wide else np.asarray(places)
+def _spaced(positions: list[float], wide: bool) -> list[float]:
+    """The sorted positions whose labels do not overlap."""
+    values = np.log2(positions) if wide else np.asarray(positions)
     room, kept = (values[-1] - values[0]) / 12, [0]
     for number in range(1, len(values)):
         if values[number] - values[kept[-1]] >= room:
             kept.append(number)
-    return [places[number] for number in kept]
+    return [positions[number] for number in kept]
 
 
 def _line(axes, steps, values, label: str, colour: str, smooth: int, name: str | None = None) -> None:

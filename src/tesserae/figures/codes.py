@@ -1,5 +1,4 @@
-"""A codebook in pictures: how evenly it is used, what its codes look like, where and beside which they
-occur."""
+"""A codebook in pictures: how evenly it is used, what its codes look like, where and in which pairs they occur."""
 
 from __future__ import annotations
 
@@ -16,46 +15,47 @@ from torch import Tensor
 from tesserae.figures.grids import image_grid, resize, stacked_rows, to_pixels
 from tesserae.figures.style import COLOURS, DPI, GREY, message, new_axes, new_figure, styled
 
-_TILE = 48  # pixels a side of a code's picture in the dictionary, about
+_TILE = 48  # pixels a side of a code's picture in `code_patches`, about
 _FRAME = (255, 255, 255)
 
 
 @styled
-def usage(shares: Mapping[str, np.ndarray]):
-    """How evenly codes are used. Left: share of the positions by rank; right: how many codes have which
-    share.
+def usage(frequencies: Mapping[str, np.ndarray]):
+    """How evenly codes are used. Left: frequency by rank; right: a histogram of the frequencies.
 
-    shares: {split: share of each code (K,)}. Each split is ranked by itself, so the curves compare in shape.
+    frequencies: {split: fraction of the positions that each code has (K,)}. Each split has its own ranks, so compare
+    the shapes of the curves.
     """
-    figure, (ranks, spread) = new_axes(1, 2, 4.8, 3.0)
-    size = len(next(iter(shares.values())))
-    relative = {split: np.asarray(share)[np.asarray(share) > 0] * size for split, share in shares.items()}
+    figure, (ranks, counts) = new_axes(1, 2, 4.8, 3.0)
+    size = len(next(iter(frequencies.values())))
+    relative = {split: np.asarray(each)[np.asarray(each) > 0] * size for split, each in frequencies.items()}
     everything = np.concatenate([[0.1, 10], *relative.values()])
     edges = np.geomspace(everything.min(), everything.max(), 30)
-    for number, ((split, share), colour) in enumerate(zip(shares.items(), COLOURS)):
-        share = np.sort(np.asarray(share, dtype=float))[::-1]
-        used = share[share > 0]
+    for number, ((split, fraction), colour) in enumerate(zip(frequencies.items(), COLOURS)):
+        fraction = np.sort(np.asarray(fraction, dtype=float))[::-1]
+        used = fraction[fraction > 0]
         ranks.plot(np.arange(1, len(used) + 1), used, color=colour, label=split)
-        spread.hist(relative[split], edges, color=colour, histtype="step", linewidth=1.5,
+        counts.hist(relative[split], edges, color=colour, histtype="step", linewidth=1.5,
                     label=f"{split}: {size - len(used)} never used")
-        spread.hist(relative[split], edges, color=colour, histtype="stepfilled", alpha=0.2)
+        counts.hist(relative[split], edges, color=colour, histtype="stepfilled", alpha=0.2)
         ranks.axvline(len(used), color=colour, linestyle=":", linewidth=1)
         ranks.annotate(f"{len(used)} used ", (len(used), 0.96 - 0.08 * number), color=colour, ha="right",
                        fontsize=8, xycoords=("data", "axes fraction"))
     ranks.axhline(1 / size, color=GREY, linestyle="--", label="even use, 1/K")
-    ranks.set(title="Codes from the commonest to the rarest", xlabel="rank", ylabel="share of positions",
+    ranks.set(title="Codes from the commonest to the rarest", xlabel="rank", ylabel="fraction of positions",
               yscale="log", xlim=(0, size * 1.03))
     ranks.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     ranks.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_percent))
     ranks.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     ranks.legend(loc="lower left")
-    spread.axvline(1, color=GREY, linestyle="--", label="even use")
-    spread.set(title="How often codes are used", xlabel="times even use", ylabel="codes", xscale="log")
-    spread.legend(loc="upper left")
+    counts.axvline(1, color=GREY, linestyle="--", label="even use")
+    counts.set(title="How often codes are used", xlabel="times even use", ylabel="codes", xscale="log")
+    counts.margins(y=0.35)  # room for the legend
+    counts.legend(loc="upper left")
     return figure
 
 
-def dictionary(alone: Tensor, context: Tensor, patches: Tensor, names: Sequence[str], factor: int,
+def code_patches(alone: Tensor, context: Tensor, patches: Tensor, names: Sequence[str], factor: int,
                halves: int = 2):
     """What codes look like, one row a code: alone, decoded in context, and real patches that fit it best.
 
@@ -98,9 +98,9 @@ def _strips(laid: np.ndarray, names: list[str], heads: list[str]):
     canvas = np.full((top + rows * (side + gap), halves * strip, 3), 255, dtype=np.uint8)
     for row in range(rows):
         for half in range(halves):
-            for place in range(width):
-                y, x = top + row * (side + gap), half * strip + text + place * (side + gap)
-                canvas[y:y + side, x:x + side] = laid[row, half, place]
+            for position in range(width):
+                y, x = top + row * (side + gap), half * strip + text + position * (side + gap)
+                canvas[y:y + side, x:x + side] = laid[row, half, position]
     figure = new_figure(canvas.shape[1] / DPI, canvas.shape[0] / DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(canvas, interpolation="none", aspect="auto", extent=(0, canvas.shape[1], canvas.shape[0], 0))
@@ -109,15 +109,15 @@ def _strips(laid: np.ndarray, names: list[str], heads: list[str]):
         for row in range(rows):
             axes.text(half * strip + text - 5, top + row * (side + gap) + side / 2, names[half * rows + row],
                       ha="right", va="center", fontsize=7)
-        for place, head in enumerate(heads):
-            if place < 2 or heads[place - 1] != head:
-                axes.text(half * strip + text + place * (side + gap) + side / 2, top - 5, head, ha="center",
+        for position, head in enumerate(heads):
+            if position < 2 or heads[position - 1] != head:
+                axes.text(half * strip + text + position * (side + gap) + side / 2, top - 5, head, ha="center",
                           fontsize=7, color=GREY)
     return figure
 
 
 def occurrence(maps: Tensor, names: Sequence[str], columns: int = 12):
-    """Where in a picture codes occur: heat maps (C,h,w) of shares, each scaled to its own greatest share."""
+    """Where in a picture codes occur: heat maps (C,h,w) of fractions, each scaled to its own maximum."""
     peaks = maps.amax((1, 2), keepdim=True).clamp_min(1e-12)
     coloured = matplotlib.colormaps["cividis"]((maps / peaks).numpy())[..., :3]  # (C,h,w,3)
     images = torch.from_numpy((coloured * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
@@ -128,7 +128,7 @@ def occurrence(maps: Tensor, names: Sequence[str], columns: int = 12):
 
 def code_maps(images: Tensor, indices: Tensor, palette: np.ndarray, below: Mapping[str, Tensor] | None = None,
               columns: int = 8):
-    """Pictures above their codes, each code a colour, and above what else is made of them.
+    """Pictures above their codes, each code a colour, and above further rows.
 
     images (B,3,H,W); indices (B,h,w); palette (K,3) uint8; below: {row title: (B,3,H,W)}.
     """
@@ -142,10 +142,10 @@ def code_maps(images: Tensor, indices: Tensor, palette: np.ndarray, below: Mappi
 @styled
 def projection(points: np.ndarray, counts: np.ndarray, explained: float, tiles: Tensor | None = None,
                most: int = 400):
-    """The codebook's plane of greatest spread: dots coloured by use, and the codes' own pictures beside.
+    """The codebook's first two principal components: dots coloured by use, and the codes' pictures beside.
 
-    points (K,2); counts (K,); explained: share of the variance in the plane; tiles (K,3,s,s): what each code
-    looks like. Of the used codes at most the `most` commonest are shown as pictures.
+    points (K,2); counts (K,); explained: fraction of the variance in the plane; tiles (K,3,s,s): a picture of
+    each code. Of the used codes at most the `most` commonest are shown as pictures.
     """
     figure, panels = new_axes(1, 1 if tiles is None else 2, 5.0, 4.4)
     used = counts > 0
@@ -179,9 +179,9 @@ def _scatter_tiles(axes, points: np.ndarray, counts: np.ndarray, tiles: np.ndarr
 
 
 def pairs(patches: Tensor, titles: Sequence[str], factor: int, direction: str):
-    """Pairs of codes that belong together, one column a pair, in real pictures around them.
+    """Pairs of codes that often meet, one column a pair, in real pictures.
 
-    patches (P,E,3,s,s): E places of each pair, the first code in the middle; a frame marks both codes, the
+    patches (P,E,3,s,s): E positions of each pair, the first code in the middle; a frame marks both codes, the
     second to the "right" or "below". factor: pixels a side of a code.
     """
     if not len(patches):
@@ -211,8 +211,8 @@ def _percent(value: float, _: int) -> str:
 
 @styled
 def pair_matrix(matrices: Mapping[str, np.ndarray], names: Sequence[str]):
-    """Pointwise mutual information of the commonest codes in bits: {title: (C,C)}, rows first, NaN: never
-    met."""
+    """Pointwise mutual information of the commonest codes in bits: {title: (C,C)}, rows first; NaN: never
+    side by side."""
     figure, panels = new_axes(1, len(matrices), 4.6, 4.3)
     limit = max(1.0, *(np.abs(matrix[np.isfinite(matrix)]).max(initial=0) for matrix in matrices.values()))
     palette = matplotlib.colormaps["PuOr_r"].with_extremes(bad="#dddddd")

@@ -14,13 +14,15 @@ from torch import Tensor
 from tesserae.figures.style import DPI, caption, new_figure, styled
 
 WIDEST = 1100  # pixels of a grid
-MOST = 560_000  # pixels of the pictures of a grid: more make files that have to be shrunk, words and all
+MOST = 560_000  # pixels of the pictures of a grid: more would make files too large for git
 LEGIBLE = 96  # pixels a side that a picture is enlarged to, at least
 _TITLE, _MARGIN = 16, 8  # pixels a line of text, pixels around the grid
 
 
-def to_pixels(images: Tensor | np.ndarray) -> np.ndarray:
-    """(B,3,H,W) or (B,1,H,W), uint8 or floats in [-1,1] -> (B,H,W,3) uint8."""
+def to_pixels(images: Tensor | np.ndarray | Sequence[Image.Image]) -> np.ndarray:
+    """(B,3,H,W) or (B,1,H,W), uint8 or floats in [-1,1], or PIL images of one size -> (B,H,W,3) uint8."""
+    if isinstance(images, Sequence):
+        return np.stack([np.asarray(picture.convert("RGB")) for picture in images])
     images = torch.as_tensor(images).detach().cpu()
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images have the shape {tuple(images.shape)}; (B,3,H,W) or (B,1,H,W) is needed")
@@ -61,16 +63,16 @@ def image_grid(images: Tensor | np.ndarray, columns: int, titles: Sequence[str] 
                             canvas.shape[0] / full_height))
     axes.imshow(canvas, interpolation="none", aspect="auto", extent=(0, canvas.shape[1], canvas.shape[0], 0))
     axes.set_axis_off()
-    say = {"fontsize": 8, "clip_on": False}
+    text_style = {"fontsize": 8, "clip_on": False}
     middles = [4 + column * (width + 4) + width / 2 for column in range(columns)]
     tops = [above + row * (height + above) for row in range(rows)]
-    for place, text in enumerate(titles or ()):
-        axes.text(middles[place % columns], tops[place // columns] - 3, caption(text, _letters(width)), ha="center",
-                  va="bottom", **say)
-    for place, text in enumerate(row_titles or ()):
-        axes.text(-4, tops[place] + height / 2, text, ha="right", va="center", **say)
-    for place, text in enumerate(column_titles or ()):
-        axes.text(middles[place], 0, caption(text, _letters(width)), ha="center", va="bottom", **say)
+    for position, text in enumerate(titles or ()):
+        axes.text(middles[position % columns], tops[position // columns] - 3, caption(text, _letters(width)),
+                  ha="center", va="bottom", **text_style)
+    for position, text in enumerate(row_titles or ()):
+        axes.text(-4, tops[position] + height / 2, text, ha="right", va="center", **text_style)
+    for position, text in enumerate(column_titles or ()):
+        axes.text(middles[position], 0, caption(text, _letters(width)), ha="center", va="bottom", **text_style)
     if title:
         axes.text(canvas.shape[1] / 2, -_TITLE * bool(column_titles) - 4, title, ha="center", va="bottom",
                   fontsize=10)
@@ -128,8 +130,8 @@ def _tile(pixels: np.ndarray, columns: int, gap: int, above: int) -> np.ndarray:
     columns = max(1, min(columns, count))
     rows = math.ceil(count / columns)
     canvas = np.full((rows * (height + above) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8)
-    for place, picture in enumerate(pixels):
-        y, x = above + (place // columns) * (height + above), gap + (place % columns) * (width + gap)
+    for position, picture in enumerate(pixels):
+        y, x = above + (position // columns) * (height + above), gap + (position % columns) * (width + gap)
         canvas[y:y + height, x:x + width] = picture
     return canvas
 

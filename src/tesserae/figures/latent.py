@@ -1,4 +1,4 @@
-"""Figures of the second stage: where codes are hard to predict, what a class is worth, copies."""
+"""Figures of the second stage: numbers by position and by class, distances, pictures of several sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tesserae.figures.style import COLOURS, GREY, caption, message, new_axes, ne
 
 @styled
 def position_map(values, title: str, label: str):
-    """One number for each place of the code map, (h,w), as colours, with the numbers in them if they fit."""
+    """One number for each position of the code map, (h,w), as colours, with the numbers in them if they fit."""
     values = np.asarray(values, dtype=float)
     height, width = values.shape
     figure, (axes,) = new_axes(1, 1, 4.6, 3.8)
@@ -32,22 +32,22 @@ def position_map(values, title: str, label: str):
 @styled
 def paired_bars(rows: Sequence[str], values: Mapping[str, Sequence[float]], title: str, xlabel: str,
                 marks: Mapping[str, float] | None = None):
-    """For each row one bar of each kind, {kind: values}; marks: {label: value}, dashed upright lines.
+    """For each row one bar of each kind, {kind: values}; marks: {label: value}, dashed vertical lines.
 
     Of more than 24 rows those 12 and 12 are shown whose last kind exceeds the first by the most and by the least (of
     one kind: the highest and the lowest), among those that have numbers.
     """
     if not len(rows):
         return message(f"{title}: there is nothing to compare.")
-    rows, values, places, of = _extreme_rows(rows, values)
+    rows, values, positions, of = _extreme_rows(rows, values)
     figure, (axes,) = new_axes(1, 1, 6.4, 1.0 + 0.17 * len(rows) * (len(values) + 0.6))
     thickness = 0.8 / len(values)
     for number, ((kind, numbers), colour) in enumerate(zip(values.items(), COLOURS)):
         shift = (number - (len(values) - 1) / 2) * thickness
-        axes.barh(places + shift, numbers, thickness, color=colour, label=kind)
+        axes.barh(positions + shift, numbers, thickness, color=colour, label=kind)
     for (label, value), style in zip((marks or {}).items(), ("--", ":", "-.") * 3):
         axes.axvline(value, color=GREY, linestyle=style, label=label)
-    axes.set_yticks(places, [caption(row) for row in rows])
+    axes.set_yticks(positions, [caption(row) for row in rows])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set(title=title + of, xlabel=xlabel)
@@ -56,7 +56,7 @@ def paired_bars(rows: Sequence[str], values: Mapping[str, Sequence[float]], titl
 
 
 def _extreme_rows(rows: Sequence[str], values: Mapping[str, Sequence[float]]):
-    """The rows that are shown, their values and places, and what to say of the others."""
+    """The rows that are shown, their values and positions, and a note on the others."""
     numbers = {kind: np.asarray(each, dtype=float) for kind, each in values.items()}
     first, *_, last = [0.0, *numbers.values()] if len(numbers) == 1 else numbers.values()
     ranked = last - first
@@ -64,18 +64,18 @@ def _extreme_rows(rows: Sequence[str], values: Mapping[str, Sequence[float]]):
         known = np.flatnonzero(np.isfinite(ranked))
         rows, ranked = [rows[number] for number in known], ranked[known]
         numbers = {kind: each[known] for kind, each in numbers.items()}
-    shown, places = extremes(-ranked)
+    shown, positions = extremes(-ranked)
     most, least, what = ("longest", "shortest", "gaps") if len(numbers) > 1 else ("highest", "lowest", "values")
     of = ""
     if len(shown) < len(rows):
         of = f": the {EXTREMES} {most} and the {EXTREMES} {least} {what} of {len(rows):,}"
-    return [rows[number] for number in shown], {kind: each[shown] for kind, each in numbers.items()}, places, of
+    return [rows[number] for number in shown], {kind: each[shown] for kind, each in numbers.items()}, positions, of
 
 
 @styled
-def spreads(values: Mapping[str, Sequence[float]], title: str, xlabel: str, bins: int = 30,
+def histograms(values: Mapping[str, Sequence[float]], title: str, xlabel: str, bins: int = 30,
             marks: Mapping[str, float] | None = None):
-    """How several sets of numbers are spread, one outline each as shares of its own set; marks as above."""
+    """Histograms of several sets of numbers, as fractions of each set; marks as above."""
     kinds = {kind: np.asarray(numbers, dtype=float) for kind, numbers in values.items() if len(numbers)}
     if not kinds:
         return message(f"{title}: there is nothing to count.")
@@ -87,7 +87,7 @@ def spreads(values: Mapping[str, Sequence[float]], title: str, xlabel: str, bins
         axes.hist(numbers, edges, weights=weights, histtype="step", linewidth=1.5, color=colour, label=kind)
     for (label, value), style in zip((marks or {}).items(), ("--", ":", "-.") * 3):
         axes.axvline(value, color=GREY, linestyle=style, label=label)
-    axes.set(title=title, xlabel=xlabel, ylabel="share")
+    axes.set(title=title, xlabel=xlabel, ylabel="fraction")
     axes.legend()
     return figure
 
@@ -98,10 +98,12 @@ def stacked(pictures: Mapping[str, Image.Image], title: str = ""):
     if not pictures:
         return message("No picture has been recorded yet.")
     line, gap = 18, 6
+    scale = max(1, 760 // max(picture.width for picture in pictures.values()))
+    pictures = {text: picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+                for text, picture in pictures.items()}
     width = max(picture.width for picture in pictures.values())
     height = sum(picture.height + line + gap for picture in pictures.values()) + (line if title else 0)
-    scale = max(1, 760 // width)
-    figure = new_figure(width * scale / 100, height * scale / 100)
+    figure = new_figure(width / 100, height / 100)
     top = line if title else 0
     for text, picture in pictures.items():
         top += line

@@ -1,4 +1,4 @@
-"""What all figures share: colours that everyone can tell apart, and figures that nobody has to close."""
+"""What all figures share: a palette for any colour blindness, and figures that pyplot does not keep."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import matplotlib
 
-# Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart with any common colour blindness.
+# Okabe and Ito's palette (jfly.uni-koeln.de/color): distinct with any common colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 GREY = "#767676"
 DPI = 100  # stages save at this, so a picture's pixels stay pixels
@@ -22,7 +22,7 @@ styled = matplotlib.rc_context(_STYLE)  # decorates a function that draws
 
 
 def new_figure(width: float, height: float, **layout):
-    """A figure of that many inches, already closed: pyplot forgets it, so it is shown once and leaks nothing.
+    """A figure of that many inches, already closed in pyplot, so it is shown once and its memory is freed.
 
     It goes through pyplot because that is what makes a notebook show figures at all.
     """
@@ -41,7 +41,7 @@ def new_axes(rows: int, columns: int, width: float, height: float, **options) ->
 
 @styled
 def message(text: str):
-    """A small figure that says in words why there is nothing to draw."""
+    """A small figure with a sentence on why there is nothing to show."""
     figure = new_figure(6.4, 1.2)
     axes = figure.add_axes((0, 0, 1, 1))  # IPython shows no figure without axes
     axes.set_axis_off()

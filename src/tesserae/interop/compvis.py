@@ -109,7 +109,7 @@ def _network(state: dict[str, Tensor], preferred: str, known: str) -> dict[str, 
 
 
 def _averaged(state: dict[str, Tensor], ema: bool) -> dict[str, Tensor]:
-    """The state with moving averages in place of the weights where asked; says which are taken where it has both."""
+    """The state with moving averages as its weights if `ema`; warns which are taken where it has both."""
     averages = {key: state[name] for key in state if (name := f"model_ema.{key.replace('.', '')}") in state}
     if ema and not averages:
         raise TesseraeError("ema = True asks for moving averages of the weights (model_ema.*), and the checkpoint "
@@ -133,13 +133,13 @@ def _check_order(order: str, state: Mapping[str, Tensor]) -> None:
 
 
 def _codebook_names(quantizer: str, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """The reference's names of what our quantizers hold beside a projection."""
+    """The reference's names of our quantizers' tensors except the projection."""
     if quantizer == "gumbel":
         return {"quantizer.codebook": ["quantize.embed.weight"]}
     names = {"quantizer.codebook": ["quantize.embedding.weight"]}
     if quantizer == "ema":
-        place = "quantize." if "quantize.cluster_size" in state else "quantize.embedding."
-        names |= {"quantizer.counts": [f"{place}cluster_size"], "quantizer.sums": [f"{place}embed_avg"]}
+        prefix = "quantize." if "quantize.cluster_size" in state else "quantize.embedding."
+        names |= {"quantizer.counts": [f"{prefix}cluster_size"], "quantizer.sums": [f"{prefix}embed_avg"]}
     return names
 
 
@@ -187,9 +187,9 @@ def _filled(model: nn.Module, wanted: dict[str, list[str]], state: dict[str, Ten
             if not misshapen:
                 target.copy_(torch.cat(parts))
     faults = (("lacks", missing), ("has, unknown here,", over), ("differs:", wrong))
-    said = [f"{verb} {_listed(keys)}" for verb, keys in faults if keys]
-    if said:
-        raise TesseraeError(f"the checkpoint does not fit the config; it {'; it '.join(said)}: give the YAML "
+    faulty = [f"{verb} {_listed(keys)}" for verb, keys in faults if keys]
+    if faulty:
+        raise TesseraeError(f"the checkpoint does not fit the config; it {'; it '.join(faulty)}: give the YAML "
                             "file that goes with the checkpoint.")
     return model.eval()
 

@@ -116,7 +116,7 @@ def transformer_config(block: Mapping) -> tuple[TransformerConfig, int]:
     vocab, positions = _whole(sizes, "vocab_size"), _whole(sizes, "block_size")
     length, first, rows = _prefix(params, vocab, positions)
     if length > positions:
-        raise TesseraeError(f"the config's block_size = {positions} leaves no room for codes beside a condition of "
+        raise TesseraeError(f"the config's block_size = {positions} has no room for codes and a condition of "
                             f"{length} tokens: {_GO_TOGETHER}.")
     if first + rows > vocab:
         raise TesseraeError(f"the config's condition counts to {first + rows}, and its vocab_size = {vocab} has no "

@@ -1,6 +1,6 @@
-"""Weights out of Lightning checkpoints, without running what such a pickle may hold.
+"""Weights from Lightning checkpoints, without running code that such a pickle may hold.
 
-Checkpoints of that age keep callbacks and omegaconf containers beside the weights, as pickled objects.
+These checkpoints keep callbacks and omegaconf containers with the weights, as pickled objects.
 PyTorch's own restricted reader takes the plain ones. For the others every name that is no tensor becomes an
 inert stand-in, so the file loads without its libraries and without their code.
 """
@@ -21,7 +21,7 @@ from tesserae.errors import TesseraeError
 
 _REBUILT = {("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"),
             ("torch._utils", "_rebuild_parameter")}
-# What genuine checkpoints name beside tensors; it is stood in for, never imported.
+# Modules that genuine checkpoints name; stand-ins replace their objects, and nothing is imported.
 _INERT = {"pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "taming", "main", "numpy",
           "torch", "collections", "typing", "argparse", "enum", "pathlib", "datetime", "copyreg",
           "copy_reg", "_codecs"}

@@ -198,6 +198,10 @@ class VQGAN(nn.Module):
             made = self.decode_latents(self.quantizer.lookup(indices)).float()
         return made if self.config.colours else made.clamp(-1, 1)
 
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """decode(encode(images)): (B,3,H,W) in [-1,1] -> the same; of a VQGAN of classes logits, as `decode`."""
+        return self.decode(self.encode(images))
+
     def _check_images(self, images: Tensor) -> None:
         channels = self.config.in_channels
         if images.ndim != 4 or images.shape[1] != channels or not all(images.shape[2:]):

@@ -30,7 +30,7 @@ from tesserae.errors import TesseraeError, is_full
 from tesserae.files import find_root, write_atomically
 from tesserae.named import check_named
 from tesserae.params import Params, load_params
-from tesserae.pipeline.earlier import said, set_aside
+from tesserae.pipeline.earlier import moved_message, set_aside
 from tesserae.pipeline.parent import end_with_dvc
 from tesserae.pipeline.repair import complete, keep_lock
 from tesserae.source_code.notebooks import code_of_notebook, read_notebook
@@ -42,7 +42,7 @@ CHECKED = ".checked"
 SOUND = "What params.yaml asks for can be done.\n"
 STATE = Path(".dvc/tmp/tesserae")  # at the repository's root: what the last check saw
 OUTPUTS = ("prepared", "models", "codes", "samples", "reports", "checkpoints", "earlier", CHECKED, ".inputs")
-PATIENCE = 5.0  # seconds of reading pictures after which it is said how far it is
+PATIENCE = 5.0  # seconds of reading pictures after which progress is printed
 
 
 class CheckError(TesseraeError, ValueError):
@@ -68,7 +68,7 @@ def check(root: Path) -> None:
         _log_changes(params, home)
         moved = set_aside(root, params)
         if moved:
-            print(said(moved))
+            print(moved_message(moved))
     files = {"params": SOUND, "source.json": json.dumps(source, indent=2) + "\n"}
     _write(root / CHECKED, files | {f"notebooks/{name}.py": code for name, code in notebooks.items()})
     if root == home:
@@ -139,7 +139,7 @@ def _is_prepared(params: Params, root: Path) -> bool:
 
 def _missing(named: str, place: Path, home: Path) -> str:
     if place.is_symlink():
-        return f"prepare.source = {named} is a link to {os.readlink(place)}, which is not there: mend the link."
+        return f"prepare.source = {named} is a link to {os.readlink(place)}, which is not there: repair the link."
     if place.exists():
         return f"prepare.source = {named} is a file: unpack it where it is one, and name the folder of the pictures."
     if place == home / "data":
@@ -194,7 +194,7 @@ def _write(folder: Path, files: dict[str, str]) -> None:
 
 
 def _late(what: str) -> Callable[[int, int], None]:
-    """A progress function that says nothing of what is quick."""
+    """Return a progress function that prints nothing for what is quick."""
     last = time.monotonic()
 
     def progress(done: int, count: int) -> None:
@@ -221,7 +221,7 @@ def _read(path: Path) -> Any:
 
 
 def how_to_get_back(root: Path) -> str:
-    """What to say after a refusal in `dvc exp run`, which leaves its change in params.yaml; "" elsewhere."""
+    """Return the message after a refusal in `dvc exp run`, which leaves its change in params.yaml; "" elsewhere."""
     if not os.environ.get("DVC_EXP_NAME") or real_root(root) != root:
         return ""
     changed = _changed(_state(root) / "params.yaml", root / "params.yaml")

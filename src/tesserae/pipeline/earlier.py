@@ -46,8 +46,8 @@ def keep_earlier(root: Path, path: Path) -> Path:
     return inside
 
 
-def said(moved: Iterable[str]) -> str:
-    """One line of what moved."""
+def moved_message(moved: Iterable[str]) -> str:
+    """Return one line that names what moved."""
     moved = list(moved)
     named = ", ".join(moved[:4]) + (f" and {len(moved) - 4:,} more" if len(moved) > 4 else "")
     return f"params.yaml has no stage any more for {named}: moved to {FOLDER}/."

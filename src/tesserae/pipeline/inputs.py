@@ -48,7 +48,7 @@ def _hash_of(folder: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser("python -m tesserae.pipeline.inputs", description="Note what is read.")
-    parser.add_argument("--target", required=True, help="the block below transformer: in params.yaml, class say")
+    parser.add_argument("--target", required=True, help="the block of transformer, for instance class")
     options = parser.parse_args(arguments)
     with command():
         note_inputs(find_root(), options.target)

@@ -128,7 +128,7 @@ def _committed(root: Path) -> bytes:
 
 
 def _fit_git(root: Path) -> list[str]:
-    """Without git, as in a ZIP of the repository, DVC works only where its settings say so."""
+    """Without git, as in a ZIP of the repository, DVC works only where its settings allow it."""
     settings = root / ".dvc/config.local"
     without = settings.is_file() and "no_scm = true" in settings.read_text(encoding="utf-8")
     has_git = (root / ".git").exists() or _git(root, "rev-parse") is not None

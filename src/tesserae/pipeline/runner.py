@@ -17,7 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,8 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
     executed.parent.mkdir(parents=True, exist_ok=True)
     run = tracking.start_run(root, name, recorded)
     parameters = {"params_file": params_file, "overrides": dict(overrides or {})}
-    parameters |= {"target": target} if target else {}
+    if target:
+        parameters["target"] = target
     began, status = time.monotonic(), "FAILED"
     try:
         with _environment(_for_kernel(root, run.key)):
@@ -214,8 +215,12 @@ class _Interrupts:
 
 def _kernels() -> list[psutil.Process]:
     """The living kernels that this process started."""
-    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in children if "ipykernel_launcher" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it may just have ended
+            if "ipykernel_launcher" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def _for_kernel(root: Path, run_key: str | None) -> dict[str, str]:

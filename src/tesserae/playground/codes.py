@@ -1,4 +1,4 @@
-"""The panel that takes a picture apart into its codes: click on one, choose another, put it there."""
+"""The panel that shows a picture's codes and lets one replace them: click on a code, choose another, paint it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,26 @@ from torch import Tensor
 
 from tesserae import figures
 from tesserae.evaluation.codebook import code_colours
-from tesserae.playground.parts import FIXED, SHOWN, ClickPicture, Panel, button, laid, source, whole
+from tesserae.playground.parts import (
+    FIXED,
+    SHOWN,
+    ClickPicture,
+    Panel,
+    arranged,
+    button,
+    picture_source,
+    whole_number,
+)
 from tesserae.playground.work import Models, encode, paint
 
 
 def codes_panel(models: Models) -> Panel:
-    """Choose a picture, see its codes and what the decoder makes of them; paint other codes over it.
+    """Choose a picture, see its codes and their reconstruction; paint other codes over it.
 
-    A click on the picture, its codes or what is decoded moves the frame there; one on the codebook chooses a code.
+    A click on the picture, its codes or the reconstruction moves the frame there; one on the codebook chooses a code.
     """
     message, colours = widgets.HTML(), code_colours(models.vqgan.codebook)
-    history: list[tuple[Tensor, np.ndarray]] = []  # codes (h,w), and what is decoded from them
+    history: list[tuple[Tensor, np.ndarray]] = []  # codes (h,w), and the picture decoded from them
     height, width = models.shape
     side = models.size * max(1, round(SHOWN / models.size))
     views = {name: ClickPicture(side, lambda x, y: move(y, x)) for name in ("picture shown", "codes", "decoded")}
@@ -35,15 +44,15 @@ def codes_panel(models: Models) -> Panel:
         show()
 
     def show(_=None) -> None:
-        place, (codes, decoded) = (controls["row"].value, controls["column"].value), history[-1]
+        position, (codes, decoded) = (controls["row"].value, controls["column"].value), history[-1]
         shown = {"picture shown": figures.to_pixels(picture()[None]), "codes": colours[codes.numpy()][None],
                  "decoded": decoded}
         for name, pixels in shown.items():
-            views[name].show(_framed(pixels, side, models.shape, place))
+            views[name].show(_framed(pixels, side, models.shape, position))
         show_codebook()
         changed = int((codes != history[0][0]).sum())
-        message.value = (f"Here stands code {int(codes[place])}. There are {len(codes.unique())} codes "
-                         f"in {height * width} places, {changed} of them painted.")
+        message.value = (f"The frame is on code {int(codes[position])}. The map has {len(codes.unique())} different "
+                         f"codes at {height * width} positions, {changed} of them painted.")
 
     def show_codebook(_=None) -> None:
         views["codebook"].show(_codebook(colours, controls["code"].value))
@@ -58,8 +67,8 @@ def codes_panel(models: Models) -> Panel:
             controls["code"].value = code
 
     def put() -> None:
-        place = controls["row"].value, controls["column"].value
-        remember(paint(history[-1][0], *place, controls["code"].value, controls["brush"].value))
+        position = controls["row"].value, controls["column"].value
+        remember(paint(history[-1][0], *position, controls["code"].value, controls["brush"].value))
         show()
 
     def pick() -> None:
@@ -74,11 +83,11 @@ def codes_panel(models: Models) -> Panel:
         del history[1:]
         show()
 
-    chosen, picture, _ = source(models, message, start)
-    controls = {**chosen, "row": whole("row", 0, height - 1, height // 2),
-                "column": whole("column", 0, width - 1, width // 2),
-                "code": whole("code", 0, models.vqgan.config.codebook_size - 1, 0),
-                "brush": whole("brush", 1, max(height, width), 1)}
+    chosen, picture, _ = picture_source(models, message, start)
+    controls = {**chosen, "row": whole_number("row", 0, height - 1, height // 2),
+                "column": whole_number("column", 0, width - 1, width // 2),
+                "code": whole_number("code", 0, models.vqgan.config.codebook_size - 1, 0),
+                "brush": whole_number("brush", 1, max(height, width), 1)}
     for name, work in (("pick up", pick), ("paint", put), ("undo", undo), ("reset", reset)):
         controls[name] = button(name.capitalize(), work, message)
     for name in ("row", "column"):
@@ -88,15 +97,14 @@ def codes_panel(models: Models) -> Panel:
     captions = ("picture", "codes, a colour each", "decoded", "codebook: click on a code to paint with")
     shown = widgets.HBox([widgets.VBox([widgets.Label(caption), view.canvas], layout=FIXED)
                           for caption, view in zip(captions, views.values())], layout={"flex_flow": "row wrap"})
-    return Panel(laid(controls, shown, message), controls | views | {"message": message})
+    return Panel(arranged(controls, shown, message), controls | views | {"message": message})
 
 
-def _framed(pixels: np.ndarray, side: int, shape: tuple[int, int], place: tuple[int, int]) -> np.ndarray:
-    """(1,H,W,3) uint8 enlarged to a side, with a frame around one code: (side,side,3). A code map comes as large as
-    a picture."""
+def _framed(pixels: np.ndarray, side: int, shape: tuple[int, int], position: tuple[int, int]) -> np.ndarray:
+    """(1,H,W,3) uint8 enlarged to a side, with a frame around one code: (side,side,3)."""
     large = figures.resize(pixels, side // pixels.shape[1])[0].copy()
     code = side // shape[0]
-    _frame(large, place[0] * code, place[1] * code, code)
+    _frame(large, position[0] * code, position[1] * code, code)
     return large
 
 
@@ -107,18 +115,18 @@ def _codebook(colours: np.ndarray, chosen: int) -> np.ndarray:
     codes = numbers[:, None] * columns + numbers
     pixels = colours[codes.clip(max=len(colours) - 1)]
     pixels[codes >= len(colours)] = 255
-    top, left = (int(np.searchsorted(numbers, place)) for place in divmod(chosen, columns))
+    top, left = (int(np.searchsorted(numbers, number)) for number in divmod(chosen, columns))
     _frame(pixels, top, left, max(1, SHOWN // columns))
     return pixels
 
 
 def _columns(size: int) -> int:
-    """How many codes of the codebook stand in a row, and how many rows there are at most."""
+    """Codes in a row of the codebook's picture, which has at most as many rows."""
     return math.ceil(math.sqrt(size))
 
 
 def _frame(pixels: np.ndarray, top: int, left: int, side: int) -> None:
-    """Draw a square's outline in white and in black, so that it is seen on any picture (H,W,3)."""
+    """Outline a square in white and black, visible on any picture (H,W,3)."""
     for inset, colour in ((0, 255), (1, 0)):
         if side > 2 * inset:
             y, x = [top + inset, top + side - 1 - inset], [left + inset, left + side - 1 - inset]

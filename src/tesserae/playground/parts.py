@@ -1,4 +1,4 @@
-"""What the playground's panels are made of: controls, buttons, pictures, and how they are laid out."""
+"""What the playground's panels are made of: controls, buttons, pictures, and their arrangement."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Panel:
 
 
 class ClickPicture:
-    """A picture on the screen that knows where it is clicked on.
+    """A picture on the screen that reports clicks.
 
-    clicked(x, y): is called with the place, as shares of the sides in [0,1). canvas: the widget. value: the picture
-    as a PNG.
+    clicked(x, y) is called with the position, as fractions of the sides in [0,1). canvas: the widget. value: the
+    picture as a PNG.
     """
 
     def __init__(self, side: int, clicked: Callable[[float, float], None]) -> None:
@@ -60,45 +60,46 @@ class ClickPicture:
         return png_bytes(Image.fromarray(self.pixels))
 
 
-def absent(models: Models) -> Panel:
-    """What to do for a transformer."""
-    message = widgets.HTML(html.escape(models.absent))
+def message_panel(text: str) -> Panel:
+    """A panel of words alone, where there is nothing to play with."""
+    message = widgets.HTML(html.escape(text))
     return Panel(message, {"message": message})
 
 
-def classes(models: Models) -> widgets.Dropdown:
+def class_menu(models: Models) -> widgets.Dropdown:
     """The classes to choose from."""
-    options = [(figures.shortened(name), label) for label, name in enumerate(models.class_names)]
+    options = [(figures.shortened(name), label) for label, name in models.class_names.items()]
     return widgets.Dropdown(options=options, description="class", style=LABELS)
 
 
 def picture_view() -> widgets.Image:
-    """Where a picture will be seen; until there is one nothing is, for an empty picture looks like a broken one."""
+    """A picture's view, hidden until there is one, because an empty picture looks like a broken one."""
     view = widgets.Image(format="png", layout={"display": "none", "max_width": "100%", "align_self": "flex-start"})
     view.observe(lambda change: setattr(view.layout, "display", None if change["new"] else "none"), "value")
     return view
 
 
-def filters(models: Models, count: int = 4) -> dict[str, widgets.Widget]:
+def filter_controls(models: Models, count: int = 4) -> dict[str, widgets.Widget]:
     """Sliders for everything that `values` reads."""
     start, size = models.filters, models.vqgan.config.codebook_size
     return {
         "temperature": widgets.FloatSlider(value=min(2, start.temperature), min=0, max=2, step=0.05,
                                            description="temperature", continuous_update=False, style=LABELS),
-        "top_k": whole("top-k (0: all)", 0, size, min(start.top_k, size)),
+        "top_k": whole_number("top-k (0: all)", 0, size, min(start.top_k, size)),
         "top_p": widgets.FloatSlider(value=start.top_p, min=0.05, max=1, step=0.01, description="top-p",
                                      continuous_update=False, style=LABELS),
-        "count": whole("pictures", 1, 16, count),
+        "count": whole_number("pictures", 1, 16, count),
         "seed": widgets.BoundedIntText(value=start.seed, min=0, max=2**31 - 1, description="seed", style=LABELS),
     }
 
 
 def values(controls: dict[str, widgets.Widget]) -> dict[str, float]:
-    """What the sliders say, as `work.draw` takes it."""
-    return {name: controls[name].value for name in ("temperature", "top_k", "top_p", "count", "seed")}
+    """The sliders' values, as `Sampler.sample` takes them."""
+    names = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "n": "count", "seed": "seed"}
+    return {name: controls[control].value for name, control in names.items()}
 
 
-def whole(name: str, least: int, most: int, value: int) -> widgets.IntSlider | widgets.BoundedIntText:
+def whole_number(name: str, least: int, most: int, value: int) -> widgets.IntSlider | widgets.BoundedIntText:
     """A slider of whole numbers; where there is one number alone, that, which cannot be changed."""
     named = {"description": name, "style": LABELS}
     if least >= most:
@@ -106,16 +107,19 @@ def whole(name: str, least: int, most: int, value: int) -> widgets.IntSlider | w
     return widgets.IntSlider(value=value, min=least, max=most, continuous_update=False, **named)
 
 
-def source(models: Models, message: widgets.HTML, changed: Callable[[], None]
-           ) -> tuple[dict[str, widgets.Widget], Callable[[], Tensor], Callable[[], int | None]]:
-    """A held-out picture by its number or a file of one's own: the controls, who returns the one chosen last,
-    and its number; None for a file."""
-    number = whole("held out", 0, len(models.held_out) - 1, 0)
+def picture_source(models: Models, message: widgets.HTML, changed: Callable[[], None]
+                   ) -> tuple[dict[str, widgets.Widget], Callable[[], Tensor], Callable[[], int | None]]:
+    """A held-out picture by its number or a file of one's own.
+
+    Returns the controls, a function that returns the picture chosen last, (3,H,W) uint8, and one that returns its
+    number, None for a file.
+    """
+    number = whole_number("held out", 0, len(models.held_out) - 1, 0)
     file = widgets.FileUpload(accept="image/*", multiple=False, description="Your picture")
     chosen = {"picture": models.held_out.batch([0])[0], "number": 0}
 
     def take(picture: Callable[[], Tensor], number: int | None) -> None:
-        with told(message):
+        with showing_errors(message):
             chosen.update(picture=picture(), number=number)
             changed()
 
@@ -127,8 +131,8 @@ def source(models: Models, message: widgets.HTML, changed: Callable[[], None]
 
 
 @contextmanager
-def told(message: widgets.HTML) -> Iterator[None]:
-    """Errors meant for the user become the panel's message: a callback's exception would be lost in a log."""
+def showing_errors(message: widgets.HTML) -> Iterator[None]:
+    """Show errors meant for the user in the panel: a callback's exception would be lost in a log."""
     message.value = ""
     try:
         yield
@@ -137,13 +141,13 @@ def told(message: widgets.HTML) -> Iterator[None]:
 
 
 def button(name: str, work: Callable[[], None], message: widgets.HTML) -> widgets.Button:
-    """A button that works, and says in the message what went wrong."""
+    """A button that does some work, and shows its errors in the message."""
     button = widgets.Button(description=name)
 
     def clicked(_: widgets.Button) -> None:
         button.disabled = True
         try:
-            with told(message):
+            with showing_errors(message):
                 work()
         finally:
             button.disabled = False
@@ -152,7 +156,9 @@ def button(name: str, work: Callable[[], None], message: widgets.HTML) -> widget
     return button
 
 
-def another(controls: dict[str, widgets.Widget], work: Callable[[], None], message: widgets.HTML) -> widgets.Button:
+def another_seed(controls: dict[str, widgets.Widget], work: Callable[[], None],
+                 message: widgets.HTML) -> widgets.Button:
+    """A button that counts the seed up and works again."""
     def next_seed() -> None:
         controls["seed"].value += 1
         work()
@@ -160,7 +166,7 @@ def another(controls: dict[str, widgets.Widget], work: Callable[[], None], messa
     return button("Another seed", next_seed, message)
 
 
-def laid(controls: dict[str, widgets.Widget], view: widgets.Widget, message: widgets.HTML) -> widgets.VBox:
+def arranged(controls: dict[str, widgets.Widget], view: widgets.Widget, message: widgets.HTML) -> widgets.VBox:
     """Sliders in rows of three, then buttons, the message, the view."""
     buttons = [c for c in controls.values() if isinstance(c, (widgets.Button, widgets.FileUpload))]
     others = [c for c in controls.values() if not isinstance(c, (widgets.Button, widgets.FileUpload))]
@@ -168,9 +174,8 @@ def laid(controls: dict[str, widgets.Widget], view: widgets.Widget, message: wid
     return widgets.VBox([*rows, widgets.HBox(buttons), message, view])
 
 
-def png(images: Tensor, columns: int = 6, smallest: int = round(SHOWN * 0.75)) -> bytes:
-    """Pictures in rows as a PNG, enlarged where they are smaller than so many pixels."""
-    pixels = figures.to_pixels(images)
+def png(pixels: np.ndarray, columns: int = 6, smallest: int = round(SHOWN * 0.75)) -> bytes:
+    """Pictures (B,H,W,3) uint8 in rows as a PNG, enlarged where they are smaller than `smallest` pixels."""
     pixels = figures.resize(pixels, max(1, round(smallest / pixels.shape[1])))
     return png_bytes(figures.grid_image(rearrange(pixels, "b h w c -> b c h w"), columns, 4))
 

@@ -1,10 +1,10 @@
-"""What the playground computes: pictures drawn, completed, taken apart into codes and painted over."""
+"""What the playground computes: which models and pictures it has, masks of parts, painted codes and layouts."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from einops import repeat
 from torch import Tensor
 
 from tesserae.data.batches import to_unit
-from tesserae.data.conditions import Codes, Label, conditions_of
+from tesserae.data.conditions import Label
 from tesserae.data.decode import Rejected, decode
 from tesserae.data.layouts import write_layout
 from tesserae.data.pictures import Pictures
@@ -23,36 +23,33 @@ from tesserae.data.scales import NO_RANGES, Ranges
 from tesserae.data.sources import check_prepared
 from tesserae.data.views import Classes, View, view_of
 from tesserae.errors import TesseraeError, writing
-from tesserae.models.transformer import LatentTransformer
+from tesserae.files import find_root
 from tesserae.models.vqgan import VQGAN
-from tesserae.origins import check_decoders
+from tesserae.origins import OriginError, check_decoders
 from tesserae.params import SampleParams, load_params
-from tesserae.sampling.autoregressive import SampleOptions
-from tesserae.sampling.conditional import SampleRequest, sample_codes
-from tesserae.sampling.tiling import decode_map, encode_map
-from tesserae.stage import find_root, stage_block
+from tesserae.sampling.sampler import Sampler
+from tesserae.stage import stage_block
 
 PARTS = ("upper half", "lower half", "left half", "right half", "all but the middle", "nothing")
-Maps = Mapping[str, Tensor]  # by condition, the codes of one picture's map (1,h,w)
 
 
 @dataclass
 class Models:
-    """What the panels play with. transformer is None where none is trained yet; `absent` then says so.
+    """What the panels play with. sampler is None where no transformer is trained yet; `absent` then says so.
 
-    readers: the VQGANs whose codes are its conditions. size: pixels a side; fit: how other pictures are brought
-    to it; filters: where the sliders start. root: of the project, and target: of the transformer's parameters.
+    class_names: by label, {None: "any"} where the transformer has no classes. size: pixels a side; fit: how other
+    pictures are brought to it; filters: where the sliders start. root: of the project, and target: of the
+    transformer's parameters.
     """
 
     vqgan: VQGAN
-    transformer: LatentTransformer | None
-    class_names: list[str]
+    sampler: Sampler | None
+    class_names: dict[int | None, str]
     held_out: Pictures
     size: int
     fit: str
     filters: SampleParams
     absent: str = ""
-    readers: dict[str, VQGAN] = field(default_factory=dict)
     root: Path = Path()
     target: str = "layout"
 
@@ -66,15 +63,16 @@ class Models:
         """The scale of the set's pictures, where they have more than 8 bits."""
         return view_of(self.vqgan.config).ranges
 
-    def view(self, name: str) -> View:
-        """What the VQGAN of a condition sees."""
-        return view_of(self.readers[name].config)
+    @property
+    def condition_views(self) -> dict[str, View]:
+        """What the VQGANs of the transformer's conditions read, by name."""
+        return self.sampler.condition_views if self.sampler else {}
 
     @property
-    def painted(self) -> str | None:
+    def paintable(self) -> str | None:
         """The condition that one can paint: a map of classes, where it is the only map."""
-        names = [name for name in self.readers if isinstance(self.view(name), Classes)]
-        return names[0] if names and len(self.readers) == 1 else None
+        names = [name for name, view in self.condition_views.items() if isinstance(view, Classes)]
+        return names[0] if names and len(self.condition_views) == 1 else None
 
 
 def load_models(target: str = "class", params_file: str = "params.yaml",
@@ -91,90 +89,35 @@ def load_models(target: str = "class", params_file: str = "params.yaml",
     check_prepared(root / "prepared", params)
     held_out = Pictures.load(root / "prepared", "validation")
     vqgan = VQGAN.from_pretrained(root / "models" / f"vqgan-{name}")
-    transformer, absent, readers, names = None, "", {}, ["any"]
+    sampler, absent = None, ""
     try:
-        transformer = LatentTransformer.from_pretrained(root / "models" / f"transformer-{target}")
-        conditions = conditions_of(transformer.config.conditions)
-        readers = {condition.name: VQGAN.from_pretrained(root / "models" / f"vqgan-{condition.name}")
-                   for condition in conditions if isinstance(condition, Codes)}
+        sampler = Sampler.from_pretrained(root / "models" / f"transformer-{target}", "cpu", name)
+        check_decoders(target, sampler.transformer, sampler.vqgans, held_out)
+    except OriginError:
+        raise
     except TesseraeError as error:
-        transformer, absent = None, str(error)
-    else:
-        check_decoders(target, transformer, {name: vqgan, **readers}, held_out)
-        for condition in conditions:
-            if isinstance(condition, Label):  # pictures without classes have no names for them
-                names = held_out.class_names or [f"class {label}" for label in range(condition.vocab)]
-    return Models(vqgan, transformer, names, held_out, held_out.size, params.prepare.fit, filters, absent, readers,
-                  root, target)
+        absent = str(error)
+    names: dict[int | None, str] = {None: "any"}
+    for condition in sampler.conditions if sampler else []:
+        if isinstance(condition, Label):  # pictures without classes have no names for them
+            names = dict(enumerate(held_out.class_names or [f"class {label}" for label in range(condition.vocab)]))
+    return Models(vqgan, sampler, names, held_out, held_out.size, params.prepare.fit, filters, absent, root, target)
 
 
-@torch.no_grad()
-def draw(models: Models, label: int, count: int, temperature: float, top_k: int, top_p: float, seed: int,
-         maps: Maps | None = None, shape: tuple[int, int] | None = None, progress=None) -> Tensor:
-    """New pictures of a class, (count,3,H,W) in [-1,1]; maps: the transformer's other conditions, where it has any.
+def raw_conditions(models: Models, picture: Tensor, number: int | None) -> dict[str, Tensor]:
+    """The conditions of a picture (3,H,W) uint8 in their views' raw form, (1,c,H,W) by name.
 
-    shape: (h,w) codes of the pictures, as large as the maps; None: of the set's pictures.
+    Those of held-out picture `number`, or computed from the picture where that is None. Raises TesseraeError where a
+    condition cannot be computed from a picture.
     """
-    options = SampleOptions(temperature, top_k, top_p, seed)
-    codes = sample_codes(needed(models), _request(label, count, maps), shape or models.shape, options,
-                         progress=progress)
-    return _look(models, codes)
-
-
-@torch.no_grad()
-def complete(models: Models, picture: Tensor, part: str, label: int, count: int, temperature: float, top_k: int,
-             top_p: float, seed: int, maps: Maps | None = None) -> tuple[Tensor, Tensor]:
-    """Keep the codes of one part of a picture (3,H,W) uint8 and draw the others.
-
-    -> the picture with what is not given in grey (3,H,W) in [-1,1], and its completions (count,3,H,W).
-    """
-    known = given_mask(part, models.shape)
-    codes = repeat(encode(models, picture), "h w -> b h w", b=count)
-    made = sample_codes(needed(models), _request(label, count, maps), models.shape,
-                        SampleOptions(temperature, top_k, top_p, seed), given=(known.expand_as(codes), codes))
-    return given_part(models, picture, part), _look(models, made)
-
-
-def given_part(models: Models, picture: Tensor, part: str) -> Tensor:
-    """A picture (3,H,W) uint8 with what is not given in grey, (3,H,W) in [-1,1]."""
-    f = models.vqgan.config.downsampling
-    shown = repeat(given_mask(part, models.shape), "h w -> (h f) (w g)", f=f, g=f)
-    return torch.where(shown, to_unit(picture), 0.6)
-
-
-@torch.no_grad()
-def condition_maps(models: Models, picture: Tensor, number: int | None) -> dict[str, Tensor]:
-    """The conditions of a picture (3,H,W) uint8: held-out picture `number`'s, or computed from it where None.
-
-    Raises TesseraeError where one is not known of a picture from outside.
-    """
-    seen = _conditions_seen(models, picture, number)
-    return {name: models.readers[name].encode(each) for name, each in seen.items()}
-
-
-def condition_pictures(models: Models, picture: Tensor, number: int | None) -> Tensor:
-    """A picture and its conditions, as these are looked at: (1+M,3,H,W) in [-1,1]. Raises as `condition_maps`."""
-    seen = _conditions_seen(models, picture, number)
-    return torch.cat([to_unit(picture)[None], *(models.view(name).drawn(each) for name, each in seen.items())])
-
-
-def _conditions_seen(models: Models, picture: Tensor, number: int | None) -> dict[str, Tensor]:
     found = {}
-    for name in models.readers:
-        view = models.view(name)
-        stored = view.of_picture(picture[None]) if number is None else view.stored(models.held_out, [number])
-        if stored is None:
+    for name, view in models.condition_views.items():
+        raw = view.of_picture(picture[None]) if number is None else view.stored(models.held_out, [number])
+        if raw is None:
             raise TesseraeError(f"The {name} of your own picture is not known: take a held-out picture, or paint "
                                 "one.")
-        found[name] = view.seen(stored)
+        found[name] = raw
     return found
-
-
-@torch.no_grad()
-def painted_maps(models: Models, layout: Tensor) -> dict[str, Tensor]:
-    """A painted layout, (H,W) int64 of classes, as the transformer's condition."""
-    seen = models.view(models.painted).seen(layout[None, None])
-    return {models.painted: encode_map(models.readers[models.painted], seen)}
 
 
 def save_layout(models: Models, layout: Tensor) -> Path:
@@ -188,7 +131,7 @@ def save_layout(models: Models, layout: Tensor) -> Path:
     name = next(name for name in names if name not in taken)
     with writing(folder / name):
         folder.mkdir(exist_ok=True)
-        write_layout(folder / name, layout, models.view(models.painted).colours)
+        write_layout(folder / name, layout, models.condition_views[models.paintable].colours)
     return Path("painted", name)
 
 
@@ -197,19 +140,24 @@ def encode(models: Models, picture: Tensor) -> Tensor:
     return models.vqgan.encode(to_unit(picture[None]))[0]
 
 
-def given_mask(part: str, shape: tuple[int, int]) -> Tensor:
-    """Which codes one of PARTS gives: (h,w) bool."""
+def kept_codes(part: str, shape: tuple[int, int]) -> Tensor:
+    """Which codes one of PARTS keeps: (h,w) bool."""
     rows, columns = (torch.arange(side) for side in shape)
     upper, left = rows[:, None] < shape[0] // 2, columns[None] < shape[1] // 2
-    middle = [(side - 1) / 2 - places for places, side in zip((rows[:, None], columns[None]), shape)]
+    middle = [(side - 1) / 2 - positions for positions, side in zip((rows[:, None], columns[None]), shape)]
     central = (middle[0].abs() < shape[0] / 4) & (middle[1].abs() < shape[1] / 4)
     masks = dict(zip(PARTS, (upper, ~upper, left, ~left, ~central, torch.zeros(1, 1, dtype=torch.bool))))
     return masks[part].expand(shape)
 
 
+def kept_pixels(models: Models, part: str) -> Tensor:
+    """Which pixels of a picture of the set one of PARTS keeps: (H,W) bool."""
+    f = models.vqgan.config.downsampling
+    return repeat(kept_codes(part, models.shape), "h w -> (h f) (w g)", f=f, g=f)
+
+
 def paint(codes: Tensor, row: int, column: int, code: int, brush: int = 1) -> Tensor:
-    """A map (h,w) with a square of brush x brush codes around a place replaced; what lies outside is cut
-    off."""
+    """A map (h,w) with a square of brush x brush codes around a position replaced, cut off at the map's edges."""
     reach = (brush - 1) // 2
     painted = codes.clone()
     painted[max(0, row - reach):row - reach + brush, max(0, column - reach):column - reach + brush] = code
@@ -218,7 +166,7 @@ def paint(codes: Tensor, row: int, column: int, code: int, brush: int = 1) -> Te
 
 def stroke(layout: np.ndarray, start: tuple[float, float], end: tuple[float, float], radius: float,
            value: int) -> None:
-    """Draw a round brush's stroke of a class into a layout (H,W), from one (x,y) to another, in pixels."""
+    """Paint a round brush's stroke of a class into a layout (H,W), from one (x,y) to another, in pixels."""
     y, x = np.mgrid[:layout.shape[0], :layout.shape[1]] + 0.5
     dx, dy = end[0] - start[0], end[1] - start[1]
     along = ((x - start[0]) * dx + (y - start[1]) * dy) / max(dx * dx + dy * dy, 1e-9)
@@ -236,19 +184,3 @@ def read_picture(content: bytes, size: int, fit: str, ranges: Ranges = NO_RANGES
     if isinstance(found, Rejected):
         raise TesseraeError(f"The file is refused ({found}): take a JPEG, PNG or WebP picture.")
     return torch.from_numpy(np.array(found.shown(ranges))).permute(2, 0, 1)
-
-
-def needed(models: Models) -> LatentTransformer:
-    """The transformer, or a TesseraeError that says what to run for one."""
-    if models.transformer is None:
-        raise TesseraeError(models.absent)
-    return models.transformer
-
-
-def _request(label: int, count: int, maps: Maps | None) -> SampleRequest:
-    labels = torch.full((count,), label, dtype=torch.int64)
-    return SampleRequest(count, labels, {name: part.expand(count, -1, -1) for name, part in (maps or {}).items()})
-
-
-def _look(models: Models, codes: Tensor) -> Tensor:
-    return view_of(models.vqgan.config).drawn(decode_map(models.vqgan, codes))

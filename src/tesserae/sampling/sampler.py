@@ -2,12 +2,16 @@
 
     sampler = tesserae.Sampler.from_pretrained("models/transformer-class")
     pictures = sampler.sample(label="coast_day", n=4, seed=0)
+
+`sample` and `complete` give PIL images. Notebooks that measure use the steps in between: `request` turns conditions
+into codes, `sample_codes` samples code maps for them, `decode` turns those into tensors.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,54 +23,68 @@ from torch import Tensor
 from tesserae.data.batches import to_bytes
 from tesserae.data.conditions import Codes, Label, conditions_of
 from tesserae.data.external import read_condition
-from tesserae.data.views import view_of
+from tesserae.data.views import View, view_of
 from tesserae.errors import TesseraeError
 from tesserae.models.transformer import LatentTransformer
 from tesserae.models.vqgan import VQGAN
 from tesserae.origins import check_decoding
-from tesserae.sampling.autoregressive import Given, Progress, SampleOptions
+from tesserae.sampling.autoregressive import DEFAULTS, Given, Progress, SampleOptions
 from tesserae.sampling.conditional import SampleRequest, sample_codes, window_of
-from tesserae.sampling.tiling import decode_map, encode_map
+from tesserae.sampling.sliding_window import Preview
+from tesserae.sampling.tiling import TILE, decode_map, encode_map
 
-Source = str | Path | Image.Image  # of a picture: a file, or the picture itself
+Source = str | Path | Image.Image | Tensor  # a file, a picture, or integers (1,c,H,W) in the view's raw form
+Condition = Source | Mapping[str, Source] | None
+LabelLike = str | int | Sequence[str | int] | Tensor | None
+DECODED = 8192, 32  # codes, and maps, that are decoded together at most
 
 
 class Sampler:
     """A transformer, the VQGAN whose codes it models, and those of its conditions by name.
 
-    class_names: of the labels, in their order; [] where there are none.
+    name: of the VQGAN whose codes it models. class_names: of the labels, in their order; [] where there are none.
+    autocast: returns the context that the transformer samples in, such as `accelerator.autocast`; by default one
+    without effect. tile: codes a side of the tiles in which large maps are encoded and decoded.
     """
 
     def __init__(self, transformer: LatentTransformer, vqgan: VQGAN,
-                 condition_vqgans: Mapping[str, VQGAN] | None = None, class_names: Sequence[str] = ()) -> None:
+                 condition_vqgans: Mapping[str, VQGAN] | None = None, class_names: Sequence[str] = (),
+                 name: str = "image") -> None:
         """Raises TesseraeError where a condition of the transformer has no VQGAN."""
-        self.transformer, self.vqgan = transformer.eval(), vqgan.eval()
+        self.transformer, self.vqgan, self.name = transformer.eval(), vqgan.eval(), name
         self.condition_vqgans, self.class_names = dict(condition_vqgans or {}), list(class_names)
         self.conditions = conditions_of(transformer.config.conditions)
         for condition in self.conditions:
             if isinstance(condition, Codes) and condition.name not in self.condition_vqgans:
                 raise TesseraeError(f"the condition {condition.name} has no VQGAN: give it in condition_vqgans.")
+        self.view = view_of(vqgan.config)
+        self.condition_views: dict[str, View] = {key: view_of(each.config)
+                                                 for key, each in self.condition_vqgans.items()}
+        self.autocast: Callable[[], AbstractContextManager] = nullcontext
+        self.tile = TILE
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device | None = None) -> Sampler:
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device | None = None,
+                        name: str | None = None) -> Sampler:
         """Read a transformer, and its VQGANs from the folders vqgan-<name> beside it.
 
-        device: None for a GPU where there is one. Raises TesseraeError where a model is missing or damaged, or where
-        a VQGAN is not the one whose codes the transformer was trained on.
+        device: None for a GPU where there is one. name: of the VQGAN whose codes it models, for a transformer that
+        does not say. Raises TesseraeError where a model is missing or damaged, and OriginError where a VQGAN is not
+        the one whose codes the transformer was trained on.
         """
         folder = Path(folder)
         transformer = LatentTransformer.from_pretrained(folder)
         conditions = [condition.name for condition in conditions_of(transformer.config.conditions)
                       if isinstance(condition, Codes)]
         names = set(transformer.origin.get("vqgans", {}))
-        if not names:
+        if name is None and not names:
             raise TesseraeError(f"{folder} does not say which VQGAN's codes it models: load both, and join them by "
                                 "Sampler(transformer, vqgan).")
-        modelled = next(iter(names - {*conditions} or names))
-        vqgans = {name: VQGAN.from_pretrained(folder.parent / f"vqgan-{name}") for name in (modelled, *conditions)}
+        name = name or next(iter(names - {*conditions} or names))
+        vqgans = {key: VQGAN.from_pretrained(folder.parent / f"vqgan-{key}") for key in (name, *conditions)}
         check_decoding(folder.name, transformer, vqgans)
-        sampler = cls(transformer, vqgans[modelled], {name: vqgans[name] for name in conditions},
-                      transformer.origin.get("class_names", []))
+        sampler = cls(transformer, vqgans[name], {key: vqgans[key] for key in conditions},
+                      transformer.origin.get("class_names", []), name)
         return sampler.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def to(self, device: str | torch.device) -> Sampler:
@@ -76,74 +94,74 @@ class Sampler:
         return self
 
     @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.transformer.device
+
+    @property
+    def vqgans(self) -> dict[str, VQGAN]:
+        """All VQGANs by name, first the one whose codes the transformer models."""
+        return {self.name: self.vqgan, **self.condition_vqgans}
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels of what the transformer models; larger pictures are made by a sliding window."""
         f = self.vqgan.config.downsampling
         return tuple(side * f for side in window_of(self.transformer))
 
-    def sample(self, label: str | int | None = None, condition: Source | Mapping[str, Source] | None = None,
-               size: tuple[int, int] | None = None, n: int = 1, seed: int = 0, temperature: float = 1.0,
-               top_k: int = 0, top_p: float = 1.0, stride: int = 1,
-               progress: Progress | None = None) -> list[Image.Image]:
+    def sample(self, label: LabelLike = None, condition: Condition = None, size: tuple[int, int] | None = None,
+               n: int = 1, progress: Progress | None = None, **options) -> list[Image.Image]:
         """Make `n` pictures.
 
-        label: a name of `class_names`, or its number. condition: a picture of what the condition's VQGAN reads (a
-        layout in the colours of the classes or as their indices, a depth map, a photograph whose edges are taken);
-        with several such conditions one for each name. size: (height, width) in pixels, multiples of the
-        downsampling and no smaller than `size`; None: `size`. temperature, top_k, top_p: see `filters.rank`. stride:
-        see `sliding_window.sample_map`. The same seed makes the same pictures on one kind of machine. Raises
-        TesseraeError for what is missing or does not fit.
+        label: a name of `class_names`, its number, or one for each picture. condition: a picture of what the
+        condition's VQGAN reads (a layout in the colours of the classes or as their indices, a depth map, a photograph
+        whose edges are taken); with several such conditions one for each name. size: (height, width) in pixels,
+        multiples of the downsampling and no smaller than `size`; None: `size`. options: seed, temperature, top_k,
+        top_p, stride, see `SampleOptions`. The same seed makes the same pictures on one kind of machine.
+        progress(codes done, codes in all). Raises TesseraeError for what is missing or does not fit.
         """
-        shape = self._shape(size)
-        options = SampleOptions(temperature, top_k, top_p, seed, stride=stride)
-        return self._make(self._request(label, condition, shape, n), shape, options, None, progress)
+        request = self.request(label, condition, size, n)
+        codes = self.sample_codes(request, self._shape(size), SampleOptions(**options), progress=progress)
+        return _pil(self.decode(codes))
 
-    def complete(self, picture: Source, mask: np.ndarray | Image.Image, label: str | int | None = None,
-                 condition: Source | Mapping[str, Source] | None = None, n: int = 1, seed: int = 0,
-                 temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> list[Image.Image]:
+    def complete(self, picture: Source, mask: np.ndarray | Image.Image, label: LabelLike = None,
+                 condition: Condition = None, size: tuple[int, int] | None = None, n: int = 1,
+                 **options) -> list[Image.Image]:
         """Keep a part of a picture and make the rest, `n` times.
 
         picture: brought to `size`, its middle cut out. mask: (height, width) of `size`, true or white where the
         picture is kept; a code is kept where all its pixels are. See `sample` for the others.
         """
-        shape, f = self._shape(None), self.vqgan.config.downsampling
+        size, f = tuple(size or self.size), self.vqgan.config.downsampling
         kept = np.asarray(mask.convert("1") if isinstance(mask, Image.Image) else mask, dtype=bool)
-        if kept.shape != self.size:
-            raise TesseraeError(f"the mask has the shape {kept.shape}; (height, width) = {self.size} is needed.")
+        if kept.shape != size:
+            raise TesseraeError(f"the mask has the shape {kept.shape}; (height, width) = {size} is needed.")
         known = reduce(torch.from_numpy(kept.astype(np.uint8)), "(h f) (w g) -> h w", "min", f=f, g=f).bool()
-        view = view_of(self.vqgan.config)
-        codes = encode_map(self.vqgan, view.seen(_read(picture, view, self.size)).to(self.transformer.device))
-        given = tuple(part.expand(n, *shape).to(self.transformer.device) for part in (known, codes))
-        options = SampleOptions(temperature, top_k, top_p, seed)
-        return self._make(self._request(label, condition, shape, n), shape, options, given)
+        codes = encode_map(self.vqgan, self.view.seen(_read(picture, self.view, size)).to(self.device), self.tile)
+        given = known.expand(n, -1, -1), codes.expand(n, -1, -1)
+        request = self.request(label, condition, size, n)
+        return _pil(self.decode(self.sample_codes(request, self._shape(size), SampleOptions(**options), given)))
 
-    @torch.no_grad()
-    def _make(self, request: SampleRequest, shape: tuple[int, int], options: SampleOptions,
-              given: Given | None = None, progress: Progress | None = None) -> list[Image.Image]:
-        codes = sample_codes(self.transformer, request, shape, options, given, progress)
-        pixels = to_bytes(view_of(self.vqgan.config).drawn(decode_map(self.vqgan, codes))).cpu()
-        return [Image.fromarray(rearrange(each, "c h w -> h w c").numpy()) for each in pixels]
+    # ---- the steps in between, as tensors --------------------------------------------------------------------
 
-    def _shape(self, size: tuple[int, int] | None) -> tuple[int, int]:
-        """Codes a side."""
-        f, size = self.vqgan.config.downsampling, size or self.size
-        if any(side % f for side in size):
-            raise TesseraeError(f"size = {tuple(size)} is not allowed; each side must be a multiple of {f} pixels.")
-        return tuple(side // f for side in size)
-
-    def _request(self, label: str | int | None, condition: Source | Mapping[str, Source] | None,
-                 shape: tuple[int, int], n: int) -> SampleRequest:
+    def request(self, label: LabelLike = None, condition: Condition = None, size: tuple[int, int] | None = None,
+                n: int = 1) -> SampleRequest:
+        """The conditions of `n` pictures as labels and codes; arguments as `sample` has them."""
         if n < 1:
             raise TesseraeError(f"n = {n} is not allowed; it must be at least 1.")
-        labels = None
+        labels, shape = None, self._shape(size)
         if any(isinstance(each, Label) for each in self.conditions):
-            labels = torch.full((n,), self._label(label), dtype=torch.int64)
+            several = isinstance(label, Sequence | Tensor) and not isinstance(label, str)
+            labels = torch.tensor([self._label(each) for each in label] if several else [self._label(label)] * n)
+            if len(labels) != n:
+                raise TesseraeError(f"{len(labels)} labels are given for {n} pictures: give one, or one for each.")
         elif label is not None:
             raise TesseraeError(f"label = {label!r} is not needed; this transformer has no classes.")
         names = [each.name for each in self.conditions if isinstance(each, Codes)]
-        given = condition if isinstance(condition, Mapping) else dict.fromkeys(
-            names if condition is not None and len(names) == 1 else [], condition)
-        if condition is not None and not names:
+        given = condition
+        if not isinstance(condition, Mapping):
+            given = {} if condition is None else {names[0] if len(names) == 1 else "": condition}
+        if given and not names:
             raise TesseraeError("this transformer has no pictures as conditions: leave condition out.")
         if {*given} != {*names}:
             raise TesseraeError("this transformer needs a picture for each of its conditions, "
@@ -151,9 +169,43 @@ class Sampler:
         return SampleRequest(n, labels, {name: self._codes(name, given[name], shape).expand(n, -1, -1)
                                          for name in names})
 
-    def _label(self, label: str | int | None) -> int:
+    def sample_codes(self, request: SampleRequest, shape: tuple[int, int] | None = None,
+                     options: SampleOptions = DEFAULTS, given: Given | None = None,
+                     progress: Progress | None = None, preview: Preview | None = None) -> Tensor:
+        """A code map of `shape` for each requested picture, (B,h,w) int64 on the CPU.
+
+        shape: (h,w) in codes; None: that of the transformer's window. given: (mask (B,h,w) bool, codes (B,h,w)), of
+        which the codes under the mask are kept. See `conditional.sample_codes`.
+        """
+        given = given and tuple(part.to(self.device) for part in given)
+        shape = shape or window_of(self.transformer)
+        with self.autocast():
+            return sample_codes(self.transformer, request, shape, options, given, progress, preview).cpu()
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Code maps (B,h,w) -> pictures (B,3,f h,f w) in [-1,1] on the CPU; large maps in tiles of `tile` codes."""
+        if max(codes.shape[1:]) > self.tile:
+            return self.view.drawn(decode_map(self.vqgan, codes.to(self.device), self.tile)).cpu()
+        at_once = max(1, min(DECODED[1], DECODED[0] // codes[0].numel()))
+        return torch.cat([self.view.drawn(self.vqgan.decode(part.to(self.device))).cpu()
+                          for part in codes.split(at_once)])
+
+    def condition_pictures(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What conditions in their views' raw form (B,c,H,W) look like: (B,3,H,W) in [-1,1] by name."""
+        return {name: view.drawn(view.seen(raw[name])) for name, view in self.condition_views.items() if name in raw}
+
+    def _shape(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """(h,w) in codes of a picture of `size`."""
+        f, size = self.vqgan.config.downsampling, size or self.size
+        if any(side % f for side in size):
+            raise TesseraeError(f"size = {tuple(size)} is not allowed; each side must be a multiple of {f} pixels.")
+        return tuple(side // f for side in size)
+
+    def _label(self, label: str | int | Tensor | None) -> int:
         if isinstance(label, str) and label in self.class_names:
             return self.class_names.index(label)
+        label = int(label) if isinstance(label, Tensor) else label
         count = next(each.vocab for each in self.conditions if isinstance(each, Label))
         if isinstance(label, int) and 0 <= label < count:
             return label
@@ -162,18 +214,24 @@ class Sampler:
                             f"from 0 to {count - 1}.")
 
     def _codes(self, name: str, source: Source, shape: tuple[int, int]) -> Tensor:
-        """The codes (1,h,w) of a condition's picture, which is brought to the size of the sample."""
-        vqgan, f = self.condition_vqgans[name], self.vqgan.config.downsampling
-        view = view_of(vqgan.config)
-        stored = _read(source, view, tuple(side * f for side in shape))
-        return encode_map(vqgan, view.seen(stored).to(self.transformer.device))
+        """The codes (1 or n,h,w) of a condition's picture, which is brought to the size of the sample."""
+        view, f = self.condition_views[name], self.vqgan.config.downsampling
+        raw = _read(source, view, tuple(side * f for side in shape))
+        return encode_map(self.condition_vqgans[name], view.seen(raw).to(self.device), self.tile)
 
 
-def _read(source: Source, view, size: tuple[int, int]) -> Tensor:
-    """A picture in a view's stored form (1,c,H,W)."""
+def _read(source: Source, view: View, size: tuple[int, int]) -> Tensor:
+    """A picture in a view's raw form (B,c,H,W)."""
+    if isinstance(source, Tensor):
+        return source
     if not isinstance(source, Image.Image):
         return read_condition(Path(source), view, size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
         source.save(path)
         return read_condition(path, view, size)
+
+
+def _pil(images: Tensor) -> list[Image.Image]:
+    """Pictures (B,3,H,W) in [-1,1] -> PIL images."""
+    return [Image.fromarray(rearrange(each, "c h w -> h w c").numpy()) for each in to_bytes(images)]

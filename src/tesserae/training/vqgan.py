@@ -210,7 +210,7 @@ class VQGANTask:
             return
         stored = self.view.stored(self.held_out, spread(SHOWN, len(self.held_out)))
         images = self.view.seen(stored.to(self.device))
-        both = torch.cat([images, self.model.decode(self.model.encode(images))])
+        both = torch.cat([images, self.model.reconstruct(images)])
         self.show(figures.grid_image(self.view.drawn(both).cpu(), columns=len(images)), step)
 
     def alarms(self, history: list[dict]) -> list[Alarm]:
@@ -270,6 +270,11 @@ def train_vqgan(stage: Stage, log: Log = print) -> Progress:
     return progress
 
 
+def main() -> None:
+    """Train without a notebook; see the module's first lines."""
+    with stage_of_command("vqgan", "image", "Train a VQGAN.") as stage:
+        train_vqgan(stage)
+
+
 if __name__ == "__main__":
-    with stage_of_command("vqgan", "image", "Train a VQGAN.") as opened:
-        train_vqgan(opened)
+    main()

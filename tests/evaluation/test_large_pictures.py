@@ -1,4 +1,4 @@
-"""Measures of obedience on pictures whose answer is known."""
+"""Windows and seams of large pictures whose answer is known."""
 
 import math
 
@@ -6,19 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tesserae.data.batches import to_bytes, to_unit
+from tesserae.data.batches import to_unit
 from tesserae.errors import TesseraeError
 from tesserae.evaluation.features import FeatureNetwork
-from tesserae.evaluation.obedience import (
-    class_agreement,
-    lpips_to_own_and_other,
-    others,
-    seam_ratio,
-    segmenter_scores,
-    window_frechet,
-)
-from tesserae.evaluation.segmenter import Segmenter
-from tesserae.models.perceptual import LPIPS
+from tesserae.evaluation.large_pictures import seam_ratio, window_frechet
 
 
 def pictures(count, seed=0, size=(64, 64)):
@@ -28,134 +19,8 @@ def pictures(count, seed=0, size=(64, 64)):
     return F.interpolate(coarse * 2 - 1, scale_factor=7, mode="bilinear")[..., 5:5 + size[0], 5:5 + size[1]]
 
 
-def squared(x, y):
-    return (x - y).square().mean((1, 2, 3))
-
-
-# ---- own and other -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("groups", [[0, 1, 2, 3], [5, 5, 2, 2, 9, 9], [1, 1, 1, 0], [3, 0, 3, 0, 7]])
-def test_the_other_is_always_of_another_group_and_all_are_used(groups):
-    groups = torch.tensor(groups)
-    found = others(groups)
-    assert (groups[found] != groups).all()
-    assert torch.equal(others(groups), found)
-    sizes = torch.bincount(groups)
-    if (sizes[sizes > 0] == sizes.max()).all():
-        assert torch.equal(found.sort().values, torch.arange(len(groups)))
-
-
-def test_one_condition_alone_has_no_other():
-    with pytest.raises(TesseraeError, match="same condition"):
-        others(torch.zeros(4, dtype=torch.int64))
-
-
-def test_true_pictures_are_nearer_to_themselves_by_lpips():
-    real = pictures(4)
-    found = lpips_to_own_and_other(real, real, LPIPS.load("alex"))
-    assert found["lpips_true"].numpy() == pytest.approx(0, abs=1e-6)
-    assert found["lpips_other"].min() > 0.1
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_distances_are_of_each_picture(batch_size):
-    made, real, groups = pictures(5), pictures(5, seed=1), torch.tensor([0, 0, 4, 4, 2])
-    found = lpips_to_own_and_other(made, real, squared, groups, batch_size)
-    torch.testing.assert_close(found["lpips_true"], squared(made, real).double())
-    torch.testing.assert_close(found["lpips_other"], squared(made, real[others(groups)]).double())
-
-
-def test_bytes_are_taken_as_they_are():
-    made, real = pictures(3), pictures(3, seed=1)
-    floats, words = (lpips_to_own_and_other(*pair, squared)
-                     for pair in ((made, real), (to_bytes(made), to_bytes(real))))
-    for name, values in floats.items():
-        torch.testing.assert_close(words[name], values, rtol=0.02, atol=0)
-
-
-def test_pictures_without_a_true_one_are_refused():
-    with pytest.raises(TesseraeError, match="differ in shape"):
-        lpips_to_own_and_other(pictures(3), pictures(2), squared)
-
-
-# ---- classes -----------------------------------------------------------------------------------------------
-
-
-def coloured(labels, seed):
-    """Pictures of one colour a class, with some noise."""
-    labels = torch.as_tensor(labels)
-    noise = torch.randn(len(labels), 3, 16, 16, generator=torch.Generator().manual_seed(seed))
-    return (F.one_hot(labels, 3)[..., None, None] * 1.0 + 0.05 * noise).clamp(-1, 1)
-
-
-def colour(images):
-    return images.mean((2, 3))
-
-
-BANK_LABELS = torch.arange(30) % 3
-
-
-def class_share(made, asked, **how):
-    bank = coloured(BANK_LABELS, 0).split(7)
-    found = class_agreement(made, torch.as_tensor(asked), bank, BANK_LABELS, colour, **how)
-    return {name: float(each.mean()) for name, each in found.items()}
-
-
-def test_pictures_of_the_asked_class_agree_and_others_do_not():
-    asked = [0, 1, 2, 2]
-    assert class_share(coloured(asked, 1), asked) == {"class_share": 1.0}
-    assert class_share(coloured([1, 2, 0, 0], 1), asked) == {"class_share": 0.0}
-    assert class_share(coloured([0, 1, 0, 2], 1), asked)["class_share"] == 0.75
-
-
-def test_held_out_pictures_are_measured_apart():
-    found = class_share(coloured([0, 0], 1), [1, 1], held_out=(coloured([2, 1, 1], 2), torch.tensor([2, 1, 0])))
-    assert found["class_share"] == 0
-    assert found["class_share_held_out"] == pytest.approx(2 / 3)
-
-
-def test_brightness_of_features_does_not_count_and_a_tie_is_no_majority():
-    dim = coloured([0, 1], 1) * 0.2
-    assert class_share(dim, [0, 1])["class_share"] == 1
-    bank = coloured([0, 1], 0)
-    found = class_agreement(dim, torch.tensor([0, 1]), [bank], torch.tensor([0, 1]), colour, k=2)
-    assert found["class_share"].tolist() == [0, 0]
-
-
-# ---- the segmenter's word ----------------------------------------------------------------------------------
-
-
-class Signs(Segmenter):
-    """Says class 1 where the red is positive."""
-
-    def __init__(self):
-        super().__init__(2, widths=(8, 8))
-
-    def forward(self, images):
-        return torch.stack([-images[:, 0], images[:, 0]], 1)
-
-
-def test_segmenter_scores_by_hand():
-    masks = torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5
-    real = (masks * 2.0 - 1)[:, None].expand(-1, 3, -1, -1)
-    made = real.clone()
-    made[:, :, :2] *= -1  # a quarter is wrong
-    masks = masks.long()
-    measures = segmenter_scores(Signs(), made, to_bytes(real), real, masks, {"features": "signs"})
-    found = measures.values
-    assert found["pixel_accuracy"] == found["segmenter_share"] == 0.75
-    assert found["pixel_accuracy_reconstructions"] == found["pixel_accuracy_real"] == found["miou_real"] == 1
-    assert 0.5 < found["miou"] < 0.75
-    assert found["miou_low"] <= found["miou"] <= found["miou_high"] < 1
-    assert {record["features"] for record in measures.protocol} == {"signs"}
-
-
-# ---- large pictures ----------------------------------------------------------------------------------------
-
-
 def texture(images):
-    """Averages of 4 x 4 places and how they change: (B,3,16,16) -> (B,D)."""
+    """Averages of 4 x 4 positions and how they change: (B,3,16,16) -> (B,D)."""
     small = F.adaptive_avg_pool2d(images, 4)
     return torch.cat([small.flatten(1), images.diff(dim=3).abs().mean((1, 2))], 1)
 

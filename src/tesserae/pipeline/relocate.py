@@ -1,6 +1,6 @@
 """After the clone was moved or copied: the commands of its environment, which name the old place, name this one.
 
-    python -m tesserae.pipeline.moved .venv
+    python -m tesserae.pipeline.relocate .venv
 
 pip writes the interpreter's absolute path into the first lines of every command; `make setup` calls this then.
 """
@@ -16,8 +16,8 @@ HEAD = re.compile(rb"\A#!(?:/bin/sh\n'''exec' \"?(?P<quoted>[^\n]*?/bin/python[\
                   rb"|(?P<plain>[^\n]*?/bin/python[\d.]*)\n)")
 
 
-def point_here(environment: Path) -> int:
-    """Let all commands in bin/ start this environment's own interpreter; returns how many were changed."""
+def relocate(environment: Path) -> int:
+    """Let all commands in bin/ start the interpreter of this environment; return how many were changed."""
     changed = 0
     interpreter = bytes(environment.resolve() / "bin" / "python")
     head = b"#!/bin/sh\n'''exec' \"" + re.sub(rb'([$`"\\])', rb"\\\1", interpreter) + b"\" \"$0\" \"$@\"\n' '''\n"
@@ -32,4 +32,4 @@ def point_here(environment: Path) -> int:
 
 
 if __name__ == "__main__":
-    point_here(Path(sys.argv[1]))
+    relocate(Path(sys.argv[1]))

@@ -1,5 +1,4 @@
-"""What single codes stand for: decoded alone, decoded in a picture, and beside the real patches they fit
-best."""
+"""What single codes look like: decoded alone, decoded in a picture, and the real patches they fit best."""
 
 from __future__ import annotations
 
@@ -13,18 +12,18 @@ from torch import Tensor
 from tesserae.data.batches import to_unit
 from tesserae.data.pictures import spread
 from tesserae.data.views import Viewed, view_of
-from tesserae.evaluation.codebook import AT_ONCE, find_pairs
+from tesserae.evaluation.codebook import MAPS_AT_ONCE, find_pairs
 from tesserae.evaluation.distributions import exact
 from tesserae.models.vqgan import VQGAN
 
 _FAR = 1e6  # added to the distance of positions that have another code, so that they come last
 PICTURES_AT_ONCE = 64  # whole pictures that patches are cut from together
-SEARCHED = 16  # pictures with a code, among which its patches are looked for
+SEARCHED = 16  # pictures with a code, among which its patches are searched
 
 
 @dataclass
-class Entries:
-    """Codes in pictures, each with its surroundings of one code on every side: s = 3f.
+class CodePatches:
+    """C codes in pictures, each with its surroundings of one code on every side: s = 3f.
 
     alone: in a map of nothing else (C,3,s,s); context: in the picture that fits it best (C,3,s,s), both
     decoded, in [-1,1]; real: the patches of real pictures that fit best (C,P,3,s,s) uint8; chosen (C,P):
@@ -38,41 +37,41 @@ class Entries:
 
 
 @torch.no_grad()
-def look_up(model: VQGAN, pictures: Viewed, indices: Tensor, codes: Sequence[int], patches: int,
-            batch_size: int) -> Entries:
-    """The dictionary's entries of some codes; indices (N,h,w) are the maps of `pictures`.
+def code_patches(model: VQGAN, pictures: Viewed, indices: Tensor, codes: Sequence[int], patches: int,
+            batch_size: int) -> CodePatches:
+    """The patches of some codes; indices (N,h,w) are the maps of `pictures`.
 
-    For the context, the code is put at its best place also where the encoder chose another one there. Patches are
-    looked for in SEARCHED pictures a code, or more where several codes share pictures.
+    For the context, the code is put at its best position even where the encoder chose another one there. Patches are
+    searched in SEARCHED pictures a code, or more where several codes share pictures.
     """
     f = model.config.downsampling
-    among = holding(indices, codes, max(SEARCHED, patches))
-    places = nearest_patches(model, pictures, indices, codes, patches, batch_size, among)
-    picture, row, column = places.picture[:, 0], places.row[:, 0], places.column[:, 0]  # (C,)
+    among = pictures_with(indices, codes, max(SEARCHED, patches))
+    positions = nearest_patches(model, pictures, indices, codes, patches, batch_size, among)
+    picture, row, column = positions.picture[:, 0], positions.row[:, 0], positions.column[:, 0]  # (C,)
     maps = indices[picture].long()
     maps[torch.arange(len(maps)), row, column] = torch.as_tensor(list(codes))
     parts = zip(*(each.split(batch_size) for each in (maps, row, column)))
     context = torch.cat([crop_patches(decode_patches(model, part, edge=0, batch_size=batch_size), *where, f)
                          for part, *where in parts])
-    flat = (each.flatten() for each in (places.picture, places.row, places.column))
-    return Entries(decode_patches(model, uniform_maps(codes), batch_size=batch_size),
-                   context, real_patches(pictures, *flat, f).unflatten(0, places.picture.shape), places.chosen)
+    flat = (each.flatten() for each in (positions.picture, positions.row, positions.column))
+    return CodePatches(decode_patches(model, uniform_maps(codes), batch_size=batch_size),
+                   context, real_patches(pictures, *flat, f).unflatten(0, positions.picture.shape), positions.chosen)
 
 
 def real_patches(pictures: Viewed, picture: Tensor, row: Tensor, column: Tensor, factor: int,
                  around: int = 1) -> Tensor:
-    """Cut the places (B,) of single codes out of the pictures: (B,3,s,s) uint8, see `crop_patches`."""
+    """Cut the positions (B,) of single codes out of the pictures: (B,3,s,s) uint8, see `crop_patches`."""
     parts = zip(*(each.split(PICTURES_AT_ONCE) for each in (picture, row, column)))
-    return torch.cat([crop_patches(pictures.batch(chosen.tolist()), *places, factor, around)
-                      for chosen, *places in parts])
+    return torch.cat([crop_patches(pictures.batch(chosen.tolist()), *positions, factor, around)
+                      for chosen, *positions in parts])
 
 
 @dataclass
-class Patches:
+class PatchPositions:
     """The positions that a code fits best, at most one a picture: (codes, count) each.
 
-    picture, row, column: where; chosen: whether the position is really given that code. Positions that are
-    come first, then the nearest others; within both by the distance ||z_hat - z_k||.
+    picture, row, column: where; chosen: whether the encoder chooses that code there. Positions where it does come
+    first, then the nearest others; within both by the distance ||z_hat - z_k||.
     """
 
     picture: Tensor
@@ -84,26 +83,26 @@ class Patches:
 
 def pair_patches(pictures: Viewed, indices: Tensor, pairs: Sequence[tuple[int, int]], direction: str,
                  count: int, factor: int) -> Tensor:
-    """Real places of pairs of codes, with two codes around the first: (len(pairs),count,3,5f,5f) uint8.
+    """Real positions of pairs of codes, with two codes around the first: (len(pairs),count,3,5f,5f) uint8.
 
-    See `codebook.find_pairs`. Where there are fewer places the rest is white.
+    See `codebook.find_pairs`. Where there are fewer positions the rest is white.
     """
-    places = find_pairs(indices, pairs, direction, count)  # (P,count,3)
-    picture, row, column = places.clamp_min(0).flatten(0, 1).unbind(-1)
-    patches = real_patches(pictures, picture, row, column, factor, around=2).unflatten(0, places.shape[:2])
-    return patches.masked_fill((places[..., 0] < 0)[..., None, None, None], 255)
+    positions = find_pairs(indices, pairs, direction, count)  # (P,count,3)
+    picture, row, column = positions.clamp_min(0).flatten(0, 1).unbind(-1)
+    patches = real_patches(pictures, picture, row, column, factor, around=2).unflatten(0, positions.shape[:2])
+    return patches.masked_fill((positions[..., 0] < 0)[..., None, None, None], 255)
 
 
-def holding(indices: Tensor, codes: Sequence[int], count: int) -> Tensor:
-    """Numbers (M,) of pictures that hold the codes, ascending: `count` for each code, fewer where there are fewer.
+def pictures_with(indices: Tensor, codes: Sequence[int], count: int) -> Tensor:
+    """Numbers (M,) of pictures that have the codes, ascending: `count` for each code, fewer where there are fewer.
 
     indices: maps (N,h,w). The rarest codes choose first, from all over the set, so that few pictures serve many
     codes. For a code in no map there are `count` pictures from all over the set.
     """
-    held = torch.cat([torch.stack([(part == code).flatten(1).any(1) for code in codes])
-                      for part in indices.split(AT_ONCE)], 1)  # (C,N)
+    has_code = torch.cat([torch.stack([(part == code).flatten(1).any(1) for code in codes])
+                      for part in indices.split(MAPS_AT_ONCE)], 1)  # (C,N)
     chosen = torch.zeros(len(indices), dtype=torch.bool)
-    for holders in held[held.sum(1).argsort(stable=True)]:
+    for holders in has_code[has_code.sum(1).argsort(stable=True)]:
         missing = count - int((holders & chosen).sum())
         others = (holders & ~chosen if holders.any() else ~chosen).nonzero()[:, 0]
         if missing > 0 and len(others):
@@ -113,8 +112,8 @@ def holding(indices: Tensor, codes: Sequence[int], count: int) -> Tensor:
 
 @torch.no_grad()
 def nearest_patches(model: VQGAN, pictures: Viewed, indices: Tensor, codes: Sequence[int], count: int,
-                    batch_size: int, among: Tensor | None = None) -> Patches:
-    """Where real pictures look most like a code, for each of `codes`.
+                    batch_size: int, among: Tensor | None = None) -> PatchPositions:
+    """The positions of real pictures that are nearest to a code, for each of `codes`.
 
     indices: the maps (N,h,w) of the same pictures; among: numbers of those that are searched, all without it.
     Memory holds one batch and the best so far.
@@ -129,16 +128,16 @@ def nearest_patches(model: VQGAN, pictures: Viewed, indices: Tensor, codes: Sequ
         distances = torch.cdist(vectors, z_hat.float())  # (B,C,hw)
         maps = rearrange(indices[chosen].to(device), "b h w -> b 1 (h w)")
         others = maps != wanted[:, None]  # (B,C,hw)
-        order, place = (exact(distances) + exact(others) * _FAR).min(-1)  # (B,C)
-        place = place.to(device)
-        distance = distances.gather(-1, place[..., None])[..., 0]
-        picture = chosen[:, None].expand_as(place)
-        found = {"order": order, "place": place, "distance": distance, "picture": picture}
+        order, position = (exact(distances) + exact(others) * _FAR).min(-1)  # (B,C)
+        position = position.to(device)
+        distance = distances.gather(-1, position[..., None])[..., 0]
+        picture = chosen[:, None].expand_as(position)
+        found = {"order": order, "position": position, "distance": distance, "picture": picture}
         part = {name: value.T.cpu() for name, value in found.items()}  # (C,B)
         best = {name: torch.cat([best[name], value], 1) if best else value for name, value in part.items()}
         keep = best["order"].sort(dim=1, stable=True).indices[:, :count]
         best = {name: value.gather(1, keep) for name, value in best.items()}
-    return Patches(best["picture"], best["place"] // width, best["place"] % width, best["distance"],
+    return PatchPositions(best["picture"], best["position"] // width, best["position"] % width, best["distance"],
                    best["order"] < _FAR)
 
 
@@ -181,14 +180,13 @@ def mosaic(patches: Tensor, indices: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode_patches(model: VQGAN, maps: Tensor, edge: int = 1, batch_size: int = 64) -> Tensor:
-    """Small made-up maps (B,s,s) decoded, without the `edge` codes next to their borders, which look
-    different.
+    """Decode small maps (B,s,s), and cut off the `edge` codes next to their borders, which look different.
 
     -> (B,3,t,t) in [-1,1], t = (s - 2 edge) f.
     """
     device, cut = next(model.parameters()).device, edge * model.config.downsampling
-    drawn = view_of(model.config).drawn
-    decoded = torch.cat([drawn(model.decode(part.to(device))).cpu() for part in maps.split(batch_size)])
+    view = view_of(model.config)
+    decoded = torch.cat([view.drawn(model.decode(part.to(device))).cpu() for part in maps.split(batch_size)])
     return decoded[:, :, cut:decoded.shape[2] - cut, cut:decoded.shape[3] - cut]
 
 
