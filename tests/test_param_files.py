@@ -15,6 +15,7 @@ from tesserae.params.listed import with_listed_keys
 from tesserae.params.reading import parsed, read_values
 from tesserae.params.renamed import RENAMED
 from tesserae.params.sizes import SIZES
+from tesserae.pipeline.repair import complete
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
@@ -178,6 +179,18 @@ def test_names_of_earlier_versions_are_accepted_with_one_note(tmp_path, capfd):
 def test_an_earlier_name_beside_its_present_one_is_refused():
     with pytest.raises(ParamsError, match=r"params: evaluation has bank and max_train_images, .*; keep max_train"):
         check_params({"evaluation": {"bank": 5, "max_train_images": 5}})
+
+
+def test_a_short_file_is_completed_before_dvc_reads_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "params.yaml"
+    path.write_text("vqgan:\n  image: {steps: 9}\n")
+    (sentence,) = complete(tmp_path)
+    assert sentence.startswith("params.yaml had no size, seed, precision, ")
+    read = read_values(path)
+    assert list(read["transformer"]) == list(read["sample"]) == ["class"]
+    assert load_params(path).vqgan["image"].steps == 9
+    assert complete(tmp_path) == []
 
 
 def test_a_file_of_an_earlier_version_gets_the_keys_that_dvc_reads():

@@ -10,6 +10,7 @@ writes what, and `dvc.lock`, which says what is done. DVC then asks for a file t
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from typing import Any
 
 from tesserae.errors import TesseraeError, command, see_writable, sentence_of
 from tesserae.files import find_root, replacing, write_atomically
+from tesserae.params import ParamsError
+from tesserae.params.listed import with_listed_keys
 
 LOCK = "dvc.lock"
 KEPT = Path(".dvc/tmp/tesserae.dvc.lock")  # dvc.lock as it was when the last stage began
@@ -29,7 +32,30 @@ PAUSE = 0.5  # seconds in which a living dvc has finished what it writes
 
 def repair(root: Path) -> list[str]:
     """Repair what lies at the root of a DVC repository; return a sentence for each thing that was done."""
+    with suppress(ParamsError):  # the check of the pipeline says it
+        return [*complete(root), *_repair_dvc(root)]
+    return _repair_dvc(root)
+
+
+def _repair_dvc(root: Path) -> list[str]:
     return [*_repair_rwlock(root / ".dvc/tmp/rwlock"), *_repair_lock(root), *_fit_git(root)]
+
+
+def complete(root: Path) -> list[str]:
+    """Add to params.yaml the keys that dvc.yaml lists and the file lacks; return a sentence where there were some.
+
+    Files of earlier versions lack a few, and short files many. Raises ParamsError for a file that is not allowed.
+    """
+    path = root / "params.yaml"
+    try:
+        before = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return []  # `load_params` says what is wrong
+    text, missing = with_listed_keys(before, os.path.relpath(path))
+    if not missing:
+        return []
+    write_atomically(path, text.encode())
+    return [f"{os.path.relpath(path)} had no {', '.join(missing)}: added at its end, with the default."]
 
 
 def keep_lock(root: Path) -> None:

@@ -124,7 +124,7 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
     return executed
 
 
-def _execute(notebook: Path, executed: Path, parameters: Mapping[str, str]) -> None:
+def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any]) -> None:
     """Run papermill; its failures become one TesseraeError, an interrupt a KeyboardInterrupt."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"(papermill|nbformat|nbclient|zmq|jupyter_\w+|traitlets)(\.|$)")
