@@ -277,14 +277,19 @@ def test_a_figure_of_pyplot_is_not_shown_twice(root):
     assert not pyplot.fignum_exists(figure.number)
 
 
+def measured_until(stage, error):
+    """A run begins with the first thing that is recorded."""
+    stage.metrics({"n": 1})
+    raise error
+
+
 def test_the_run_ends_as_the_stage_did(root, monkeypatch):
     monkeypatch.delenv(tracking.RUN_VARIABLE)
     with Stage.open("prepare") as stage:
         stage.metrics({"n": 1})
-    with pytest.raises(ZeroDivisionError), Stage.open("prepare"):
-        1 / 0  # noqa: B018
-    with pytest.raises(KeyboardInterrupt), Stage.open("prepare"):
-        raise KeyboardInterrupt
+    for error in (ZeroDivisionError, KeyboardInterrupt):
+        with pytest.raises(error), Stage.open("prepare") as stage:
+            measured_until(stage, error)
     table = tracking.runs_table(root, "prepare")
     assert table["status"].tolist() == ["KILLED", "FAILED", "FINISHED"]
     assert table["metrics.n"].tolist()[-1] == 1
