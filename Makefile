@@ -15,7 +15,7 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help setup data own repro test sources lint lab exp-show ui bench example
+.PHONY: help setup data own preset repro smoke test sources lint lab exp-show ui bench example
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /make \1|/' | column -t -s '|'
@@ -31,9 +31,17 @@ own: export PAIR := $(PAIR)
 own: setup  ## your own pictures: FROM=path/to/pictures [PRESET=own-64] [PAIR=segmentation=masks]; then make repro
 	@$(PYTHON) -m tesserae.pipeline.own
 
+preset: export NAME := $(NAME)
+preset: export SIZE := $(SIZE)
+preset: setup  ## params.yaml from a preset: NAME=own-64 [SIZE=xs|s|m|l]; without NAME it lists them
+	@$(PYTHON) -m tesserae.pipeline.preset
+
 repro: data  ## the whole pipeline; what is done already is not done again
 	@$(PYTHON) -m tesserae.pipeline.repair
 	dvc repro
+
+smoke: setup  ## the whole pipeline at four steps, in .smoke/: what you changed still runs
+	@$(PYTHON) -m tesserae.pipeline.smoke
 
 test: setup  ## the tests
 	$(PYTHON) -m pytest $(ARGS)

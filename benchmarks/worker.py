@@ -20,7 +20,6 @@ from benchmarks.cases import TRAINING, Plan
 from benchmarks.memory import forget_peak, peak_bytes, release, resident_bytes
 from benchmarks.turns import Found
 from benchmarks.work import Work, check_equal, counted, timed, warmed
-from tesserae.accel.allocation import give_back_memory
 from tesserae.errors import TesseraeError
 
 
@@ -66,7 +65,6 @@ class Here:
         torch.backends.cudnn.allow_tf32 = False  # while outputs are compared, then as torch has it
         self.work = prepared(plan)
         torch.backends.cudnn.allow_tf32 = True
-        give_back_memory()  # what handing weights over has left
         if self.work is None:
             return self
         count = plan.side == "ours" and (plan.kind in TRAINING or not self.on_gpu)

@@ -30,7 +30,7 @@ class _Spread(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        copied = func.overloadpacket is torch.ops.aten.copy_  # stays where it is
+        copied = func.__name__ == "copy_.default"  # stays where it is
         if any(map(on_device, tensors[:1] if copied else tensors)):
             for leaf in tree_leaves(out):
                 if isinstance(leaf, torch.Tensor):

@@ -20,6 +20,7 @@ from tesserae.devices import make_accelerator
 from tesserae.errors import DiskFullError
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.stage import Stage
+from tests.plain import plain_values
 
 SIZE, COUNT, HELD_OUT, BATCH = 16, 1100, 21, 32
 
@@ -51,7 +52,7 @@ def project(tmp_path_factory, vqgan, pytestconfig):
         splits[split] = datasets.Dataset.from_dict(rows, features)
     datasets.DatasetDict(splits).save_to_disk(str(root / "prepared"))
     vqgan.save_pretrained(root / "models/vqgan-image")
-    raw = YAML(typ="safe").load((pytestconfig.rootpath / "tests/plain.yaml").read_text())
+    raw = plain_values()
     raw["codebook"]["image"]["batch_size"], raw["threads"], raw["prepare"]["image_size"] = BATCH, 1, SIZE
     raw["vqgan"]["image"]["disc_layers"] = 2
     YAML().dump(raw, root / "params.yaml")

@@ -69,7 +69,7 @@ def test_landscapes_are_not_rendered_for_other_data(tmp_path, monkeypatch, kind)
     (tmp_path / "dvc.yaml").touch()
     monkeypatch.setenv(tracking.RUN_VARIABLE, "")
     params = params_with(min_side=16, image_size=96)
-    words = r"^highres\.layout\.layout = 'scenes' renders landscapes as conditions, .*: set it to held_out, or"
+    words = r"^highres\.layout\.conditions_from = 'scenes' renders landscapes as conditions, .*: set it to held_out"
     if kind != "prepare":
         report = prepare(tmp_path / "data", tmp_path / "prepared", params.prepare, 0)
         assert report.columns == ["depth"]
@@ -77,7 +77,8 @@ def test_landscapes_are_not_rendered_for_other_data(tmp_path, monkeypatch, kind)
         (tmp_path / "data").rename(tmp_path / "away")
     with pytest.raises(TesseraeError, match=words):
         Stage(tmp_path, kind, dict(EVERY)[kind], params)
-    Stage(tmp_path, kind, dict(EVERY)[kind], params_with(("highres", "layout", "layout"), "held_out", min_side=16))
+    params = params_with(("highres", "layout", "conditions_from"), "held_out", min_side=16)
+    Stage(tmp_path, kind, dict(EVERY)[kind], params)
 
 
 def test_landscapes_are_rendered_for_the_landscapes(landscapes):
@@ -87,12 +88,13 @@ def test_landscapes_are_rendered_for_the_landscapes(landscapes):
     check_named(params_with(min_side=16), landscapes, landscapes)
 
 
-@pytest.mark.parametrize(("path", "key"), [(("sample", "layout", "condition_image"),
-                                            r"sample\.layout\.condition_image"),
-                                           (("highres", "layout", "layout"), r"highres\.layout\.layout")])
+@pytest.mark.parametrize(("path", "key"), [
+    (("sample", "layout", "condition_image"), r"sample\.layout\.condition_image"),
+    (("highres", "layout", "conditions_from"), r"highres\.layout\.conditions_from"),
+])
 def test_files_that_are_not_there_or_no_pictures(tmp_path, path, key):
     photos(tmp_path / "data")
-    base = {"layout": "held_out"}
+    base = {"conditions_from": "held_out"}
 
     def check(value):
         params = params_with(path, value)
@@ -114,14 +116,14 @@ def test_a_folder_of_layouts_is_read_as_a_whole(tmp_path):
     photos(tmp_path / "data")
     folder = tmp_path / "layouts"
     folder.mkdir()
-    params = params_with(("highres", "layout", "layout"), "layouts")
+    params = params_with(("highres", "layout", "conditions_from"), "layouts")
     (folder / ".DS_Store").write_bytes(b"1")
     with pytest.raises(TesseraeError, match=r"layouts holds no picture: put some there, or change highres\.layout"):
         check_named(params, tmp_path, tmp_path)
     Image.new("P", (20, 20)).save(folder / "a.png")
     check_named(params, tmp_path, tmp_path)
     (folder / "b.txt").write_text("a note")
-    with pytest.raises(TesseraeError, match=r"^highres\.layout\.layout names .*b\.txt, which is no picture"):
+    with pytest.raises(TesseraeError, match=r"^highres\.layout\.conditions_from names .*b\.txt, which is no picture"):
         check_named(params, tmp_path, tmp_path)
 
 

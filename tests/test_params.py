@@ -52,17 +52,6 @@ def test_every_shipped_file_is_valid(path):
     assert set(params.sample) == set(params.transformer), "dvc.yaml makes a sample stage of each transformer"
 
 
-def test_presets_say_what_they_are_for():
-    assert [path.stem for path in PRESETS] == ["landscapes-128", "laptop", "own-64", "own-depth", "own-masks",
-                                               "own-spatial", "paper-f16-256", "photos"]
-    for path in (path for path in PRESETS if path.stem != "laptop"):
-        assert f"cp presets/{path.name} params.yaml" in path.read_text(encoding="utf-8").split("seed:")[0]
-
-
-def test_laptop_preset_is_the_parameters_file():
-    assert (ROOT / "presets/laptop.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
-
-
 def test_paper_preset_has_the_papers_numbers():
     params = load_params(ROOT / "presets/paper-f16-256.yaml")
     vqgan, transformer = params.vqgan["image"], params.transformer["class"]
@@ -95,12 +84,6 @@ def test_auto_is_for_what_depends_on_the_quantizer():
     assert "codebook_size = 'auto'" in sentence_for(replaced(VALUES, (*VQGAN, "codebook_size"), "auto"))
 
 
-def test_every_knob_has_its_place_in_the_file():
-    """The file names every field of the schema, so that it can be read as the list of knobs."""
-    params = load_params(ROOT / "params.yaml").model_dump()
-    assert set(paths_in(params)) == set(paths_in(VALUES))
-
-
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
@@ -119,7 +102,7 @@ def test_every_knob_has_its_place_in_the_file():
         (("sample",), {"nothing": VALUES["sample"]["class"]}, ["sample.nothing has no transformer.nothing"]),
         (("evaluation", "reference"), 1, ["evaluation.reference = 1", "at least 2 and at most 100,000"]),
         (("evaluation", "inception_weights"), None, ["evaluation.inception_weights = None", "a text"]),
-        (("evaluation", "bank"), 0, ["evaluation.bank = 0", "at least 2"]),
+        (("evaluation", "max_train_images"), 0, ["evaluation.max_train_images = 0", "at least 2"]),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_named_with_its_remedy(path, value, words):
@@ -240,10 +223,9 @@ def test_conditions_may_be_codes_of_finer_maps():
     assert check_params(values).transformer["layout"].codes_read == ["segmentation"]
 
 
-def test_a_missing_key_is_named():
-    values = copy.deepcopy(VALUES)
-    del values["prepare"]["holdout"]
-    assert "prepare.holdout is missing" in sentence_for(values)
+def test_a_key_without_a_default_is_named():
+    text = sentence_for({"transformer": {"other": {"condition": ["class"]}}})
+    assert text == "params.yaml: transformer.other.vqgan is missing: give it, whose codes it models."
 
 
 def test_the_schema_is_strict():
@@ -253,7 +235,7 @@ def test_the_schema_is_strict():
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ParamsError, match=r"nowhere.yaml does not exist: copy one of presets"):
+    with pytest.raises(ParamsError, match=r"nowhere.yaml does not exist: make preset NAME=default"):
         load_params(tmp_path / "nowhere.yaml")
 
 
@@ -288,9 +270,10 @@ def test_any_value_anywhere_gives_parameters_or_a_sentence(path, new):
 def test_any_content_gives_parameters_or_a_sentence(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_bytes(content)
-    with pytest.raises(ParamsError) as caught:
+    try:
         load_params(path)
-    assert_is_a_sentence(str(caught.value).replace(str(path), "fuzz.yaml" + 20 * " "))
+    except ParamsError as error:
+        assert_is_a_sentence(str(error).replace(str(path), "fuzz.yaml" + 20 * " "))
 
 
 @pytest.mark.parametrize(
@@ -321,7 +304,7 @@ def test_nasty_yaml_gives_a_sentence(tmp_path, text):
 
 def test_numbers_without_a_dot_are_numbers(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text((ROOT / "params.yaml").read_text().replace("lr: 1.0e-3 ", "lr: 1e-3 ", 1))
+    path.write_text((ROOT / "params.yaml").read_text().replace("lr: auto ", "lr: 1e-3 ", 1))
     assert load_params(path).vqgan["image"].lr == 1e-3
 
 

@@ -15,6 +15,7 @@ from tesserae import tracking
 from tesserae.errors import DiskFullError, TesseraeError
 from tesserae.params import load_params
 from tesserae.stage import Stage, StageError, lineage, stage_block
+from tests.plain import plain_text
 
 ROOT = Path(__file__).parents[1]
 PARAMS = load_params(ROOT / "tests/plain.yaml")
@@ -25,7 +26,7 @@ def root(tmp_path, monkeypatch):
     """A repository of two files, with a store that is not there: these tests are about folders."""
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "params.yaml").write_bytes((ROOT / "tests/plain.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_text(plain_text())
     monkeypatch.chdir(tmp_path / "notebooks")
     monkeypatch.setenv(tracking.RUN_VARIABLE, "")
     return tmp_path
@@ -41,6 +42,14 @@ def test_a_notebook_finds_its_stage(root):
     assert stage.path("models", stage.name) == root / "models/vqgan-image"
     assert (root / "models").is_dir()
     assert Stage.open("prepare").block == stage.params.prepare
+
+
+def test_overrides_are_what_the_stage_and_its_lineage_have(root):
+    stage = Stage.open("vqgan", "image", overrides={"vqgan.image.steps": 7, "size": "xs"})
+    assert (stage.block.steps, stage.params.size) == (7, "xs")
+    recorded = lineage(stage.params, "vqgan", "image")
+    assert (recorded["size"], recorded["vqgan"]["image"]["steps"]) == ("xs", 7)
+    assert load_params(root / "params.yaml").vqgan["image"].steps != 7
 
 
 def test_outside_a_repository_the_remedy_is_named(tmp_path, monkeypatch):
@@ -77,7 +86,7 @@ def test_a_wrong_stage_is_named_with_its_remedy(kind, target, words):
 
 
 def test_lineage_holds_what_the_result_depends_on():
-    always = {"seed", "precision", "compile", "effort", "prepare"}
+    always = {"size", "seed", "precision", "compile", "effort", "prepare"}
     assert set(lineage(PARAMS, "prepare", None)) == always
     assert set(lineage(PARAMS, "codebook", "image")) == {*always, "vqgan", "codebook"}
     sample = lineage(PARAMS, "sample", "class")
@@ -277,19 +286,14 @@ def test_a_figure_of_pyplot_is_not_shown_twice(root):
     assert not pyplot.fignum_exists(figure.number)
 
 
-def measured_until(stage, error):
-    """A run begins with the first thing that is recorded."""
-    stage.metrics({"n": 1})
-    raise error
-
-
 def test_the_run_ends_as_the_stage_did(root, monkeypatch):
     monkeypatch.delenv(tracking.RUN_VARIABLE)
     with Stage.open("prepare") as stage:
         stage.metrics({"n": 1})
     for error in (ZeroDivisionError, KeyboardInterrupt):
-        with pytest.raises(error), Stage.open("prepare") as stage:
-            measured_until(stage, error)
+        with pytest.raises(error), Stage.open("prepare") as stage:  # noqa: PT012
+            stage.metrics({"n": 1})
+            raise error
     table = tracking.runs_table(root, "prepare")
     assert table["status"].tolist() == ["KILLED", "FAILED", "FINISHED"]
     assert table["metrics.n"].tolist()[-1] == 1

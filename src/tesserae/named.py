@@ -1,4 +1,4 @@
-"""What the parameters name outside of themselves: files, folders and data, looked for before any work."""
+"""Checks, before any work, what the parameters name outside of themselves: files, folders and data."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def check_named(params: Params, root: Path, home: Path, prepared: bool = True) -
         if sample.condition_image:
             _check_picture(f"sample.{name}.condition_image", home / sample.condition_image)
     for name, highres in params.highres.items():
-        key = f"highres.{name}.layout"
-        if highres.layout == SCENES:
-            told = params.transformer[name].condition
-            if set(told) - {"coordinates"} and _scenes(params, root, home, prepared) is False:
+        key = f"highres.{name}.conditions_from"
+        if highres.conditions_from == SCENES:
+            condition = params.transformer[name].condition
+            if set(condition) - {"coordinates"} and _scenes(params, root, home, prepared) is False:
                 raise NamedError(f"{key} = '{SCENES}' renders landscapes as conditions, and the pictures of "
                                  f"prepare.source are others: set it to {HELD_OUT}, or to a folder of pictures.")
-        elif highres.layout != HELD_OUT:
-            for file in layout_files(home / highres.layout, key):
+        elif highres.conditions_from != HELD_OUT:
+            for file in layout_files(home / highres.conditions_from, key):
                 _check_picture(key, file)
 
 
@@ -53,22 +53,25 @@ def check_views(params: Params, splits: Sequence[Pictures]) -> None:
 
 
 def unmet(params: Params, classes: Sequence[str], held_out: int) -> list[str]:
-    """What the parameters ask for that a prepared set cannot give, in sentences; work goes on without it.
+    """Returns a sentence for each thing that the parameters ask for and a prepared set cannot give.
 
-    classes: the set's; held_out: how many pictures its validation split has.
+    Work goes on without these. classes: the set's; held_out: how many pictures its validation split has.
     """
-    said = [f"transformer.{name}.condition names class, and the pictures have no classes: it learns without that "
-            "condition; class folders would give one."
-            for name, block in params.transformer.items() if "class" in block.condition and not classes]
-    asked = {f"{kind}.{name}.eval_images": block.eval_images
-             for kind in ("vqgan", "transformer") for name, block in getattr(params, kind).items()}
-    short = [key for key, count in asked.items() if count > held_out]
+    sentences = []
+    for name, transformer in params.transformer.items():
+        if "class" in transformer.condition and not classes:
+            sentences.append(f"transformer.{name}.condition names class, and the pictures have no classes: it learns "
+                             "without that condition; class folders would give one.")
+    blocks = [("vqgan", params.vqgan), ("transformer", params.transformer)]
+    wanted = {f"{kind}.{name}.eval_images": block.eval_images for kind, named in blocks
+              for name, block in named.items()}
+    short = [key for key, count in wanted.items() if count > held_out]
     if short:
         more = f" and {len(short) - 1} more ask" if len(short) > 1 else " asks"
-        said.append(f"{short[0]} = {asked[short[0]]}{more} for more pictures than the {held_out:,} that are held "
-                    f"out, so all of these are measured; a prepare.holdout above {params.prepare.holdout:g} holds "
-                    "out more.")
-    return said
+        sentences.append(f"{short[0]} = {wanted[short[0]]}{more} for more pictures than the {held_out:,} that are "
+                         f"held out, so all of these are measured; a prepare.holdout above "
+                         f"{params.prepare.holdout:g} holds out more.")
+    return sentences
 
 
 def _check_picture(key: str, path: Path) -> None:

@@ -15,7 +15,7 @@ from tesserae import tracking
 from tesserae.errors import TesseraeError, command, see_writable
 from tesserae.files import find_root, write_atomically
 from tesserae.named import check_named
-from tesserae.params import Params, load_params
+from tesserae.params import Params, load_params, settings
 
 KINDS = ("prepare", "vqgan", "codebook", "transformer", "sample", "highres")
 DRAWN = ("sample", "highres")  # of a transformer
@@ -54,17 +54,19 @@ class Stage:
             tracking.silent_run())
 
     @classmethod
-    def open(cls, kind: str, target: str | None = None, params_file: str | Path = "params.yaml") -> Stage:
+    def open(cls, kind: str, target: str | None = None, params_file: str | Path = "params.yaml",
+             overrides: Mapping[str, Any] | str | None = None) -> Stage:
         """Find the root from the working folder, load the parameters, start or join the MLflow run.
 
         kind: one of KINDS, "vqgan" for instance; target: the block's name, for instance "image".
-        `params_file` is relative to the root. Raises ParamsError, RootError, StageError.
+        `params_file` is relative to the root; overrides: values that replace the file's, see `load_params`. Raises
+        ParamsError, RootError, StageError.
         """
         root = find_root()
         params_file = Path(params_file)
         if not params_file.is_absolute():
             params_file = root / params_file
-        return cls(root, kind, target, load_params(params_file))
+        return cls(root, kind, target, load_params(params_file, overrides))
 
     def __enter__(self) -> Stage:
         return self
@@ -142,15 +144,17 @@ class Stage:
 
 @contextmanager
 def stage_of_command(kind: str, target: str, description: str) -> Iterator[Stage]:
-    """The stage that a command line asks for with --params and --target, whose default is `target`.
+    """The stage that a command line asks for with --params, --set and --target, whose default is `target`.
 
     Around the command's work: a TesseraeError ends it with the sentence alone, see `errors.command`.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--params", default="params.yaml", help="parameters file (default: params.yaml)")
     parser.add_argument("--target", default=target, help=f"the block under {kind}: in it (default: {target})")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help=f"a value in place of the file's, such as {kind}.{target}.batch_size=4; may be repeated")
     arguments = parser.parse_args()
-    with command(), Stage.open(kind, arguments.target, arguments.params) as stage:
+    with command(), Stage.open(kind, arguments.target, arguments.params, settings(arguments.set)) as stage:
         yield stage
 
 
@@ -224,7 +228,8 @@ def lineage(params: Params, kind: str, target: str | None) -> dict[str, Any]:
         chain.append(("vqgan", target))
     if kind != "prepare":
         chain.append(("prepare", None))
-    found: dict[str, Any] = {name: getattr(params, name) for name in ("seed", "precision", "compile", "effort")}
+    everywhere = ("size", "seed", "precision", "compile", "effort")
+    found: dict[str, Any] = {name: getattr(params, name) for name in everywhere}
     for one, name in reversed(chain):
         block = stage_block(params, one, name).model_dump()
         found[one] = block if name is None else found.get(one, {}) | {name: block}

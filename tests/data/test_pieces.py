@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
+from tests.plain import plain_values
 
 from tesserae.data import pieces, raw_tables
 from tesserae.data.pieces import MOST, aside_of, make_pieces, pieces_of
@@ -233,7 +234,7 @@ def test_a_full_disk_is_told_and_whole_pieces_are_kept(data, tmp_path, decoded, 
 def test_two_processes_make_what_one_makes(tmp_path, pytestconfig):
     for number in range(1100):
         draw(tmp_path / "data" / f"{number:04d}.png", number)
-    raw = YAML(typ="safe").load((pytestconfig.rootpath / "tests/plain.yaml").read_text())
+    raw = plain_values()
     raw["prepare"] |= {"source": "data", "image_size": SIZE, "min_side": 8}
     raw["vqgan"]["image"]["disc_layers"] = 2
     YAML().dump(raw, tmp_path / "params.yaml")

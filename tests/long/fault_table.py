@@ -9,7 +9,6 @@ permitted.
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import os
 import pickle
@@ -27,7 +26,6 @@ from accelerate import Accelerator
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 from test_loop import Toy, run
 
-from tesserae import tracking
 from tesserae.errors import TesseraeError
 from tesserae.locks import held
 from tesserae.training.checkpoints import steps_in
@@ -152,15 +150,15 @@ def pickle_bomb(folder: Path) -> Seen:
 
 
 def server_down(folder: Path) -> Seen:
-    with socket.socket() as taken, contextlib.redirect_stderr(io.StringIO()) as said:
+    code = ("from tesserae import tracking; run = tracking.start_run('.', 'prepare')\n"
+            "for step in range(20): run.metrics({'loss': 1.0}, step)\n"
+            "run.finish()")
+    with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        os.environ["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        made = tracking.start_run(folder, "prepare")
-        for step in range(20):
-            made.metrics({"loss": 1.0}, step)
-        made.finish()
-        del os.environ["MLFLOW_TRACKING_URI"]
-    first, last = said.getvalue().splitlines()
+        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=os.environ | {"MLFLOW_TRACKING_URI": uri},
+                              capture_output=True, text=True, check=True)
+    first, last = done.stderr.splitlines()
     return first, last
 
 

@@ -26,11 +26,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import psutil
-from ruamel.yaml import YAML
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "pipeline"))
-from conftest import ROOT, Clone  # noqa: E402
+sys.path[:0] = [str(HERE.parent / "pipeline"), str(HERE.parents[1])]
+from conftest import Clone  # noqa: E402
+from tests.plain import plain_values  # noqa: E402
 
 from tesserae import tracking  # noqa: E402
 
@@ -50,7 +50,7 @@ TINY = {
     "vqgan": {"image": SMALL | {
         "channels": 32, "channel_mult": [1, 1], "patch": 4, "z_channels": 32, "codebook_size": 16, "codebook_dim": 8,
         "disc_start": 8, "disc_channels": 8, "disc_layers": 1, "perceptual_weight": 0.0}},
-    "codebook": {"image": {"batch_size": 16, "dictionary": 4, "patches": 2, "views": 4}},
+    "codebook": {"image": {"batch_size": 16, "dictionary": 4, "patches": 2, "num_images": 4}},
     "transformer": {"class": SMALL | {"n_layer": 1, "n_head": 2, "n_embd": 32}},
     "sample": {"class": {"top_k": 0, "per_class": 1, "num_eval_samples": 12, "completions": 1, "neighbours": 1}},
 }  # fmt: skip
@@ -60,7 +60,7 @@ def tiny_clone(folder: Path) -> Clone:
     """A copy with one chain of stages, small enough that starting Python is most of the work."""
     folder.mkdir(parents=True)
     clone = Clone(folder)
-    values = YAML(typ="safe", pure=True).load((ROOT / "tests/plain.yaml").read_text(encoding="utf-8"))
+    values = plain_values()
     for kind, block in TINY.items():
         if kind == "prepare":
             values[kind] |= block

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
+from tests.plain import plain_values
 
 from tesserae import tracking
 from tesserae.pipeline.runner import run_stage
@@ -25,7 +26,7 @@ def make_project(root, repository, pictures, condition):
     shutil.copytree(repository / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg*"))
     shutil.copy(repository / "dvc.yaml", root)
     yaml = YAML(typ="safe", pure=True)
-    values = yaml.load((repository / "tests/plain.yaml").read_text())
+    values = plain_values()
     values |= {"precision": "fp32", "threads": 1}
     values["prepare"]["image_size"] = 32
     values["vqgan"]["image"] |= NETWORK

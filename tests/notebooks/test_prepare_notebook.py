@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
+from tests.plain import plain_text
 from tiny_project import PLAIN, REPOSITORY
 
 from tesserae.data.pictures import Pictures
@@ -20,7 +21,7 @@ def project(folder):
     (folder / "dvc.yaml").touch()
     (folder / "notebooks").mkdir()
     shutil.copy(REPOSITORY / "notebooks" / "01_prepare_data.ipynb", folder / "notebooks")
-    shutil.copy(PLAIN, folder / "params.yaml")
+    (folder / "params.yaml").write_text(plain_text())
     return folder
 
 

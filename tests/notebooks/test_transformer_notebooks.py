@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
+from tests.plain import plain_values
 
 from tesserae import tracking
 from tesserae.data.batches import to_unit
@@ -56,7 +57,7 @@ def built(root, repository, names=NAMES, counts=COUNTS):
     shutil.copytree(repository / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg*"))
     (root / "dvc.yaml").touch()
     yaml = YAML(typ="safe", pure=True)
-    params = yaml.load((repository / "tests/plain.yaml").read_text())
+    params = plain_values()
     params |= {"precision": "fp32", "threads": 1}
     params["transformer"]["class"] |= SMALL
     params["sample"]["class"] |= FEW

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
+from tests.plain import plain_values
 
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
@@ -22,9 +23,9 @@ def make_project(folder: Path, transformer: bool = True) -> Path:
     """Write it into `folder`: 32-pixel pictures of two classes, f = 8, K = 16."""
     (folder / "dvc.yaml").touch()
     yaml = YAML(typ="safe", pure=True)
-    values = yaml.load(PLAIN.read_text())
+    values = plain_values()
     values["prepare"]["image_size"] = 32
-    values["codebook"]["image"].update(batch_size=8, dictionary=4, patches=2, views=3)
+    values["codebook"]["image"].update(batch_size=8, dictionary=4, patches=2, num_images=3)
     with (folder / "params.yaml").open("w") as file:
         yaml.dump(values, file)
     _prepared(folder / "prepared")

@@ -18,10 +18,10 @@ STAGES = ["prepare", "vqgan@image", "vqgan@segmentation", "codebook@image", "cod
 SMALL = {"channels": 32, "channel_mult": [1, 1], "patch": 4, "z_channels": 32, "codebook_size": 16, "codebook_dim": 8,
          "crop": 16, "steps": 4, "batch_size": 4, "warmup": 0, "log_every": 2, "sample_every": 4, "eval_every": 4,
          "eval_images": 4, "checkpoint_every": 4}  # of both VQGANs: f = 8, so 4x4 codes a picture
-FEW = {"batch_size": 16, "dictionary": 4, "patches": 2, "views": 4}
+FEW = {"batch_size": 16, "dictionary": 4, "patches": 2, "num_images": 4}
 SHALLOW = {"n_layer": 1, "n_head": 2, "n_embd": 32, "steps": 4, "batch_size": 4, "warmup": 0, "log_every": 2,
            "sample_every": 4, "eval_every": 4, "eval_images": 8, "checkpoint_every": 4}
-ONE = {"top_k": 0, "per_class": 1, "num_eval_samples": 12, "completions": 1, "neighbours": 1, "layouts": 1}
+ONE = {"top_k": 0, "per_class": 1, "num_eval_samples": 12, "completions": 1, "neighbours": 1, "num_conditions": 1}
 TINY = {
     "threads": 1,
     "scenes": {"count": 48, "size": 32},
@@ -134,9 +134,9 @@ def test_a_second_repro_runs_nothing(repository):
     ("changes", "first"),
     [
         ({"sample.class.temperature": 0.5, "transformer.layout.n_layer": 2}, ["sample@class", "transformer@layout"]),
-        ({"transformer.class.n_layer": 2, "codebook.segmentation.views": 3, "highres.layout.stride": 2},
+        ({"transformer.class.n_layer": 2, "codebook.segmentation.num_images": 3, "highres.layout.stride": 2},
          ["codebook@segmentation", "highres@layout", "transformer@class"]),
-        ({"codebook.image.views": 3, "vqgan.segmentation.codebook_size": 32, "sample.layout.temperature": 0.5},
+        ({"codebook.image.num_images": 3, "vqgan.segmentation.codebook_size": 32, "sample.layout.temperature": 0.5},
          ["codebook@image", "sample@layout", "vqgan@segmentation"]),
         ({"vqgan.image.codebook_size": 32, "scenes.count": 1}, ["vqgan@image"]),
         ({"prepare.holdout": 0.4}, ["prepare"]),

@@ -44,7 +44,8 @@ def test_what_a_server_writes_beside_the_code_does_not_count():
     notebook("import torch", "x = 1", "", "  \n"),
     notebook("import torch", "x = 1\n"),
     notebook("import torch", "x = 1", first='params_file = "mine.yaml"\ntarget = "layout"'),
-], ids=["empty cells", "a line's end", "another target to look at"])
+    notebook("import torch", "x = 1", first=f'{FIRST}\noverrides = {{"vqgan.image.steps": 20}}  # for this run'),
+], ids=["empty cells", "a line's end", "another target to look at", "overrides, of which a stage has none"])
 def test_what_people_do_without_changing_what_is_computed(other):
     assert code_of_notebook(other) == code_of_notebook(notebook("import torch", "x = 1"))
 
@@ -54,7 +55,8 @@ def test_what_people_do_without_changing_what_is_computed(other):
     notebook("x = 1", "import torch"),
     notebook("import torch\nx = 1"),
     notebook("import torch", "x = 1", first=f"{FIRST}\nsteps = 3"),
-], ids=["a value", "order", "cells joined", "another parameter"])
+    notebook("import torch", "x = 1", first=f"{FIRST}\noverrides = mine()"),
+], ids=["a value", "order", "cells joined", "another parameter", "overrides that a function computes"])
 def test_an_edit_counts(other):
     assert code_of_notebook(other) != code_of_notebook(notebook("import torch", "x = 1"))
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tesserae import tracking
-from tesserae.tracking.describe import changes, datasets_read, provenance
+from tesserae.tracking.describe import changed, datasets_read, in_words, main_params, provenance
 from tesserae.tracking.journal import journals
 from tesserae.tracking.replay import Store, deliver
 from tesserae.tracking.store import make_client
@@ -97,6 +97,10 @@ def committed(folder, params):
     git(folder, "commit", "-q", "-m", "x")
 
 
+def changes(folder, values):
+    return in_words(changed(folder, values))
+
+
 def test_a_name_says_what_differs_from_the_committed_parameters(tmp_path):
     assert changes(tmp_path, {"seed": 1}) == "", "no repository"
     committed(tmp_path, "seed: 0\nvqgan:\n  image: {lr: 1.0e-4, betas: [0.5, 0.9], levels: auto, steps: 10}\n"
@@ -106,6 +110,12 @@ def test_a_name_says_what_differs_from_the_committed_parameters(tmp_path):
     assert changes(tmp_path, values | {"seed": 1}) == "seed=1"
     values["vqgan"] = {"image": {"lr": 2e-4, "steps": 20}, "edge": {"steps": 5}}
     assert changes(tmp_path, values) == "lr=0.0002, vqgan.image.steps=20, vqgan.edge.steps=5"
+
+
+def test_main_parameters_are_those_that_differ_and_the_sizes():
+    values = {"seed": 0, "vqgan": {"image": {"codebook_size": 64, "disc_start": 9, "patch": 4}}}
+    assert main_params(values, {"vqgan.image.disc_start": 9}) == {
+        "seed": 0, "vqgan.image.codebook_size": 64, "vqgan.image.disc_start": 9}
 
 
 def test_a_run_begins_when_something_is_recorded(home):

@@ -3,18 +3,15 @@
 import pytest
 import torch
 
-from tesserae.training import muon
 from tesserae.training.muon import Muon, orthogonal
 
 
-@pytest.mark.parametrize("at_once", [2, 32])
-def test_updates_are_nearly_orthogonal_and_keep_the_singular_vectors(at_once, monkeypatch):
-    """Of matrices of several sizes, given in no order, in their own places."""
-    monkeypatch.setattr(muon, "AT_ONCE", at_once)
+def test_updates_are_nearly_orthogonal_and_keep_the_singular_vectors():
     generator = torch.Generator().manual_seed(0)
     shapes = [(8, 40), (16, 16), (40, 8), (8, 12), (8, 8), (8, 40), (5, 90)]
     matrices = [10.0 ** (number - 3) * torch.randn(shape, generator=generator) for number, shape in enumerate(shapes)]
-    for matrix, found in zip(matrices, orthogonal(matrices), strict=True):
+    for matrix in matrices:
+        found = orthogonal(matrix)
         assert found.shape == matrix.shape
         values = torch.linalg.svdvals(found)
         assert values.min() > 0.5
@@ -25,7 +22,7 @@ def test_updates_are_nearly_orthogonal_and_keep_the_singular_vectors(at_once, mo
 
 
 def test_a_matrix_that_is_zero_stays_zero():
-    assert orthogonal([torch.zeros(4, 6), torch.ones(4, 4)])[0].abs().max() == 0
+    assert orthogonal(torch.zeros(4, 6)).abs().max() == 0
 
 
 def test_steps_are_those_of_torch_but_for_its_bf16():

@@ -17,6 +17,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
+from tests.plain import plain_values
 from tests.training.test_train_transformer import CHANGES, K, tiny_vqgan, toy_maps
 from tests.training.test_train_vqgan import QUICK, SIZE, prepared
 
@@ -68,7 +69,7 @@ def learn(root, values, kind, target, processes):
 
 @pytest.fixture
 def values(pytestconfig):
-    raw = YAML(typ="safe").load((pytestconfig.rootpath / "tests/plain.yaml").read_text())
+    raw = plain_values()
     raw["prepare"]["image_size"], raw["threads"], raw["precision"] = SIZE, 1, "fp32"
     raw["vqgan"]["image"]["disc_layers"] = 2
     return raw

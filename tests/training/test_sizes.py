@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from ruamel.yaml import YAML
+from tests.plain import plain_values
 
 from tesserae.data.codes import CodeMaps
 from tesserae.data.paired import PairedMaps
@@ -34,7 +34,7 @@ COLUMNS = {"segmentation": "segmentation", "depth": "depth"}
 @pytest.fixture(scope="module")
 def values(request):
     torch.set_num_threads(1)
-    return YAML(typ="safe", pure=True).load((request.config.rootpath / "tests/plain.yaml").read_text())
+    return plain_values()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tesserae import load_params, tracking
+from tesserae import devices, load_params, tracking
 from tesserae.data.codes import CodeMaps, save_codes
 from tesserae.data.paired import PairedMaps
 from tesserae.devices import make_accelerator
@@ -23,7 +23,6 @@ from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN, VQGANConfig
 from tesserae.params import check_params
 from tesserae.stage import Stage
-from tesserae.training import loop
 from tesserae.training.optimisers import make_transformer_optimiser
 from tesserae.training.transformer import (
     TransformerTask,
@@ -366,7 +365,7 @@ def _forget(stage):
 def test_what_a_machine_is_quick_at_is_no_part_of_whose_a_checkpoint_is(house, monkeypatch):
     """A run goes on where another precision is the quick one, and says so."""
     for fast, steps in ((True, 12), (False, 14)):
-        monkeypatch.setattr(loop, "bf16_is_fast", lambda device, fast=fast: fast)
+        monkeypatch.setattr(devices, "bf16_is_fast", lambda device, fast=fast: fast)
         said = []
         train_transformer(house(precision="auto", steps=steps), said.append)
     assert "going on from step 12" in said

@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
+from tests.plain import plain_values
 
-from tesserae import VQGAN, tracking
+from tesserae import VQGAN, devices, tracking
 from tesserae.data.pictures import Pictures
 from tesserae.errors import TesseraeError
 from tesserae.evaluation.images import reconstruction_metrics
 from tesserae.models.perceptual import LPIPS
 from tesserae.stage import Stage
-from tesserae.training import loop
 from tesserae.training import vqgan as trainer
 from tesserae.training.vqgan import VQGANTask, train_vqgan
 
@@ -61,7 +61,7 @@ QUICK = {"channels": 8, "channel_mult": [1, 2], "res_blocks": 1, "patch": 2, "at
 
 @pytest.fixture(scope="module")
 def raw_params(pytestconfig):
-    return YAML(typ="safe").load((pytestconfig.rootpath / "tests/plain.yaml").read_text())
+    return plain_values()
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_codes_start_as_encoder_outputs(project, monkeypatch):
 def test_what_a_machine_is_quick_at_is_no_part_of_whose_a_checkpoint_is(project, monkeypatch):
     """A run goes on where another precision is the quick one, or networks are compiled, and says what changes."""
     for fast, steps in ((True, 12), (False, 14), (False, 16)):
-        monkeypatch.setattr(loop, "bf16_is_fast", lambda device, fast=fast: fast)
+        monkeypatch.setattr(devices, "bf16_is_fast", lambda device, fast=fast: fast)
         said = []
         stage = project(precision="auto", steps=steps)
         train_vqgan(stage, said.append)

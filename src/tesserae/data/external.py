@@ -59,8 +59,8 @@ def scene_conditions(views: Mapping[str, View], size: tuple[int, int], count: in
     """The conditions of landscapes rendered at any size, and their classes. Raises TesseraeError for other data."""
     others = [name for name, view in views.items() if isinstance(view, Classes) and not _of_scenes(view)]
     if others:
-        raise TesseraeError(f"highres.layout = 'scenes' renders landscapes, whose classes are not those of vqgan."
-                            f"{others[0]}: set it to held_out, or to a folder of pictures.")
+        raise TesseraeError("conditions_from = 'scenes' of highres renders landscapes, whose classes are not those "
+                            f"of vqgan.{others[0]}: set it to held_out, or to a folder of pictures.")
     scenes = [render_scene(SCENES_SEED + seed, number, size) for number in range(count)]
     stored: Stored = {}
     for name, view in views.items():

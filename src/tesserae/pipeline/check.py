@@ -30,6 +30,7 @@ from tesserae.errors import TesseraeError, is_full
 from tesserae.files import find_root, write_atomically
 from tesserae.named import check_named
 from tesserae.params import Params, load_params
+from tesserae.params.listed import with_listed_keys
 from tesserae.pipeline.earlier import moved_message, set_aside
 from tesserae.pipeline.parent import end_with_dvc
 from tesserae.pipeline.repair import keep_lock
@@ -56,6 +57,7 @@ def check(root: Path) -> None:
     made that are no more to earlier/, and has data.dvc follow the pictures in data/.
     """
     home = real_root(root)
+    complete(root)
     params = load_params(os.path.relpath(root / "params.yaml"))
     check_named(params, root, home, prepared=False)
     _weights(inception_weights(params, root, home), home)
@@ -72,6 +74,22 @@ def check(root: Path) -> None:
     if root == home:
         with suppress(OSError):  # it only serves a sentence
             shutil.copyfile(root / "params.yaml", _state(home) / "params.yaml")
+
+
+def complete(root: Path) -> None:
+    """Add to params.yaml the keys that dvc.yaml lists and the file lacks, and say so. Raises ParamsError."""
+    path = root / "params.yaml"
+    if not path.is_file():
+        return  # which `load_params` says
+    named = os.path.relpath(path)
+    try:
+        before = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return  # this, too
+    text, missing = with_listed_keys(before, named)
+    if missing:
+        write_atomically(path, text.encode())
+        print(f"{named} had no {', '.join(missing)}: added at its end, with the default.")
 
 
 def _weights(file: Path | None, home: Path) -> None:

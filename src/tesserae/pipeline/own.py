@@ -7,25 +7,20 @@ PAIR="segmentation=masks" pairs the pictures first, see `tesserae.data.pair`.
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import subprocess
 from pathlib import Path
-
-from ruamel.yaml import YAML
 
 from tesserae.data.left_out import check_columns
 from tesserae.data.pair import write_pairs
 from tesserae.data.raw import list_raw
 from tesserae.errors import TesseraeError, command
-from tesserae.files import find_root, write_atomically
+from tesserae.files import find_root
 from tesserae.params import check_params
+from tesserae.params.reading import parsed
 from tesserae.pipeline.check import OUTPUTS
-from tesserae.pipeline.earlier import FOLDER, keep_earlier
+from tesserae.pipeline.preset import compose, named, preset_file, write_params
 
 PRESET = "own-64"
-_SOURCE = re.compile(r'^(  source: )("(?:\\.|[^"\\\n])*"|\S+)( *)', re.MULTILINE)  # of prepare, in presets
 
 
 class OwnError(TesseraeError, ValueError):
@@ -35,32 +30,25 @@ class OwnError(TesseraeError, ValueError):
 def take(root: Path, folder: str, preset: str, here: Path, pair: str = "") -> list[str]:
     """Make params.yaml the preset with prepare.source set to `folder`, which is seen from `here`.
 
-    pair: what `write_pairs` takes, separated by spaces. A params.yaml that is neither committed nor a preset moves to
-    earlier/. Returns what to tell, a line each. Raises OwnError, PairError, RawError before params.yaml is written.
+    pair: what `write_pairs` takes, separated by spaces. A params.yaml that was edited moves to earlier/. Returns what
+    to print, a line each. Raises OwnError, PresetError, PairError, RawError before params.yaml is written.
     """
     source = _source(root, folder, here)
-    file = _preset(root, preset)
-    text = _SOURCE.sub(lambda match: f"{match[1]}{json.dumps(source, ensure_ascii=False)}{match[3]}",
-                       file.read_text(encoding="utf-8"), count=1)
-    asked = check_params(YAML(typ="safe", pure=True).load(text), file.name)
-    if asked.prepare.source != source:
-        raise OwnError(f"presets/{file.name} has no line for prepare.source: take another preset.")
-    wanted = {name: block.column for name, block in asked.vqgan.items()}
+    file = preset_file(root, preset, "PRESET")
+    text = compose(root, preset, {"prepare": {"source": source}})
+    params = check_params(parsed(text, named(root, file)), named(root, file))
+    wanted = {name: block.column for name, block in params.vqgan.items()}
     if pair:
         check_columns(folder, [word.partition("=")[0] for word in pair.split()], wanted)
-    told = write_pairs(root / source, pair.split()) if pair else []
+    lines = write_pairs(root / source, pair.split()) if pair else []
     raw = list_raw(root / source)
     if not raw.count:
         raise OwnError(f"FROM={folder} holds no pictures: name the folder that they lie in.")
     check_columns(folder, raw.columns, wanted)
-    told += [note for note in raw.notes if "PAIR=" in note]
-    params = root / "params.yaml"
-    if params.is_file() and params.read_text(encoding="utf-8") != text and not _known(root, params):
-        keep_earlier(root, params)
-        told.append(f"The params.yaml that was here is in {FOLDER}/.")
-    write_atomically(params, text.encode())
-    return [*told, f"params.yaml is now presets/{file.name} with the {raw.count:,} files of {source}; nothing was "
-            "copied, and data/ stays as it is.", "Next: make repro"]
+    lines += [note for note in raw.notes if "PAIR=" in note]
+    changes = write_params(root, text)
+    return [*lines, f"params.yaml is now {named(root, file)} with the {raw.count:,} files of {source}; nothing was "
+            "copied, and data/ stays as it is.", *changes, "Next: make repro"]
 
 
 def _source(root: Path, folder: str, here: Path) -> str:
@@ -84,28 +72,6 @@ def _source(root: Path, folder: str, here: Path) -> str:
     if any(resolved.is_relative_to((root / output).resolve()) for output in OUTPUTS):
         raise OwnError(f"FROM={folder} is where the pipeline writes: move the pictures to a folder of their own.")
     return str(place.relative_to(root)) if place.is_relative_to(root) else str(place)
-
-
-def _preset(root: Path, name: str) -> Path:
-    file = root / "presets" / f"{name.removeprefix('presets/').removesuffix('.yaml')}.yaml"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in (root / "presets").glob("*.yaml")))
-        raise OwnError(f"PRESET={name} is no preset: take one of {known}.")
-    return file
-
-
-def _known(root: Path, params: Path) -> bool:
-    """Whether these very parameters can be had again: they are a preset, with whatever source, or committed."""
-    text = params.read_text(encoding="utf-8")
-    plain = _SOURCE.sub(r"\1data\3", text, count=1)
-    if any(_SOURCE.sub(r"\1data\3", path.read_text(encoding="utf-8"), count=1) == plain
-           for path in (root / "presets").glob("*.yaml")):
-        return True
-    try:
-        done = subprocess.run(["git", "-C", str(root), "show", "HEAD:./params.yaml"], capture_output=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return done.returncode == 0 and done.stdout == text.encode()
 
 
 def main() -> None:

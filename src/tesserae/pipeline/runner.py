@@ -19,13 +19,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from tesserae import tracking
 from tesserae.errors import TesseraeError, is_full, see_writable, sentence_of
 from tesserae.files import find_root
-from tesserae.params import ParamsError, load_params
+from tesserae.params import ParamsError, load_params, settings
 from tesserae.pipeline.parent import end_with_dvc
 from tesserae.pipeline.repair import keep_lock
 from tesserae.stage import DRAWN, StageError, lineage, stage_name, written
@@ -56,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebook", type=Path, help="for instance notebooks/02_train_vqgan.ipynb")
     parser.add_argument("--target", help="the block in params.yaml, for instance image")
     parser.add_argument("--params", default="params.yaml", help="the parameters file (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="a value in place of the file's, such as vqgan.image.steps=20; may be repeated")
     options = parser.parse_args(arguments)
     end_with_dvc()
     if os.environ.get("DVC_STAGE"):
@@ -63,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin with the first one ignored
         signal.signal(number, signal.default_int_handler)
     try:
-        run_stage(options.notebook, options.target, options.params)
+        run_stage(options.notebook, options.target, options.params, settings(options.set))
     except TesseraeError as error:
         print(f"\n{error}", file=sys.stderr)
         if os.environ.get("DVC_STAGE") and isinstance(error, ParamsError | StageError):  # as dvc repro --single-item
@@ -81,9 +84,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run_stage(notebook: Path, target: str | None = None, params_file: str = "params.yaml") -> Path:
+def run_stage(notebook: Path, target: str | None = None, params_file: str = "params.yaml",
+              overrides: Mapping[str, Any] | None = None) -> Path:
     """Run the notebook of a stage; return its executed copy, which on failure holds what was reached.
 
+    overrides: values that replace the file's, see `load_params`; none also where the notebook's own cell has some.
     Raises TesseraeError: the notebook's own where it raised one, else PipelineError. KeyboardInterrupt after
     SIGINT or SIGTERM.
     """
@@ -92,12 +97,14 @@ def run_stage(notebook: Path, target: str | None = None, params_file: str = "par
     root = find_root(notebook.resolve().parent)
     kind = STAGES[notebook.stem]
     name = stage_name(kind, target)
-    recorded = lineage(load_params(root / params_file), kind, target)  # a bad file stops here, in a second
+    recorded = lineage(load_params(root / params_file, overrides), kind, target)  # a bad file stops here, in a second
     executed = root / "reports" / "notebooks" / f"{name}.ipynb"
     see_writable(executed.parent, *written(root, kind, target))
     executed.parent.mkdir(parents=True, exist_ok=True)
     run = tracking.start_run(root, name, recorded)
-    parameters = {"params_file": params_file} | ({"target": target} if target else {})
+    parameters = {"params_file": params_file, "overrides": dict(overrides or {})}
+    if target:
+        parameters["target"] = target
     began, status = time.monotonic(), "FAILED"
     try:
         with _environment(_for_kernel(root, run.key)):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,14 +75,16 @@ class Models:
         return names[0] if names and len(self.condition_views) == 1 else None
 
 
-def load_models(target: str = "class", params_file: str = "params.yaml") -> Models:
+def load_models(target: str = "class", params_file: str = "params.yaml",
+                overrides: Mapping[str, Any] | None = None) -> Models:
     """What transformer.<target> of the parameters needs, from models/ and prepared/ of this repository.
 
     Raises TesseraeError where the VQGAN or the pictures are missing, or where what is there does not belong together;
-    without a transformer, or without the VQGANs of its conditions, one can still look at codes.
+    without a transformer, or without the VQGANs of its conditions, one can still look at codes. overrides: values
+    that replace the file's, see `load_params`.
     """
     root = find_root()
-    params = load_params(root / params_file)
+    params = load_params(root / params_file, overrides)
     name, filters = stage_block(params, "transformer", target).vqgan, stage_block(params, "sample", target)
     check_prepared(root / "prepared", params)
     held_out = Pictures.load(root / "prepared", "validation")

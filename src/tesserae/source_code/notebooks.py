@@ -20,7 +20,7 @@ from typing import Any
 from tesserae.errors import TesseraeError
 from tesserae.files import write_atomically
 
-INJECTED = {"params_file", "target"}  # assigned in the cell `parameters`; a stage gives its own values
+INJECTED = {"params_file", "target", "overrides"}  # assigned in the cell `parameters`; a stage gives its own values
 
 
 class NotebookError(TesseraeError, ValueError):
@@ -46,8 +46,8 @@ def read_notebook(path: str | Path) -> dict[str, Any]:
 def code_of_notebook(notebook: dict[str, Any]) -> str:
     """The code cells as one text, each under a line "# %%" that has the cell's tags.
 
-    Empty cells are left out, and so are the values that the cell tagged `parameters` gives to `params_file` and
-    `target`.
+    Empty cells are left out, and so are the values that the cell tagged `parameters` gives to `params_file`,
+    `target` and `overrides`.
     """
     cells = []
     for cell in notebook["cells"]:
@@ -83,12 +83,20 @@ def _without_injected(source: str) -> str:
     with suppress(SyntaxError):
         lines = source.splitlines()
         for statement in ast.parse(source).body:
-            if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant) and all(
+            if isinstance(statement, ast.Assign) and _is_literal(statement.value) and all(
                     isinstance(name, ast.Name) and name.id in INJECTED for name in statement.targets):
                 lines[statement.lineno - 1:statement.end_lineno] = [""] * (
                     statement.end_lineno - statement.lineno + 1)
         return "\n".join(line for line in lines if line)
     return source
+
+
+def _is_literal(value: ast.expr) -> bool:
+    try:
+        ast.literal_eval(value)
+    except ValueError:
+        return False
+    return True
 
 
 def main(arguments: list[str] | None = None) -> int:

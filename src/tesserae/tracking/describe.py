@@ -16,20 +16,23 @@ from typing import Any
 
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox"}  # between dvc and a stage
 NAME_LENGTH = 100
+PARAMS_TAG, TAG_LENGTH = "tesserae.params", 8000  # all parameters, as JSON; MLflow's limit of a tag
+MAIN = ("seed", "effort", "codebook_size", "codebook_dim", "quantizer", "channels", "channel_mult", "n_layer",
+        "n_embd", "batch_size", "lr", "steps")
 SPLITS = {"train": "training", "validation": "validation"}  # of the prepared set, and what MLflow calls them
 
 
 def provenance(root: str | Path, stage_name: str, params: Mapping) -> dict[str, str]:
     """Tags that tie a run to its code, data, parameters and DVC stage; those that MLflow itself gives, too."""
     root = Path(root)
-    changed = _git(root, "status", "--porcelain", "--", "src", "dvc.yaml") or _edited_notebooks(root)
+    edited = _git(root, "status", "--porcelain", "--", "src", "dvc.yaml") or _edited_notebooks(root)
     commit = os.environ.get("DVC_EXP_BASELINE_REV") or _git(root, "rev-parse", "HEAD")
     source, kind = _source(root)
     tags = {
         "stage": stage_name,
         "params.hash": params_hash(params),
         "git.commit": commit,
-        "git.dirty": "true" if changed else "false",
+        "git.dirty": "true" if edited else "false",
         "dvc.stage": os.environ.get("DVC_STAGE", ""),
         "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
         "data.hash": _data_hash(root),
@@ -43,15 +46,25 @@ def provenance(root: str | Path, stage_name: str, params: Mapping) -> dict[str, 
     return {key: value for key, value in tags.items() if value}
 
 
-def changes(root: str | Path, params: Mapping) -> str:
-    """What differs from the committed params.yaml, as in "codebook_size=256, seed=1"; "" where nothing does."""
+def changed(root: str | Path, params: Mapping) -> dict[str, Any]:
+    """The parameters that differ from the committed params.yaml, by their dotted keys."""
     revision = os.environ.get("DVC_EXP_BASELINE_REV") or "HEAD"
     default = flatten(_yaml(_git(Path(root), "show", f"{revision}:./params.yaml")))
-    changed = {key: value for key, value in flatten(params).items()
-               if key in default and default[key] != "auto" and _plain(default[key]) != _plain(value)}
-    last = [key.rsplit(".", 1)[-1] for key in changed]
+    return {key: value for key, value in flatten(params).items()
+            if key in default and default[key] != "auto" and _plain(default[key]) != _plain(value)}
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    """{"vqgan.image.lr": 1, "seed": 2} -> "lr=1, seed=2"; whole keys where two end alike."""
+    last = [key.rsplit(".", 1)[-1] for key in values]
     return ", ".join(f"{short if last.count(short) == 1 else key}={value}"
-                     for short, (key, value) in zip(last, changed.items()))
+                     for short, (key, value) in zip(last, values.items()))
+
+
+def main_params(params: Mapping, differing: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that MLflow's pages are to show, which list all of them above each picture: sizes, and what differs."""
+    return {key: value for key, value in flatten(params).items()
+            if key in differing or key.rsplit(".", 1)[-1] in MAIN}
 
 
 def run_name(stage_name: str, *parts: str) -> str:
@@ -72,7 +85,8 @@ def group(root: str | Path) -> dict[str, str]:
         found = f"{socket.gethostname()}/{dvc.pid}/{dvc.create_time():.0f}"
     else:
         return {}
-    return {"id": found, "name": run_name(experiment or "dvc repro", changes(root, _yaml_file(root, "params.yaml")))}
+    differing = changed(root, _yaml_file(root, "params.yaml"))
+    return {"id": found, "name": run_name(experiment or "dvc repro", in_words(differing))}
 
 
 def datasets_read(root: str | Path) -> list[dict[str, str]]:

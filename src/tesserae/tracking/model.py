@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ def _signature(config: dict[str, Any]) -> tuple[ModelSignature, Any]:
                           for name, value in SAMPLING.items()])
     example = pd.DataFrame([{name: "0" if name == "label" else f"{name}.png" for name in columns}])
     return ModelSignature(Schema([ColSpec("string", name) for name in columns]), pictures, params), example
+
+
+warnings.filterwarnings("ignore", "(?s).*Add type hints to the `predict` method")  # the signature says more
 
 
 class Network(PythonModel):

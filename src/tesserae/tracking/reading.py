@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tesserae.tracking.describe import PARAMS_TAG
 from tesserae.tracking.replay import GROUP_TAG
 from tesserae.tracking.store import PICTURES, SCHEME, experiment_id, experiment_name, make_client, real_root
 
@@ -38,7 +39,7 @@ def runs_table(root: str | Path, stage: str | None = None):
             {"run_id": info.run_id, "stage": data.tags.get("stage", info.run_name), "status": info.status,
              "start_time": pd.Timestamp(info.start_time, unit="ms"),
              "minutes": (info.end_time - info.start_time) / 60_000 if info.end_time else float("nan")}
-            | {f"params.{k}": _value(v) for k, v in sorted(data.params.items())}
+            | {f"params.{k}": v for k, v in sorted(_params(data).items())}
             | {f"metrics.{k}": v for k, v in sorted(metrics.items())}
             | {f"tags.{k}": v for k, v in sorted(data.tags.items()) if not k.startswith(HIDDEN)}
         )
@@ -116,6 +117,11 @@ def _runs(root: str | Path, query: str) -> list:
 
 def _client(root: str | Path):
     return make_client(root, os.environ.get("MLFLOW_TRACKING_URI") or None)
+
+
+def _params(data) -> dict[str, Any]:
+    """All parameters of a run: newer ones keep them in a tag, and only the main ones as parameters."""
+    return {key: _value(text) for key, text in data.params.items()} | json.loads(data.tags.get(PARAMS_TAG, "{}"))
 
 
 def _value(text: str) -> Any:

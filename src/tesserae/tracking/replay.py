@@ -229,7 +229,10 @@ def _send_files(store: Store, run_id: str, journal: Journal, record: dict[str, A
         case "model":
             from tesserae.tracking.model import log_model
 
-            log_model(store.client, store.experiment, run_id, folder, record["main"])
+            try:
+                log_model(store.client, store.experiment, run_id, folder, record["main"])
+            except (ValueError, KeyError, TypeError):  # files that are no model of this version
+                store.client.log_artifacts(run_id, str(folder / record["main"]), "model")
         case _:
             for notebook in folder.glob("*.ipynb"):
                 notebook.with_suffix(".html").write_text(_as_html(notebook), encoding="utf-8")

@@ -86,7 +86,7 @@ class Run:
     def tags(self, values: Mapping[str, Any]) -> None:
         """Record tags, over those of the same name."""
         if values:
-            texts = {_name(key): _text(value, 5000) for key, value in values.items()}
+            texts = {_name(key): _text(value, describe.TAG_LENGTH) for key, value in values.items()}
             self._record({"kind": "tags", "values": texts})
 
     def figure(self, figure, name: str) -> None:
@@ -147,8 +147,9 @@ class Run:
 
     def _begin(self) -> None:
         root, experiment = self._root, os.environ.get("DVC_EXP_NAME", "")
+        differing = describe.changed(root, self._params)
         new = self._journal.begin({
-            "name": describe.run_name(self._name, experiment, describe.changes(root, self._params)),
+            "name": describe.run_name(self._name, experiment, describe.in_words(differing)),
             "uri": os.environ.get("MLFLOW_TRACKING_URI") or None, "experiment": experiment_name(),
             "began": int(time.time() * 1000), "group": describe.group(root)})
         self._opened = True
@@ -158,7 +159,12 @@ class Run:
         if earlier:  # a cell of a notebook was run again
             earlier._end("KILLED")
         _open_runs[str(root), self._name] = self
-        self.params(self._params)
+        every = json.dumps(describe.flatten(self._params), default=str)
+        if len(every) <= describe.TAG_LENGTH:
+            self.params(describe.main_params(self._params, differing))
+            self.tags({describe.PARAMS_TAG: every})
+        else:
+            self.params(self._params)
         self.tags({"mlflow.note.content": describe.description(root, self._name, {}),
                    **describe.provenance(root, self._name, self._params), **self._tags})
         for each in describe.datasets_read(root) if self._name != "prepare" else ():

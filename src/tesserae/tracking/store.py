@@ -14,6 +14,8 @@ import shutil
 import sqlite3
 import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -72,9 +74,11 @@ def make_client(root: str | Path, uri: str | None = None):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     address = uri or default_uri(root)
     file = path_of(address)
-    if file:
+    if not file:
+        return MlflowClient(address)
+    with _without_litter(address):
         _prepare(file, real_root(root))
-    return MlflowClient(address)
+        return MlflowClient(address)
 
 
 def experiment_id(client, root: str | Path, uri: str | None = None, name: str | None = None) -> str:
@@ -170,6 +174,20 @@ def path_of(uri: str) -> Path | None:
     except ArgumentError:
         return None
     return Path(name).absolute() if name and name != ":memory:" and not name.startswith("file:") else None
+
+
+@contextmanager
+def _without_litter(uri: str) -> Iterator[None]:
+    """Around what opens an address: MLflow makes the folder that an escaped one seems to name; it goes again."""
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    named = (folder / ".tracking", folder, *folder.parents) if "%" in uri else ()
+    made = [each for each in named if not each.exists()]
+    try:
+        yield
+    finally:
+        for each in made:
+            with suppress(OSError):
+                each.rmdir()
 
 
 def _prepare(path: Path, home: Path) -> None:

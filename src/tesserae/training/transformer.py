@@ -277,6 +277,11 @@ def _final_metrics(task: TransformerTask, progress: Progress, models: Path) -> d
             "parameters": sum(p.numel() for p in best.parameters())}
 
 
+def main() -> None:
+    """Train without a notebook; see the module's first lines."""
+    with stage_of_command("transformer", "class", "Train a latent transformer.") as stage:
+        train_transformer(stage)
+
+
 if __name__ == "__main__":
-    with stage_of_command("transformer", "class", "Train a latent transformer.") as opened:
-        train_transformer(opened)
+    main()

@@ -270,6 +270,11 @@ def train_vqgan(stage: Stage, log: Log = print) -> Progress:
     return progress
 
 
+def main() -> None:
+    """Train without a notebook; see the module's first lines."""
+    with stage_of_command("vqgan", "image", "Train a VQGAN.") as stage:
+        train_vqgan(stage)
+
+
 if __name__ == "__main__":
-    with stage_of_command("vqgan", "image", "Train a VQGAN.") as opened:
-        train_vqgan(opened)
+    main()
