@@ -1,20 +1,19 @@
 """A changed block `scenes` renders the landscapes anew; going back brings the old ones back, to the bit."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 from test_whole_pipeline import end_of_queue, stages_run
+from tests.plain import plain_text
 
 pytestmark = pytest.mark.slow
-PLAIN = Path(__file__).parents[1] / "plain.yaml"
 
 
 @pytest.fixture(scope="module")
 def project(clone):
     """A clone whose data/ is of rendered landscapes, as data.dvc says."""
-    values = YAML(typ="safe", pure=True).load(PLAIN.read_text(encoding="utf-8"))
+    values = YAML(typ="safe", pure=True).load(plain_text())
     clone.set_params(values | {"scenes": {"count": 4, "size": 32, "seed": 0}})
     clone.run("python", "-m", "tesserae.scenes")
     clone.run("dvc", "add", "-q", "data")
