@@ -43,25 +43,25 @@ def write_pictures(folder: Path, count: int, side: int) -> None:
 
 
 def part(what: str, raw: str, prepared: str, size: int) -> dict[str, float]:
-    """Make pieces, prepare or encode, here and now: seconds, and bytes of memory at first and at most."""
+    """Decode shards, prepare or encode, here and now: seconds, and bytes of memory at first and at most."""
     from benchmarks.memory import Own, own_bytes
     from tesserae.params import load_params
 
     params = load_params(ROOT / "params.yaml")
-    if what in ("pieces", "prepare"):
+    if what in ("shards", "prepare"):
         import datasets  # noqa: F401  what is imported is not the set's
 
-        from tesserae.data.pieces import PIECES, aside_of, make_pieces
-        from tesserae.data.prepare import prepare
-        from tesserae.data.raw import list_raw
+        from tesserae.data.listing import list_source
+        from tesserae.data.prepare import SHARDS, aside_of, decode_shards, prepare
         block = params.prepare.model_copy(update={"image_size": size})
         begin, before = time.monotonic(), own_bytes()
         with Own() as own:
             if what == "prepare":
                 prepare(raw, prepared, block, seed=0)
             else:
-                share = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-                deque(make_pieces(list_raw(raw), block, aside_of(Path(prepared)) / PIECES, share), maxlen=0)
+                rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+                folder = aside_of(Path(prepared)) / SHARDS
+                deque(decode_shards(list_source(raw), block, folder, rank, world), maxlen=0)
     else:
         import torch
 
@@ -91,7 +91,7 @@ def part(what: str, raw: str, prepared: str, size: int) -> dict[str, float]:
 def measured(what: str, raw: Path, prepared: Path, size: int, processes: int = 1) -> dict[str, float]:
     """`part` in processes of its own: the greatest of what they tell. What many prepare one joins afterwards."""
     if what == "prepare" and processes > 1:
-        made = measured("pieces", raw, prepared, size, processes)
+        made = measured("shards", raw, prepared, size, processes)
         joined = measured("prepare", raw, prepared, size)
         return {"seconds": made["seconds"] + joined["seconds"], "joining": joined["seconds"],
                 **{name: max(made[name], joined[name]) for name in ("before", "peak")}}

@@ -15,7 +15,7 @@ from tesserae import encoding, tracking
 from tesserae.data.batches import to_unit
 from tesserae.data.codes import CodeMaps
 from tesserae.data.pictures import Pictures
-from tesserae.data.scratch import SPLIT
+from tesserae.data.splitting import SPLIT
 from tesserae.devices import make_accelerator
 from tesserae.errors import DiskFullError
 from tesserae.models.vqgan import VQGAN, VQGANConfig

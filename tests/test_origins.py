@@ -14,8 +14,8 @@ from tesserae import load_params, playground, tracking
 from tesserae.data.codes import CodeMaps
 from tesserae.data.paired import PairedMaps
 from tesserae.data.pictures import Pictures
-from tesserae.data.scratch import SPLIT
 from tesserae.data.sources import write_made
+from tesserae.data.splitting import SPLIT
 from tesserae.data.views import make_view
 from tesserae.devices import make_accelerator
 from tesserae.encoding import encode_set

@@ -24,10 +24,9 @@ from accelerate import Accelerator
 
 from tesserae.data.codes import CodeMaps, save_codes
 from tesserae.data.pictures import Pictures
-from tesserae.data.pieces import pieces_of
-from tesserae.data.scratch import SPLIT
+from tesserae.data.splitting import SPLIT
 from tesserae.data.views import view_of
-from tesserae.data.workers import eta, in_order
+from tesserae.data.workers import eta, in_order, pieces_of
 from tesserae.devices import make_accelerator
 from tesserae.files import write_atomically
 from tesserae.fingerprints import checkpoint_folder, code_of

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tesserae.data.decode import upright
-from tesserae.data.entries import Rejected
+from tesserae.data.decoding import upright
+from tesserae.data.listing import find_source
 from tesserae.data.pictures import Pictures
-from tesserae.data.raw import find_source
 from tesserae.data.sources import HELD_OUT, SCENES, are_scenes, check_prepared, layout_files, read_made
+from tesserae.data.values import Rejected
 from tesserae.data.views import make_view
 from tesserae.errors import TesseraeError
 from tesserae.params import Params

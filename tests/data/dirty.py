@@ -484,7 +484,7 @@ def a_row_without_a_mask(data):
 # ---- metadata ----------------------------------------------------------------------------------------------
 
 
-@kind(r"metadata\.jsonl, line 2, is not JSON: mend the line, or remove the file", None)
+@kind(r"metadata\.jsonl, line 2, is not JSON: repair the line, or remove the file", None)
 def metadata_that_is_no_json(data):
     metadata(data, [{"file_name": "cats/0.png"}, "{oops"])
 
@@ -575,7 +575,7 @@ def a_table_with_ragged_rows(data):
     (data / "metadata.csv").write_text("file_name,label\ncats/0.png,a,b,c\n")
 
 
-@kind(r"metadata\.jsonl is no file, but a pipe, a socket or a device: mend it, or remove it", None)
+@kind(r"metadata\.jsonl is no file, but a pipe, a socket or a device: repair it, or remove it", None)
 def metadata_that_is_a_pipe(data):
     os.mkfifo(data / "metadata.jsonl")
 
@@ -589,7 +589,7 @@ def a_folder_that_is_a_file(data):
     data.write_text("no folder")
 
 
-@kind(r"data does not exist: put pictures there, render landscapes with python -m tesserae\.data\.scenes", None)
+@kind(r"data does not exist: put pictures there, render landscapes with python -m tesserae\.scenes", None)
 def no_folder(data):
     shutil.rmtree(data)
 
@@ -627,21 +627,22 @@ def a_class_of_one_picture(data):
     put(data, "birds/x.png", saved(picture()))
 
 
-@kind(r"data holds no usable picture \(cats/0\.png and 7 more: not a picture\): mend them, or put others there", None)
+@kind(r"data holds no usable picture \(cats/0\.png and 7 more: not a picture\): repair them, or put others there",
+      None)
 def only_broken_ones(data):
     for name in pictures_of(data):
         put(data, name, b"broken")
 
 
 @kind(r"4 of 12 files in .*data were rejected, more than prepare\.max_rejected = 0\.2 allows "
-      r"\(cats/bad0\.png and 3 more: not a picture\): mend or remove them, or raise it", None)
+      r"\(cats/bad0\.png and 3 more: not a picture\): repair or remove them, or raise it", None)
 def more_rejected_than_allowed(data):
     for number in range(4):
         put(data, f"cats/bad{number}.png", b"broken")
     return {"max_rejected": 0.2}
 
 
-@kind(r"data holds tables that cannot be loaded \(.*\): mend them", None)
+@kind(r"data holds tables that cannot be loaded \(.*\): repair them", None)
 def a_broken_table(data):
     shutil.rmtree(data)
     put(data, "train.parquet", b"PAR1 or so")

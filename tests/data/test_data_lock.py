@@ -62,8 +62,8 @@ def params():
     return PrepareParams(source="data", image_size=16, fit="cover", holdout=0.3, min_side=8, max_rejected=0.5)
 
 
-def pieces(folder, *launcher):
-    return subprocess.Popen([sys.executable, *launcher, "-m", "tesserae.data.pieces"], cwd=folder, text=True,
+def shards(folder, *launcher):
+    return subprocess.Popen([sys.executable, *launcher, "-m", "tesserae.data.prepare"], cwd=folder, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -116,21 +116,21 @@ def test_runs_of_one_process_have_no_name():
 
 
 def test_two_at_once_never_harm_each_other(project):
-    both = [pieces(project), pieces(project)]
+    both = [shards(project), shards(project)]
     ended = [(*process.communicate(timeout=120), process.returncode) for process in both]
     for out, error, code in ended:
         assert "Traceback" not in error
         if code:
-            assert re.fullmatch(r"prepared/ is being made by python -m tesserae\.data\.pieces \(process .*\n", error)
+            assert re.fullmatch(r"prepared/ is being made by python -m tesserae\.data\.prepare \(process .*\n", error)
         else:
-            assert "1,600 pictures in 4 pieces" in out
+            assert "1,600 pictures in 4 shards" in out
     assert 0 in [code for *_, code in ended]
 
 
 def test_torchrun_is_refused_as_a_whole_while_another_works(project):
     process = holding(project)
     try:
-        run = pieces(project, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+        run = shards(project, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
         _, error = run.communicate(timeout=120)
         assert run.returncode
         assert f"prepared/ is being made by a test (process {process.pid}" in error

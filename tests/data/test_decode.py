@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tesserae.data.decode import Picture, Rejected, content_hash, decode, resize, to_rgb
-from tesserae.data.raw import Entry
+from tesserae.data.decoding import Picture, content_hash, decode, resize, to_rgb
+from tesserae.data.values import Rejected
 
 
 def smooth(width=64, height=48):
@@ -28,8 +28,7 @@ def saved(picture, kind, **how):
 
 
 def decoded(content, pairs=None, size=32, fit="stretch", min_side=8):
-    readers = {name: (lambda value=value: value) for name, value in (pairs or {}).items()}
-    return decode(Entry("x", lambda: content, pairs=readers), size, fit, min_side)
+    return decode(content, size, fit, min_side, pairs)
 
 
 def pixels(result):
@@ -61,7 +60,7 @@ def test_bad_files_are_rejected_with_a_reason(content, reason):
 
 
 def test_an_unreadable_file_is_a_reason_too(tmp_path):
-    result = decode(Entry("x", (tmp_path / "gone.png").read_bytes), 32, "cover", 8)
+    result = decode(tmp_path / "gone.png", 32, "cover", 8)
     assert "No such file" in str(result)
 
 

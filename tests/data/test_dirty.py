@@ -10,7 +10,7 @@ import datasets
 import dirty
 import pytest
 
-from tesserae.data import raw
+from tesserae.data import listing
 from tesserae.data.prepare import prepare
 from tesserae.errors import TesseraeError
 from tesserae.params import PrepareParams
@@ -27,7 +27,7 @@ def forbidding(monkeypatch):
                 return function(place, *rest, **options)
             return call
 
-        monkeypatch.setattr(raw.os, "scandir", checked(os.scandir))
+        monkeypatch.setattr(listing.os, "scandir", checked(os.scandir))
         monkeypatch.setattr(Path, "read_bytes", checked(Path.read_bytes))
 
     return forbid
@@ -85,9 +85,9 @@ def account_for_everything(data: Path, said: str, stored: list[str]) -> None:
     if any(data.glob("*.parquet")):
         return
     for path in data.rglob("*"):
-        name = raw.readable(path.relative_to(data).as_posix())
+        name = listing.readable(path.relative_to(data).as_posix())
         parts = Path(name).parts
-        clutter = any(raw.CLUTTER.fullmatch(part) for part in parts) or path.name.startswith("metadata.")
+        clutter = any(listing.CLUTTER.fullmatch(part) for part in parts) or path.name.startswith("metadata.")
         if path.is_dir() or clutter or name in stored or name in said:
             continue
         if any("/".join(parts[:depth]) in said for depth in range(1, len(parts))):

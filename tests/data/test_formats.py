@@ -7,16 +7,14 @@ import threading
 import time
 import tracemalloc
 import zlib
-from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_pictures import pictures_of
 
-from tesserae.data.decode import Rejected, decode
-from tesserae.data.entries import Entry
-from tesserae.data.formats import MEMORY, Memory, is_picture_name, memory_of
+from tesserae.data.decoding import MEMORY, Memory, decode, is_picture_name, memory_of
+from tesserae.data.values import Rejected
 
 EPS = (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n0 0 40 40 rectfill\nshowpage\n%%EOF\n")
 
@@ -40,8 +38,7 @@ def tiff_head(width, height, bits, kind):
 
 
 def decoded(content, pairs=None):
-    readers = {name: partial(bytes, value) for name, value in (pairs or {}).items()}
-    return decode(Entry("x", lambda: content, pairs=readers), 32, "cover", 8)
+    return decode(content, 32, "cover", 8, pairs)
 
 
 @pytest.mark.filterwarnings("ignore:Image size")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tesserae.data.listing import RawError, list_source
 from tesserae.data.prepare import prepare
-from tesserae.data.raw import RawError, list_raw
-from tesserae.data.raw_tables import check_hub
+from tesserae.data.tables import check_hub
 from tesserae.params import PrepareParams
 
 NAME = "someone/flowers"
@@ -111,7 +111,7 @@ def test_what_cannot_be_loaded_names_what_was_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = r"\(Couldn't reach the Hub\): check prepare\.source, prepare\.hub_revision and the connection\.$"
     with pytest.raises(RawError, match=said):
-        list_raw(NAME, hub=params(hub_revision="v9").hub)
+        list_source(NAME, hub=params(hub_revision="v9").hub)
 
 
 @pytest.mark.parametrize("said", [{"hub_config": "small"}, {"hub_split": "train", "hub_revision": "main"}])

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tesserae.data.decode import Picture, decode
-from tesserae.data.entries import Entry
+from tesserae.data.decoding import Picture, decode
 from tesserae.data.layouts import read_layout
 from tesserae.data.masks import MaskUse
 
@@ -59,7 +58,7 @@ def picture(width=SIDE, height=SIDE, seed=0):
 def stored(mask, image=None, size=SIDE, fit="stretch"):
     """The mask as it is prepared: (size,size) indices; or the reason why not."""
     content = image or saved(picture())
-    found = decode(Entry("a.png", lambda: content, pairs={"segmentation": lambda: mask}), size, fit, 4)
+    found = decode(content, size, fit, 4, {"segmentation": mask})
     return opened(found.pairs["segmentation"]) if isinstance(found, Picture) else str(found)
 
 
@@ -146,7 +145,7 @@ def test_a_mask_that_lies_as_its_picture_is_stored_is_turned_with_it(turn, kind)
 def test_what_sizes_cannot_tell_is_said(turn, shape, own, odd):
     mask = Image.fromarray(ids(shape=shape))
     photo, content = saved(picture(*mask.size), turn=turn), saved(mask, turn=own)
-    found = decode(Entry("a.png", lambda: photo, pairs={"segmentation": lambda: content}), SIDE, "stretch", 4)
+    found = decode(photo, SIDE, "stretch", 4, {"segmentation": content})
     assert found.odd == ({"segmentation": odd} if odd else {})
 
 
@@ -161,7 +160,7 @@ def test_depth_is_turned_as_masks_are():
     photo = saved(picture(12, 8), turn=6)
 
     def read(content):
-        found = decode(Entry("a.png", lambda: photo, pairs={"depth": lambda: content}), 8, "cover", 4)
+        found = decode(photo, 8, "cover", 4, {"depth": content})
         return opened(found.pairs["depth"])
 
     upright = np.ascontiguousarray(np.rot90(depth, -1))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from tesserae.data.near import SIDE, groups_of, look_of, near_copies
 from tesserae.data.prepare import prepare
+from tesserae.data.splitting import SIDE, groups_of, look_of, near_copies
 from tesserae.params import PrepareParams
 from tesserae.scenes.render import render_scene
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
+from tesserae.data.listing import list_source
 from tesserae.data.pair import main
-from tesserae.data.raw import list_raw
 
 
 def put(folder, *names):
@@ -37,9 +37,9 @@ def test_names_that_people_give(tmp_path, picture, mask):
     put(tmp_path, picture, mask)
     main([str(tmp_path), "segmentation=masks"])
     assert rows_of(tmp_path) == [{"file_name": picture, "segmentation_file_name": mask}]
-    raw = list_raw(tmp_path)
+    raw = list_source(tmp_path)
     assert raw.columns == ["segmentation"]
-    assert [entry.fault for entry in raw.entries(range(raw.length))] == [None]
+    assert list(raw.dataset()["error"]) == [None]
 
 
 def test_equal_names_in_several_folders_go_with_their_own(tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import csv
 import filecmp
-import json
 import os
 
 import datasets
@@ -10,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tesserae.data.listing import RawError, find_source, list_source
 from tesserae.data.pictures import Pictures
 from tesserae.data.prepare import PrepareError, prepare
-from tesserae.data.raw import RawError, find_source, list_raw
 from tesserae.params import PrepareParams
 
 
@@ -78,9 +77,6 @@ def test_two_runs_write_the_same_bytes(folder, tmp_path):
     assert len(files) >= 7
     same, changed, lost = filecmp.cmpfiles(tmp_path / "one", tmp_path / "two", files, shallow=False)
     assert (sorted(same), changed, lost) == (files, [], [])
-    for out in ("one", "two"):  # what depends on the process, for it comes from a set
-        columns = json.loads((tmp_path / out / "train" / "state.json").read_text())["_format_columns"]
-        assert columns == sorted(columns)
     loaded = [Pictures.load(tmp_path / out, "train").fingerprint for out in ("one", "two")]
     assert loaded[0] == loaded[1]
 
@@ -140,7 +136,7 @@ def test_too_many_rejected_stops_with_the_list_and_keeps_the_old_set(folder, tmp
         prepare(folder, tmp_path / "out", params(max_rejected=0.1), 0)
     assert splits(tmp_path / "out") == before
     assert {item.name for item in tmp_path.iterdir()} == {"data", "out", ".out.partial"}
-    assert [item.name for item in (tmp_path / ".out.partial").iterdir()] == ["pieces"]  # what was decoded is kept
+    assert [item.name for item in (tmp_path / ".out.partial").iterdir()] == ["shards"]  # what was decoded is kept
     prepare(folder, tmp_path / "out", params(max_rejected=0.5), 0)
     assert splits(tmp_path / "out") == before
     assert {item.name for item in tmp_path.iterdir()} == {"data", "out"}
@@ -288,7 +284,7 @@ def test_tables_without_pictures(tmp_path):
     (tmp_path / "tables").mkdir()
     datasets.Dataset.from_dict({"text": ["a", "b"]}).to_parquet(str(tmp_path / "tables" / "train.parquet"))
     with pytest.raises(RawError, match="no column of pictures, only text"):
-        list_raw(tmp_path / "tables")
+        list_source(tmp_path / "tables")
 
 
 def test_a_source_is_a_folder_here_or_a_name_on_the_hub(tmp_path):
@@ -304,7 +300,7 @@ def test_a_table_larger_than_any_picture_is_still_a_table(folder, tmp_path, monk
     table = datasets.Dataset.from_dict({"image": images}, datasets.Features({"image": datasets.Image()}))
     (tmp_path / "tables").mkdir()
     table.to_parquet(str(tmp_path / "tables" / "train.parquet"))
-    monkeypatch.setattr("tesserae.data.raw.LARGEST_FILE", 1000)
+    monkeypatch.setattr("tesserae.data.listing.LARGEST_FILE", 1000)
     assert sum(prepare(tmp_path / "tables", tmp_path / "out", params(), 0).counts.values()) == 12
 
 

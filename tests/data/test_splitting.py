@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tesserae.data.splitting import hold_out
+from tesserae.data.splitting import hold_out, split_pictures
 
 
 def case(count, classes=1, largest=1, seed=0):
@@ -87,3 +87,27 @@ def test_many_pictures_and_classes_take_seconds():
     places, classes, groups = case(300_000, 1000, 3)
     held = held_of(places, classes, groups)
     assert 0.08 < held.mean() < 0.12
+
+
+def splits_of(shas, given=None, holdout=0.1, seed=0):
+    """Which of these are held out, with no near-copies and no labels."""
+    near = np.zeros((0, 2), np.int64), np.zeros(0, bool)
+    nothing = [None] * len(shas)
+    return split_pictures(shas, nothing, given or nothing, near, holdout, seed).held.tolist()
+
+
+def test_the_held_out_fraction_the_salt_and_small_sets():
+    shas = [f"{number:040x}" for number in range(4000)]
+    one, two = (splits_of(shas, seed=seed) for seed in (0, 1))
+    assert 0.08 < sum(one) / 4000 < 0.12
+    assert one != two
+    assert splits_of(shas[::-1]) == one[::-1], "a picture's split depends on its place"
+    for seed in range(50):
+        for holdout in (0.01, 0.99):
+            assert sum(splits_of(["a", "b"], holdout=holdout, seed=seed)) == 1
+
+
+def test_splits_of_their_own_count_where_there_are_both():
+    given = ["train", "validation", None, "train"]
+    assert splits_of([*"abcd"], given, holdout=0.99) == [False, True, True, False]
+    assert splits_of([*"abcd"], ["train"] * 4, holdout=0.99) == splits_of([*"abcd"], holdout=0.99)

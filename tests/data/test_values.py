@@ -12,12 +12,10 @@ import torch
 from PIL import Image
 from tiny_pictures import pictures_of, smooth
 
-from tesserae.data import pieces
 from tesserae.data.external import large_conditions, read_condition
+from tesserae.data.listing import list_source
 from tesserae.data.pictures import Pictures, PicturesError
-from tesserae.data.pieces import PIECES, aside_of, make_pieces
-from tesserae.data.prepare import PrepareError, prepare
-from tesserae.data.raw import list_raw
+from tesserae.data.prepare import SHARDS, PrepareError, aside_of, decode_shards, prepare
 from tesserae.data.views import make_view, view_of
 from tesserae.errors import TesseraeError
 from tesserae.models.vqgan import VQGAN, VQGANConfig
@@ -294,18 +292,18 @@ def test_the_error_is_told_in_the_files_unit(tmp_path):
 
 
 def test_the_scale_is_the_sets_whoever_prepares_it(tmp_path, monkeypatch):
-    """Pieces by two processes, and a picture that comes later: the same scale as at a stretch."""
+    """Shards by two processes, and a picture that comes later: the same scale as at a stretch."""
     pair = lambda n: whole(500 + grey(n) * (n + 1) * 2)  # noqa: E731
     prepared(tmp_path / "one", colours, "depth", pair)
-    monkeypatch.setattr(pieces, "LEAST", 3)
+    monkeypatch.setattr("tesserae.data.prepare.SHARD", 3)
     prepared(tmp_path / "two", colours, "depth", pair, count=COUNT - 1)
     (tmp_path / "two" / "data" / "metadata.jsonl").write_text(
         (tmp_path / "one" / "data" / "metadata.jsonl").read_text())
     save(colours(COUNT - 1), tmp_path / "two" / "data", f"{COUNT - 1}")
     save(pair(COUNT - 1), tmp_path / "two" / "data", f"depth-{COUNT - 1}")
-    folder = aside_of(tmp_path / "two" / "prepared") / PIECES
-    for share in ((1, 2), (0, 2)):
-        list(make_pieces(list_raw(tmp_path / "two" / "data"), params(), folder, share))
+    folder = aside_of(tmp_path / "two" / "prepared") / SHARDS
+    for rank in (1, 0):
+        list(decode_shards(list_source(tmp_path / "two" / "data"), params(), folder, rank, 2))
     prepare(tmp_path / "two" / "data", tmp_path / "two" / "prepared", params(), 0)
     one, two = (depth_of([Pictures.load(tmp_path / name / "prepared", split) for split in SPLITS])
                 for name in ("one", "two"))

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from tesserae.data.raw import CLUTTER
+from tesserae.data.listing import CLUTTER
 
 UNREADABLE = "cannot be read"  # in a hash's place
 BATCH = 1000  # files whose hashes are written together

@@ -12,13 +12,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from tesserae.data.decode import Rejected, decode, decode_depth
+from tesserae.data.decoding import decode, decode_depth
 from tesserae.data.layouts import draw_layout, read_layout
 from tesserae.data.pictures import Pictures
-from tesserae.data.raw import Entry
-from tesserae.data.scales import Ranges, inliers, range_of, scaled
 from tesserae.data.sources import HELD_OUT, SCENES, layout_files
-from tesserae.data.values import BYTE, FLOAT, FULL, WHOLE, Extent
+from tesserae.data.values import BYTE, FLOAT, FULL, WHOLE, Extent, Ranges, Rejected, inliers, range_of, scaled
 from tesserae.data.views import Classes, Depth, View
 from tesserae.errors import TesseraeError
 from tesserae.scenes.render import render_scene
@@ -97,7 +95,7 @@ def _of_scenes(view: View) -> bool:
 def _read_rgb(path: Path, size: tuple[int, int], ranges: Ranges) -> Tensor:
     """(1,3,H,W) uint8, scaled to cover the size, the middle cut out; values beyond 8 bits by the scale of a set."""
     content, side = _content(path), max(size)
-    found = decode(Entry(str(path), lambda: content), side, "cover", 1)
+    found = decode(content, side, "cover", 1)
     if isinstance(found, Rejected):
         raise TesseraeError(f"{path} is refused ({found}): take a JPEG, PNG or WebP picture.")
     square = torch.from_numpy(np.array(found.shown(ranges))).permute(2, 0, 1)[None]

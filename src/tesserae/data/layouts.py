@@ -15,10 +15,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from tesserae.data.decode import Rejected, to_rgb, upright
-from tesserae.data.masks import is_lossy
-from tesserae.data.palette import VOID
+from tesserae.data.decoding import to_rgb, upright
+from tesserae.data.masks import VOID, is_lossy
 from tesserae.data.regions import without_patches
+from tesserae.data.values import Rejected
 from tesserae.errors import TesseraeError
 from tesserae.scenes.names import SEGMENT_NAMES
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tesserae.data.raw import find_source
+from tesserae.data.listing import find_source
 from tesserae.data.workers import tell
 from tesserae.errors import TesseraeError, command, writing
 from tesserae.files import find_root, write_atomically
@@ -42,7 +42,7 @@ def obtain(root: Path, params: Params) -> None:
     if find_source(params.prepare.source, root) != data:
         return
     if data.is_symlink() and not data.exists():
-        raise ObtainError(f"data is a link to {data.readlink()}, which is not there: mend the link or remove it.")
+        raise ObtainError(f"data is a link to {data.readlink()}, which is not there: repair the link or remove it.")
     if data.exists() and not half.exists():
         return
     tracked = root / TRACKED

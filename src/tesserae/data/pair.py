@@ -14,8 +14,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from tesserae.data.formats import is_picture_name
-from tesserae.data.raw_metadata import METADATA
+from tesserae.data.decoding import is_picture_name
+from tesserae.data.tables import METADATA
 from tesserae.errors import TesseraeError, command, writing
 
 SHOWN = 5  # names in a sentence
@@ -114,12 +114,12 @@ def write_pairs(folder: Path, words: Iterable[str]) -> list[str]:
     if not there:
         with writing(target):
             target.write_text(text, encoding="utf-8")
-    said = [f"{target} pairs {len(rows):,} pictures with {', '.join(words)}."]
+    lines = [f"{target} pairs {len(rows):,} pictures with {', '.join(words)}."]
     if missing:
         more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
-        said.append(f"{len(missing):,} have no file of their name and will be left out: "
+        lines.append(f"{len(missing):,} have no file of their name and will be left out: "
                     f"{', '.join(missing[:SHOWN])}{more}.")
-    return said
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,11 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tesserae.data.masks import MASKS, is_mask
-from tesserae.data.palette import Colour, colours_of, legend
-from tesserae.data.palette import Entry as LegendEntry
-from tesserae.data.scales import Held, read_columns
-from tesserae.data.values import COLOUR, coloured
+from tesserae.data.masks import MASKS, Colour, LegendEntry, colours_of, is_mask, legend
+from tesserae.data.values import COLOUR, Held, coloured, read_columns
 from tesserae.errors import TesseraeError
 
 COLUMNS = ("image", "label", "path", "sha")  # all others are paired pictures

@@ -9,12 +9,25 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import Any
 
+MANY = 1000  # pieces of a set, while they are of at most
+MOST = 65_536  # items each, which is what a stop may lose
+
 
 def cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def pieces_of(count: int, least: int, multiple: int = 1) -> list[range]:
+    """`count` items cut into about MANY pieces of equal size, but for the last; whoever works on them.
+
+    A piece has `least` to MOST items, rounded up to a multiple.
+    """
+    size = min(max(least, -(-count // MANY)), MOST)
+    size = -(-size // multiple) * multiple
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def in_order(executor: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator[Any]:
@@ -48,14 +61,14 @@ def tell(what: str) -> Callable[[int, int], None]:
 
 def eta(what: str, every: float = 5.0) -> Callable[[int, int], None]:
     """A progress function that prints a line every few seconds: "512 of 4,096 codes, ETA 0:42"."""
-    began = said = time.monotonic()
+    began = printed = time.monotonic()
 
     def progress(done: int, count: int) -> None:
-        nonlocal said
+        nonlocal printed
         now = time.monotonic()
-        if done < count and now - said < every:
+        if done < count and now - printed < every:
             return
-        said, left = now, (now - began) * (count - done) / max(done, 1)
+        printed, left = now, (now - began) * (count - done) / max(done, 1)
         print(f"{done:,} of {count:,} {what}, ETA {int(left) // 60}:{int(left) % 60:02d}", flush=True)
 
     return progress

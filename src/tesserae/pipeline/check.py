@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from tesserae.data.contents import Contents, contents_of
-from tesserae.data.left_out import check_columns
+from tesserae.data.listing import check_columns, find_source, list_source
 from tesserae.data.obtain import TRACKED, is_landscapes, is_outdated, render_anew
-from tesserae.data.raw import find_source, list_raw
-from tesserae.data.raw_tables import HUB_KEYS, check_hub
 from tesserae.data.sources import read_made
+from tesserae.data.tables import HUB_KEYS, check_hub
 from tesserae.errors import TesseraeError, is_full
 from tesserae.files import find_root, write_atomically
 from tesserae.named import check_named
@@ -113,7 +112,7 @@ def _source(params: Params, root: Path, home: Path) -> dict[str, Any]:
         raise CheckError(f"prepare.source = {named} is an empty folder: put pictures there, or name another one.")
     wanted = {name: block.column for name, block in params.vqgan.items() if block.column != "image"}
     if wanted:
-        check_columns(named, list_raw(place).columns, wanted)
+        check_columns(named, list_source(place).columns, wanted)
     if resolved != (home / "data").resolve():
         return {"files": contents.files, "contents": contents.digest}
     if root == home:

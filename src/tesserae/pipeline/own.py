@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tesserae.data.left_out import check_columns
+from tesserae.data.listing import check_columns, list_source
 from tesserae.data.pair import write_pairs
-from tesserae.data.raw import list_raw
 from tesserae.errors import TesseraeError, command
 from tesserae.files import find_root
 from tesserae.params import check_params
@@ -41,7 +40,7 @@ def take(root: Path, folder: str, preset: str, here: Path, pair: str = "") -> li
     if pair:
         check_columns(folder, [word.partition("=")[0] for word in pair.split()], wanted)
     lines = write_pairs(root / source, pair.split()) if pair else []
-    raw = list_raw(root / source)
+    raw = list_source(root / source)
     if not raw.count:
         raise OwnError(f"FROM={folder} holds no pictures: name the folder that they lie in.")
     check_columns(folder, raw.columns, wanted)

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from tesserae.data.batches import to_unit
 from tesserae.data.conditions import Label
-from tesserae.data.decode import Rejected, decode
+from tesserae.data.decoding import decode
 from tesserae.data.layouts import write_layout
 from tesserae.data.pictures import Pictures
-from tesserae.data.raw import Entry
-from tesserae.data.scales import NO_RANGES, Ranges
 from tesserae.data.sources import check_prepared
+from tesserae.data.values import NO_RANGES, Ranges, Rejected
 from tesserae.data.views import Classes, View, view_of
 from tesserae.errors import TesseraeError, writing
 from tesserae.files import find_root
@@ -180,7 +179,7 @@ def read_picture(content: bytes, size: int, fit: str, ranges: Ranges = NO_RANGES
 
     Raises TesseraeError.
     """
-    found = decode(Entry("the file", lambda: bytes(content)), size, fit, 1)
+    found = decode(bytes(content), size, fit, 1)
     if isinstance(found, Rejected):
         raise TesseraeError(f"The file is refused ({found}): take a JPEG, PNG or WebP picture.")
     return torch.from_numpy(np.array(found.shown(ranges))).permute(2, 0, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tesserae.data.scales import NO_RANGES, Held, Ranges
+from tesserae.data.values import NO_RANGES, Held, Ranges
 
 Measures = dict[str, Tensor]  # (B,) each
 
@@ -68,7 +68,7 @@ class View:
         return []
 
     def legend(self, drawn: Tensor) -> list:
-        """What colours of pictures that `drawn` gave stand for, `data.palette.Entry` each; [] for mere colours."""
+        """The colours of pictures from `drawn`: a `data.masks.LegendEntry` each; [] where they have no meaning."""
         return []
 
     def measures(self, made: Tensor, real: Tensor) -> Mapping[str, Tensor]:

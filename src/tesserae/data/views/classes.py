@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from tesserae.data.palette import BLACK, NO_CLASS, VOID, Colour, Entry, colours_of, legend
+from tesserae.data.masks import BLACK, NO_CLASS, VOID, Colour, LegendEntry, colours_of, legend
 from tesserae.data.pictures import PicturesError
 from tesserae.data.views.base import View
 from tesserae.scenes.names import SEGMENT_NAMES, SEGMENT_PALETTE
@@ -44,7 +44,7 @@ class Classes(View):
         classes = [index for index in used if index != ignore_index]
         if not classes:
             raise PicturesError(f"The masks of {column} hold nothing but the index {ignore_index}, which "
-                                "ignore_index leaves out: set it to -1, or mend the masks.")
+                                "ignore_index leaves out: set it to -1, or repair the masks.")
         colours = colours_of(used, next(filter(None, (each.own_palette(column) for each in splits)), []))
         void = colours[ignore_index] if ignore_index >= 0 else BLACK
         return cls(column, colours[:classes[-1] + 1], ignore_index, void)
@@ -112,7 +112,7 @@ class Classes(View):
         index = torch.where(seen.any(1), seen.argmax(1), self.channels)  # void has no channel set
         return rearrange(palette[index], "b h w c -> b c h w") / 127.5 - 1
 
-    def legend(self, drawn: Tensor) -> list[Entry]:
+    def legend(self, drawn: Tensor) -> list[LegendEntry]:
         """The classes that occur in pictures that `drawn` gave, (B,3,H,W), with their colours and names."""
         pixels = drawn.detach().cpu()
         if pixels.is_floating_point():
@@ -123,7 +123,7 @@ class Classes(View):
         void = {_packed(self.void)} if self.ignore_index >= 0 else set()
         found = dict(zip(colours.tolist(), counts.tolist()))
         shown = {own[colour]: count for colour, count in found.items() if colour in own and colour not in void}
-        return legend(shown, self.colours, self.names) + [Entry("void", self.void)] * len(void & found.keys())
+        return legend(shown, self.colours, self.names) + [LegendEntry("void", self.void)] * len(void & found.keys())
 
     def measures(self, made: Tensor, real: Tensor) -> Mapping[str, Tensor]:
         """`error`: share of pixels of a wrong class; `pixel_accuracy`; `miou` over the classes that occur.

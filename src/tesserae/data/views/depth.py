@@ -9,8 +9,7 @@ from torch import Tensor
 
 from tesserae.data.masks import is_mask
 from tesserae.data.pictures import PicturesError
-from tesserae.data.scales import Held
-from tesserae.data.values import BYTE, FLOAT, WHOLE
+from tesserae.data.values import BYTE, FLOAT, WHOLE, Held
 from tesserae.data.values import FULL as BITS
 from tesserae.data.views.base import View
 

@@ -1,4 +1,4 @@
-"""A set made piece by piece: by one process or two, at a stretch or with stops, the same set."""
+"""A set made shard by shard: by one process or two, in one run or with stops, the same set."""
 
 import json
 import os
@@ -8,15 +8,16 @@ from itertools import pairwise
 
 import datasets
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 from tests.plain import plain_values
 
-from tesserae.data import pieces, raw_tables
-from tesserae.data.pieces import MOST, aside_of, make_pieces, pieces_of
-from tesserae.data.prepare import prepare
-from tesserae.data.raw import list_raw
+from tesserae.data.decoding import decode
+from tesserae.data.listing import list_source
+from tesserae.data.prepare import SHARDS, aside_of, decode_shards, main, prepare
+from tesserae.data.workers import MOST, pieces_of
 from tesserae.errors import DiskFullError
 from tesserae.params import PrepareParams
 
@@ -41,7 +42,7 @@ def files_of(folder):
 
 @pytest.fixture
 def data(tmp_path):
-    """Two classes, masks, copies in the same piece and in others, broken files, a lost one, a piece of them alone."""
+    """Two classes, masks, copies in the same shard and in others, broken files and a lost one."""
     folder, rows = tmp_path / "data", []
     for number in range(COUNT):
         name = f"{'ab'[number % 2]}/{number:02d}.png"
@@ -59,15 +60,15 @@ def data(tmp_path):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The paths that were decoded, in pieces of ten."""
-    known, real = [], pieces.decode
+    """The pictures that were decoded, in shards of ten."""
+    known = []
 
-    def noting(entry, **how):
-        known.append(entry.path)
-        return real(entry, **how)
+    def noting(source, *rest, **how):
+        known.append(source)
+        return decode(source, *rest, **how)
 
-    monkeypatch.setattr(pieces, "decode", noting)
-    monkeypatch.setattr(pieces, "LEAST", 10)
+    monkeypatch.setattr("tesserae.data.prepare.decode", noting)
+    monkeypatch.setattr("tesserae.data.prepare.SHARD", 10)
     return known
 
 
@@ -90,33 +91,33 @@ def test_pieces_hold_every_picture_once_in_whole_batches(count, least, multiple)
     assert max(map(len, found)) < MOST + multiple
 
 
-def test_in_one_piece_or_many_the_set_and_the_report_are_the_same(data, tmp_path, monkeypatch):
+def test_in_one_shard_or_many_the_set_and_the_report_are_the_same(data, tmp_path, monkeypatch):
     reports = []
     for least in (10, 512):
-        monkeypatch.setattr(pieces, "LEAST", least)
+        monkeypatch.setattr("tesserae.data.prepare.SHARD", least)
         reports.append(prepare(data, tmp_path / str(least), params(), 0))
     many, one = reports
-    assert len(many.rejected) == 16  # fifteen broken ones and the lost one, a whole piece among them
+    assert len(many.rejected) == 16  # fifteen broken ones and the lost one, a whole shard among them
     assert many.duplicates == [(f"b/{number}.png", f"b/{number - 80:02d}.png") for number in range(81, COUNT, 2)]
     many.seconds = one.seconds = 0
     assert many == one
     assert files_of(tmp_path / "10") == files_of(tmp_path / "512")
 
 
-def test_a_stop_loses_one_piece_and_the_next_run_makes_the_same_set(data, tmp_path, decoded):
+def test_a_stop_loses_one_shard_and_the_next_run_makes_the_same_set(data, tmp_path, decoded):
     whole = prepare(data, tmp_path / "whole", params(), 0)
-    every = decoded[:]
+    assert len(decoded) == COUNT  # the lost one is not read
     decoded.clear()
-    seen = []
+    progress = []
     for number in (1, 15, 88):
         with pytest.raises(KeyboardInterrupt):
             prepare(data, tmp_path / "out", params(), 0, stopped_at(number))
     assert not (tmp_path / "out").exists()
-    assert [item.name for item in aside_of(tmp_path / "out").iterdir()] == ["pieces"]
+    assert [item.name for item in aside_of(tmp_path / "out").iterdir()] == [SHARDS]
     before = len(decoded)
-    report = prepare(data, tmp_path / "out", params(), 0, lambda *told: seen.append(told))
-    assert decoded[before:] == every[80:]
-    assert seen == [(number + 1, len(every)) for number in range(len(every))]
+    report = prepare(data, tmp_path / "out", params(), 0, lambda *numbers: progress.append(numbers))
+    assert len(decoded) - before == COUNT - 80
+    assert progress == [(number + 1, COUNT + 1) for number in range(COUNT + 1)]
     report.seconds = whole.seconds = 0
     assert report == whole
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
@@ -124,17 +125,16 @@ def test_a_stop_loses_one_piece_and_the_next_run_makes_the_same_set(data, tmp_pa
 
 
 @pytest.mark.parametrize(("change", "again"), [
-    ("nothing", 1), ("a picture", 2), ("a mask", 2), ("its time", 2), ("all classes", 10), ("one more at the end", 1),
-    ("one more at the start", 10), ("the size", 10), ("the code", 10), ("a half of a file", 2), ("a byte", 2),
-    ("what is said of it", 2)])
-def test_pieces_of_other_files_or_otherwise_decoded_are_not_taken_up(data, tmp_path, decoded, monkeypatch, change,
+    ("nothing", 0), ("a picture", 1), ("a mask", 1), ("its time", 1), ("all classes", 9), ("one more at the end", 1),
+    ("one more at the start", 10), ("the size", 9), ("the code", 9), ("a half of a file", 1)])
+def test_shards_of_other_files_or_otherwise_decoded_are_not_taken_up(data, tmp_path, decoded, monkeypatch, change,
                                                                      again):
     with pytest.raises(KeyboardInterrupt):
         prepare(data, tmp_path / "out", params(), 0, stopped_at(COUNT + 1))
     decoded.clear()
     changes, picture, mask = {}, data / "a" / "00.png", data / "masks" / "00.png"
-    kept = sorted((aside_of(tmp_path / "out") / "pieces").iterdir())
-    assert len(kept) == 17  # eight tables, and what is said of nine pieces: of one all files are broken
+    kept = sorted((aside_of(tmp_path / "out") / SHARDS).iterdir())
+    assert len(kept) == 9
     if change == "a picture":
         draw(picture, 1000)
     elif change == "a mask":
@@ -152,15 +152,9 @@ def test_pieces_of_other_files_or_otherwise_decoded_are_not_taken_up(data, tmp_p
     elif change == "the size":
         changes = {"image_size": 8}
     elif change == "the code":
-        monkeypatch.setattr(pieces, "code_of", lambda *_: "another")
+        monkeypatch.setattr("tesserae.data.prepare.code_of", lambda *_: "another")
     elif change == "a half of a file":
         kept[0].write_bytes(kept[0].read_bytes()[:300])
-    elif change == "a byte":
-        content = bytearray(kept[0].read_bytes())
-        content[len(content) // 8] ^= 255
-        kept[0].write_bytes(content)
-    elif change == "what is said of it":
-        kept[1].write_text("[]")
     report = prepare(data, tmp_path / "out", params(**changes), 0)
     assert -(-len(decoded) // 10) == again
     fresh = prepare(data, tmp_path / "fresh", params(**changes), 0)
@@ -169,16 +163,16 @@ def test_pieces_of_other_files_or_otherwise_decoded_are_not_taken_up(data, tmp_p
     assert files_of(tmp_path / "out") == files_of(tmp_path / "fresh")
 
 
-def test_shares_are_disjoint_and_the_stage_takes_them_up(data, tmp_path, decoded):
-    folder, told = aside_of(tmp_path / "out") / "pieces", []
-    for number in range(3):
-        told.clear()
-        found = list(make_pieces(list_raw(data), params(), folder, (number, 3), lambda *now: told.append(now)))
-        assert told[-1][0] == told[-1][1] == len(told)
+def test_processes_decode_each_picture_once_and_the_stage_takes_their_shards_up(data, tmp_path, decoded):
+    folder, progress = aside_of(tmp_path / "out") / SHARDS, []
+    for rank in range(3):
+        progress.clear()
+        found = list(decode_shards(list_source(data), params(), folder, rank, 3, lambda *now: progress.append(now)))
+        assert progress[-1][0] == progress[-1][1] == len(progress)
         assert len(found) in (3, 4)
-    assert len(decoded) == len({*decoded}) == COUNT + 1
+    assert len(decoded) == len({*decoded}) == COUNT
     prepare(data, tmp_path / "out", params(), 0)
-    assert len(decoded) == COUNT + 1
+    assert len(decoded) == COUNT
     prepare(data, tmp_path / "alone", params(), 0)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "alone")
 
@@ -190,45 +184,50 @@ def test_tables_are_cut_as_folders_are(tmp_path, decoded):
         table = datasets.Dataset.from_dict({"image": pictures}, datasets.Features({"image": datasets.Image()}))
         (tmp_path / "data").mkdir(exist_ok=True)
         table.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
-    raw = list_raw(tmp_path / "data")
-    assert raw.length == raw.count == 41
-    every = [entry.path for entry in raw.entries(range(41))]
-    assert len({*every}) == 41
-    assert [entry.path for entry in raw.entries(range(20, 35))] == every[20:35]
+    assert list_source(tmp_path / "data").count == 41
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path / "data", tmp_path / "out", params(), 0, stopped_at(35))
     decoded.clear()
     report = prepare(tmp_path / "data", tmp_path / "out", params(), 0)
-    assert decoded == every[30:]
+    assert len(decoded) == 11
     assert report.counts == {"train": 27, "validation": 14}
 
 
-def test_a_picture_beside_its_table_is_looked_at(tmp_path):
-    draw(tmp_path / "a.png", 0)
-    value = {"bytes": None, "path": str(tmp_path / "a.png")}
-    before = raw_tables._mark(value)
-    os.utime(tmp_path / "a.png", (1, 1))
-    assert raw_tables._mark(value) != before
-    assert raw_tables._mark({"bytes": b"own", "path": None}) == raw_tables._mark(None) == ""
+def test_a_picture_in_a_file_beside_its_table_is_decoded_again_when_it_changes(tmp_path, decoded):
+    for number in range(3):
+        draw(tmp_path / f"{number}.png", number)
+    values = [{"bytes": None, "path": str(tmp_path / f"{number}.png")} for number in range(3)]
+    features = datasets.Features({"image": datasets.Image()})
+    table = datasets.Dataset.from_dict({"image": values}, features).data.table
+    (tmp_path / "set").mkdir()
+    parquet.write_table(table.replace_schema_metadata(features.arrow_schema.metadata), tmp_path / "set/a.parquet")
+
+    def shards():
+        decoded.clear()
+        list(decode_shards(list_source(tmp_path / "set"), params(), tmp_path / SHARDS))
+        return len(decoded)
+
+    assert (shards(), shards()) == (3, 0)
+    os.utime(tmp_path / "0.png", (1, 1))
+    assert shards() == 3
 
 
-def test_a_full_disk_is_told_and_whole_pieces_are_kept(data, tmp_path, decoded, monkeypatch):
-    real, calls = pieces._flush, []
+def test_a_full_disk_is_a_sentence_and_whole_shards_are_kept(data, tmp_path, decoded, monkeypatch):
+    real, calls = datasets.Dataset.map, []
 
-    def full(file):
-        calls.append(file)
-        if len(calls) == 4:  # a table and what is said of it, each
+    def full(*arguments, **options):
+        calls.append(options)
+        if len(calls) == 2:
             raise OSError(28, "No space left on device")
-        real(file)
+        return real(*arguments, **options)
 
-    monkeypatch.setattr(pieces, "_flush", full)
-    with pytest.raises(DiskFullError, match=r"pieces/0000.*could not be written: free some space, then run again"):
+    monkeypatch.setattr(datasets.Dataset, "map", full)
+    with pytest.raises(DiskFullError, match=r"shards/0000.*could not be written: free some space, then run again"):
         prepare(data, tmp_path / "out", params(), 0)
-    assert len(list((aside_of(tmp_path / "out") / "pieces").glob("*.json"))) == 1
+    assert len(list((aside_of(tmp_path / "out") / SHARDS).iterdir())) == 1
     decoded.clear()
-    monkeypatch.setattr(pieces, "_flush", real)
     prepare(data, tmp_path / "out", params(), 0)
-    assert len(decoded) == COUNT + 1 - 10
+    assert len(decoded) == COUNT - 10
 
 
 def test_two_processes_make_what_one_makes(tmp_path, pytestconfig):
@@ -240,16 +239,16 @@ def test_two_processes_make_what_one_makes(tmp_path, pytestconfig):
     YAML().dump(raw, tmp_path / "params.yaml")
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
-           "tesserae.data.pieces"]
+           "tesserae.data.prepare"]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "process 1 of 2: 588 pictures in 2 pieces, 0 files rejected; dvc repro prepare joins them." in done.stdout
-    assert "process 2 of 2: 512 pictures in 1 piece, 0 files rejected" in done.stdout
+    assert "process 1 of 2: 588 pictures in 2 shards, 0 files rejected; dvc repro prepare joins them." in done.stdout
+    assert "process 2 of 2: 512 pictures in 1 shard, 0 files rejected" in done.stdout
     assert "588 of 588 files" in done.stdout
-    made = {file.name: file.stat().st_mtime_ns for file in (tmp_path / ".prepared.partial/pieces").iterdir()}
-    again = subprocess.run([sys.executable, "-m", "tesserae.data.pieces"], cwd=tmp_path, capture_output=True,
+    made = {file.name: file.stat().st_mtime_ns for file in (tmp_path / ".prepared.partial/shards").iterdir()}
+    again = subprocess.run([sys.executable, "-m", "tesserae.data.prepare"], cwd=tmp_path, capture_output=True,
                            text=True, check=True)
-    assert "process 1 of 1: 1,100 pictures in 3 pieces" in again.stdout
-    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / ".prepared.partial/pieces").iterdir()} == made
+    assert "process 1 of 1: 1,100 pictures in 3 shards" in again.stdout
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / ".prepared.partial/shards").iterdir()} == made
     block = params(**{name: raw["prepare"][name] for name in ("fit", "holdout", "max_rejected")})
     prepare(tmp_path / "data", tmp_path / "prepared", block, 0)
     prepare(tmp_path / "data", tmp_path / "alone", block, 0)
@@ -260,14 +259,13 @@ def test_the_command_line_says_what_is_wrong_and_that_it_was_stopped(tmp_path, p
     (tmp_path / "params.yaml").write_text((pytestconfig.rootpath / "tests/plain.yaml").read_text())
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["pieces"])
     with pytest.raises(SystemExit, match=r"data does not exist: put pictures there"):
-        pieces.main()
+        main([])
     draw(tmp_path / "data" / "a.png", 0)
 
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pieces, "make_pieces", stopped)
-    with pytest.raises(SystemExit, match=r"^stopped: what is whole is kept"):
-        pieces.main()
+    monkeypatch.setattr("tesserae.data.prepare.decode_shards", stopped)
+    with pytest.raises(SystemExit, match=r"^stopped: whole shards are kept"):
+        main([])

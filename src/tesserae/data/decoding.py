@@ -1,54 +1,107 @@
-"""One raw file -> one prepared picture, or the reason why not."""
+"""One raw file -> one prepared picture, or the reason why not.
+
+Raster formats are read that Pillow decodes by itself. It opens more than that: PostScript and PDF by a program of
+their own, films, tables of numbers. These are never tried, whatever a file is called. Pictures are turned upright by
+their EXIF; what is paired with one, as that one lies.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from tesserae.data.entries import Entry, Rejected
-from tesserae.data.formats import DEEP, LARGEST, MEMORY, READING, Memory, memory_of, open_picture
 from tesserae.data.masks import as_indices, file_maximum, is_lossy, is_mask, unscaled
-from tesserae.data.near import look_of
-from tesserae.data.orientation import Stance, beside, misfit, orientation_of, tiff_orientation, turned_upright
-from tesserae.data.scales import NO_RANGES, Ranges, as_grey, finished, range_of
+from tesserae.data.splitting import look_of
 from tesserae.data.values import (
     BYTE,
     COLOUR,
     DEPTHS,
     FULL,
+    NO_RANGES,
     Extent,
+    Ranges,
+    Rejected,
     as_depth,
+    as_grey,
     check_colours,
     coloured,
+    finished,
     fit_values,
     in_colours_of_16_bits,
     is_deep,
     is_depth,
     kind_of,
+    range_of,
     stored_values,
     values_of,
 )
 
+RASTER = ("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICNS", "ICO", "JPEG", "JPEG2000", "JXL", "PCX", "PNG", "PPM",
+          "PSD", "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM")  # HEIF, JXL: where there is a plugin
+OF_JPEG = ("MPO",)  # read as a JPEG, whose first frame it is
+UNREADABLE = {".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL", ".svg": "SVG", ".dng": "DNG",
+              ".cr2": "raw", ".cr3": "raw", ".nef": "raw", ".arw": "raw", ".raf": "raw", ".orf": "raw", ".rw2": "raw",
+              ".xcf": "XCF", ".kra": "KRA"}  # pictures that Pillow does not read, where it has no plugin for them
+LARGEST = 120_000_000  # pixels; more is taken for a decompression bomb
+MEMORY = 2_400_000_000  # bytes that pictures take while they are decoded, all threads of a process together
+READING = 1 << 30  # bytes of files that are read and not yet decoded
+PLAIN, DEEP = 20, 40  # bytes a pixel, all copies on the way to RGB counted; DEEP: 16 and 32 bit values, which are
+# computed with in double precision
 ENOUGH = 1024  # pixels: JPEGs whose short side is a multiple of it are decoded at a fraction of their size
 HEADS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")  # of common formats
-_PIXELS, _FILES = Memory(MEMORY), Memory(READING)  # that all threads share
 _SRGB = ImageCms.createProfile("sRGB")
+_TAG = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # what brings a picture of that orientation upright
+TURNED, UNSURE = "turned", "unsure"
+
+
+class Memory:
+    """Memory that threads have in common: work that needs more than is free waits for others to end."""
+
+    def __init__(self, total: int) -> None:
+        self._free, self._total = total, total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, amount: int) -> Iterator[None]:
+        """Around work that needs so many bytes; what needs more than there is works alone."""
+        amount = min(amount, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()
+
+
+_PIXELS, _FILES = Memory(MEMORY), Memory(READING)  # of all threads
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that is good: its PNG, those of its paired columns, the hash of its decoded pixels, its look.
+    """A usable picture: its PNG, those of its paired columns, the hash of its decoded pixels, its look.
 
-    found: by column, the kind of the file and what its values run over. Files of more than 8 bits are no PNG yet, but
-    keep their values until the scale of their set is known: see `scales`. odd: of the paired columns about whose way
-    up something is to be said, what (`orientation.beside`).
+    found: by column, the kind of the file and what its values run over. Files of more than 8 bits are not a PNG yet,
+    but keep their values until the range of their column is known: see `values`. odd: by paired column, what is odd
+    about its way up (`beside`).
     """
 
     image: bytes
@@ -56,12 +109,12 @@ class Picture:
     sha: str
     width: int  # as it came, turned upright
     height: int
-    look: bytes  # what near-copies are known by
+    look: bytes  # by which near-copies are found
     found: dict[str, tuple[str, Extent]] = field(default_factory=dict)
     odd: dict[str, str] = field(default_factory=dict)
 
     def shown(self, ranges: Ranges) -> Image.Image:
-        """The picture in RGB, by the scale of a column, or by its own where that has none of its kind."""
+        """The picture in RGB, by the range of a column, or by its own where that has none of its kind."""
         kind, extent = self.found["image"]
         if kind in (BYTE, COLOUR):
             return Image.open(io.BytesIO(self.image))
@@ -69,22 +122,25 @@ class Picture:
         return Image.open(io.BytesIO(finished(self.image, black_white, is_picture=True)))
 
 
-def decode(entry: Entry, size: int, fit: str, min_side: int) -> Picture | Rejected:
+Source = bytes | str | Path  # the content of a file, or where it lies
+
+
+def decode(source: Source, size: int, fit: str, min_side: int,
+           pairs: Mapping[str, Source] | None = None) -> Picture | Rejected:
     """Read, decode, turn upright, convert to RGB, resize to (size, size), hash. Never raises.
 
-    Values of more than 8 bits are resized as they are.
+    pairs: the files of the paired columns. Values of more than 8 bits are resized as they are.
     """
+    pairs = pairs or {}
     try:
-        if entry.fault:
-            raise Rejected(entry.fault)
-        with _FILES.taken(entry.size):
-            opened = _open(entry.read(), min_side)
-            needed = opened.width * opened.height * DEEP if entry.pairs else 0
+        with _FILES.taken(sum(map(_bytes_of, (source, *pairs.values())))):
+            opened = _open(_content(source), min_side)
+            needed = opened.width * opened.height * DEEP if pairs else 0
             width, height = opened.size  # of the file: JPEGs may come smaller
             if opened.format == "JPEG":  # decoded in a half, quarter or eighth of its size, by whole multiples
                 opened.draft(None, (max(ENOUGH, size), max(ENOUGH, size)))
             with _PIXELS.taken(needed + memory_of(opened.width * opened.height, opened.mode)):
-                return _decoded(entry, opened, (width, height), size, fit)
+                return _decoded(opened, (width, height), size, fit, pairs)
     except Rejected as reason:
         return reason
     except MemoryError:
@@ -92,10 +148,19 @@ def decode(entry: Entry, size: int, fit: str, min_side: int) -> Picture | Reject
     except OSError as error:
         return Rejected(f"cannot be read: {error.strerror or error}")
     except Exception as error:  # of a library, on a file that nobody has thought of
-        return Rejected(_fault(error))
+        return Rejected(_reason(error))
 
 
-def _decoded(entry: Entry, opened: Image.Image, whole: tuple[int, int], size: int, fit: str) -> Picture:
+def _content(source: Source) -> bytes:
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+
+def _bytes_of(source: Source) -> int:
+    return 0 if isinstance(source, bytes) else os.path.getsize(source)
+
+
+def _decoded(opened: Image.Image, whole: tuple[int, int], size: int, fit: str,
+             pairs: Mapping[str, Source]) -> Picture:
     """What `decode` makes of an opened picture, whose size in the file is `whole`."""
     (width, height), tiff, deep_colours = whole, tiff_orientation(opened), in_colours_of_16_bits(opened)
     orientation = orientation_of(_loaded(opened), tiff)
@@ -106,7 +171,7 @@ def _decoded(entry: Entry, opened: Image.Image, whole: tuple[int, int], size: in
     if (picture.width > picture.height) != (width > height):
         width, height = height, width
     sha, stance = content_hash(picture), Stance(orientation, (width, height))
-    made = {name: _fit_pair(name, read, stance, size, fit) for name, read in entry.pairs.items()}
+    made = {name: _fit_pair(name, pair, stance, size, fit) for name, pair in pairs.items()}
     image, look = _fit_picture(picture, size, fit)
     found = {name: (each.kind, each.extent) for name, each in (made | {"image": image}).items() if each.extent}
     return Picture(image.content, {name: each.content for name, each in made.items()}, sha, width, height, look,
@@ -114,7 +179,7 @@ def _decoded(entry: Entry, opened: Image.Image, whole: tuple[int, int], size: in
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any mode -> RGB in sRGB: deep greys by their own scale, colour profiles applied, transparency over white."""
+    """Any mode -> RGB in sRGB: deep greys by their own range, colour profiles applied, transparency over white."""
     if is_deep(picture):
         return as_grey(picture, NO_RANGES)
     if "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info:
@@ -189,7 +254,7 @@ def _open(content: bytes, min_side: int) -> Image.Image:
     except Image.DecompressionBombError:
         raise Rejected("a decompression bomb: far too many pixels") from None
     except Exception as error:  # a plugin that stumbles over a broken header
-        raise Rejected(_fault(error)) from None
+        raise Rejected(_reason(error)) from None
     width, height = picture.size
     needed = memory_of(width * height, picture.mode)
     if width * height > LARGEST or needed > MEMORY:
@@ -206,10 +271,8 @@ def _loaded(picture: Image.Image) -> Image.Image:
     except Image.DecompressionBombError:
         raise Rejected("a decompression bomb: far too many pixels") from None
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise Rejected(_fault(error)) from None
+        raise Rejected(_reason(error)) from None
     return picture
-
-
 
 
 def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
@@ -226,7 +289,7 @@ def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 class _Fitted(NamedTuple):
-    """One file, fitted. kind, extent: of its values, "" and None for indices; odd: what `orientation.beside` says."""
+    """One file, fitted. kind, extent: of its values, "" and None for indices; odd: what `beside` says."""
 
     content: bytes
     kind: str = ""
@@ -243,14 +306,14 @@ def _fit_picture(picture: Image.Image, size: int, fit: str) -> tuple[_Fitted, by
     return _Fitted(_png(square), *_about(square)), look_of(square)
 
 
-def _fit_pair(name: str, read: Callable[[], bytes], stance: Stance, size: int, fit: str) -> _Fitted:
+def _fit_pair(name: str, source: Source, stance: Stance, size: int, fit: str) -> _Fitted:
     """A paired picture, turned and fitted as its picture was: indices by nearest neighbour, all else smoothly."""
     try:
-        content = read()
+        content = _content(source)
         opened = _open(content, 1)
         tiff, full, kind = tiff_orientation(opened), file_maximum(opened), opened.format
         deep_colours = in_colours_of_16_bits(opened)
-        fits = sorted(opened.size) == sorted(stance.size)  # what does not is not even decoded
+        fits = sorted(opened.size) == sorted(stance.size)  # others are not even decoded
         pair = _loaded(opened) if fits else opened
     except Rejected as reason:
         raise Rejected(f"{name}: {reason}") from None
@@ -319,6 +382,108 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _fault(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return "truncated" if "truncated" in reason.lower() else f"broken: {reason}"
+
+
+# ---- formats -----------------------------------------------------------------------------------------------
+
+
+def open_picture(content: bytes | Path) -> Image.Image:
+    """A picture's head, from its bytes or its file; raises what Pillow does: UnidentifiedImageError for others."""
+    return Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=_known())
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file's suffix is that of a picture, be it one that can be read here or not."""
+    suffix = Path(name).suffix.lower()
+    return suffix in UNREADABLE or Image.registered_extensions().get(suffix) in (*RASTER, *OF_JPEG)
+
+
+def unreadable(name: str) -> str | None:
+    """The name of a format that would be a picture's, but is not read here."""
+    suffix = Path(name).suffix.lower()
+    return None if suffix in Image.registered_extensions() else UNREADABLE.get(suffix)
+
+
+def is_picture(file: Path | BinaryIO) -> bool:
+    """Whether a file begins as a picture does; formats that begin like anything are not looked for."""
+    certain = [name for name in _known() if Image.OPEN[name][1] is not None]
+    try:
+        with Image.open(file, formats=certain):
+            return True
+    except Exception:  # PIL's plugins raise what they like on strange bytes
+        return False
+
+
+def _known() -> list[str]:
+    Image.init()
+    return [name for name in RASTER if name in Image.OPEN]
+
+
+def memory_of(pixels: int, mode: str) -> int:
+    """Bytes that decoding so many pixels of a mode takes."""
+    return pixels * (DEEP if mode.startswith("I") or mode == "F" else PLAIN)
+
+
+# ---- which way up ------------------------------------------------------------------------------------------
+
+
+class Stance(NamedTuple):
+    """How a picture came. orientation: EXIF's, 1 to 8; 0 where the file has none. size: (width, height), upright."""
+
+    orientation: int
+    size: tuple[int, int]
+
+
+def tiff_orientation(opened: Image.Image) -> int:
+    """The orientation of a TIFF before it is loaded, for Pillow turns it then and forgets; 0 of other files."""
+    found = opened.tag_v2.get(_TAG, 0) if hasattr(opened, "tag_v2") else 0
+    return found if found in _TURNS else 0
+
+
+def orientation_of(loaded: Image.Image, tiff: int = 0) -> int:
+    """EXIF's orientation of a loaded picture, 1 to 8; 0: it has none. tiff: the result of `tiff_orientation`."""
+    try:
+        found = tiff or loaded.getexif().get(_TAG, 0)
+        return found if found in _TURNS or found == 1 else 0
+    except Exception:  # EXIF that cannot be read turns nothing
+        return 0
+
+
+def turned_upright(picture: Image.Image) -> Image.Image:
+    """A loaded picture, turned as its own EXIF says."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # EXIF that cannot be read turns nothing
+        return picture
+
+
+def beside(name: str, pair: Image.Image, own: int, stance: Stance) -> tuple[Image.Image, str]:
+    """A paired picture, loaded, as its picture lies upright; and what is odd about that: "", TURNED or UNSURE.
+
+    own: the orientation of its own file. What fits upright is taken as that. Else it lies as the picture's pixels are
+    stored, and is turned with them (TURNED); or its own EXIF is a leftover, and is not followed. UNSURE: it has no
+    EXIF, and would fit its picture turned and unturned. Raises Rejected where it fits in no way.
+    """
+    standing = turned_upright(pair)
+    turn = _TURNS.get(stance.orientation)
+    if standing.size == stance.size:
+        either = turn is not None and own == 0 and pair.transpose(turn).size == stance.size
+        return standing, UNSURE if either else ""
+    if own <= 1 and turn is not None and pair.transpose(turn).size == stance.size:
+        return pair.transpose(turn), TURNED
+    if pair.size == stance.size:
+        return pair, ""
+    raise Rejected(misfit(name, standing, stance))
+
+
+def misfit(name: str, pair: Image.Image, stance: Stance) -> str:
+    """Why a pair of this size goes with no picture of that stance."""
+    sizes = f"{name} is {pair.width} x {pair.height}, the picture {stance.size[0]} x {stance.size[1]} pixels"
+    if stance.orientation > 1:
+        return f"{sizes} once its EXIF has turned it"
+    if pair.size == stance.size[::-1]:
+        return f"{sizes}: it lies on its side, and no EXIF says how to turn it"
+    return sizes
