@@ -3,8 +3,8 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PORT ?= 5000
-ifneq ($(findstring %,$(CURDIR)),)
-$(error MLflow does not work below a folder with % in its name: rename the folder $(CURDIR), then run make again)
+ifneq ($(findstring %,$(CURDIR))$(findstring ?,$(CURDIR)),)
+$(error MLflow does not work below a folder with % or ? in its name: rename the folder $(CURDIR), then run make again)
 endif
 ifneq ($(findstring :,$(CURDIR)),)
 $(error No environment can be made below a folder with : in its name: rename the folder $(CURDIR), then run make again)

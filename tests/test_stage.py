@@ -298,7 +298,7 @@ def test_the_run_ends_as_the_stage_did(root, monkeypatch):
     assert table["status"].tolist() == ["KILLED", "FAILED", "FINISHED"]
     assert table["metrics.n"].tolist()[-1] == 1
     monkeypatch.setenv("RANK", "1")
-    assert Stage.open("prepare").run.id is None, "only the first process reports"
+    assert Stage.open("prepare").run.key is None, "only the first process reports"
 
 
 def test_the_model_goes_to_the_run(root, monkeypatch):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from tesserae import tracking
-from tesserae.tracking.store import make_client
+from tesserae.tracking.store import Store
 
 OUTSIDE = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC_STAGE", "DVC_EXP_BASELINE_REV",
            tracking.RUN_VARIABLE)
@@ -22,7 +22,7 @@ def _no_store_from_outside(monkeypatch):
 def store_of(tmp_path_factory):
     """Makes folders with an empty store each."""
     first = tmp_path_factory.mktemp("first")
-    make_client(first)
+    assert Store(first).client
 
     def make():
         return shutil.copytree(first, tmp_path_factory.mktemp("store"), dirs_exist_ok=True)
@@ -39,5 +39,5 @@ def home(store_of):
 @pytest.fixture
 def unsent(monkeypatch):
     """Runs only write their journals."""
-    ended = SimpleNamespace(poll=lambda: 0, stdout=SimpleNamespace(readline=lambda: ""))
+    ended = SimpleNamespace(wait=lambda _: 0)
     monkeypatch.setattr(tracking.run, "start_sender", lambda _: ended)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -25,7 +26,7 @@ def numbers(journal, start=0):
 
 def test_records_come_back_in_order_from_a_mark_on(journal):
     for number in range(5):
-        journal.append({"kind": "metrics", "n": number})
+        journal.append("metrics", n=number)
     ends = [end for end, _ in journal.records(("metrics",))]
     assert numbers(journal) == list(range(5))
     assert numbers(journal, ends[2]) == [3, 4]
@@ -35,51 +36,38 @@ def test_records_come_back_in_order_from_a_mark_on(journal):
 def test_a_second_process_joins(journal):
     other = Journal(journal.folder)
     assert not other.begin({"name": "another"})
-    other.append({"kind": "metrics", "n": 7})
+    other.append("metrics", n=7)
     assert (journal.header["name"], numbers(journal)) == ("prepare", [7])
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 3))
 def test_a_line_cut_by_a_full_disk_costs_that_record_alone(journal, monkeypatch, cut):
-    journal.append({"kind": "metrics", "n": 0})
+    journal.append("metrics", n=0)
     write = os.write
     monkeypatch.setattr(module.os, "write", lambda handle, line: write(handle, line[:cut]))
     with pytest.raises(OSError, match="No space left") as caught:
-        journal.append({"kind": "metrics", "n": 1, "long": "x" * 100})
+        journal.append("metrics", n=1, long="x" * 100)
     assert caught.value.errno == errno.ENOSPC
     monkeypatch.undo()
     assert numbers(journal) == [0]
-    journal.append({"kind": "metrics", "n": 2})
+    journal.append("metrics", n=2)
     assert numbers(journal) == [0, 2]
 
 
 def test_files_are_kept_as_they_were(journal, tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text("old")
-    journal.append_files("files", {path.name: path}, to="here")
+    journal.append("files", lambda folder: shutil.copy(path, folder), to="here")
     path.write_text("new")
-    journal.append_files("files", {"a.txt": b"a", "inner/b.txt": b"b"}, to=None)
-    places = [journal.folder / record["at"] for _, record in journal.records(FILES)]
-    assert (places[0] / "metrics.json").read_text() == "old"
-    assert (places[1] / "inner/b.txt").read_text() == "b"
-    assert journal.waiting() == {"files": 2}
-
-
-def test_weights_are_kept_without_a_copy_and_outlive_their_replacement(journal, tmp_path):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(b"old")
-    journal.append_files("model", {path.name: path})
-    kept = next(journal.folder.glob("files/*/model.safetensors"))
-    assert kept.samefile(path)
-    (tmp_path / "new").write_bytes(b"new")
-    os.replace(tmp_path / "new", path)  # as models are written
-    assert kept.read_bytes() == b"old"
+    ((_, record),) = journal.records(FILES)
+    assert (journal.folder / record["at"] / "metrics.json").read_text() == "old"
+    assert record["to"] == "here"
 
 
 def test_a_process_records_until_it_is_killed(tmp_path):
     journal = Journal(outbox(tmp_path) / "key")
     code = (f"from pathlib import Path; from tesserae.tracking.journal import Journal\n"
-            f"j = Journal(Path({str(journal.folder)!r})); j.begin({{}}); j.append({{'kind': 'metrics', 'n': 1}})\n"
+            f"j = Journal(Path({str(journal.folder)!r})); j.begin({{}}); j.append('metrics', n=1)\n"
             "print(1, flush=True); input()")
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     child.stdout.readline()
@@ -92,7 +80,7 @@ def test_a_process_records_until_it_is_killed(tmp_path):
 
 def test_a_run_is_over_when_it_ends_whoever_else_has_it_open(journal):
     assert not journal.over()
-    journal.append({"kind": "end", "status": "FINISHED", "at": 1})
+    journal.append("end", status="FINISHED", time=1)
     assert journal.over()
 
 
@@ -109,7 +97,7 @@ def test_one_sends_at_a_time_and_nobody_once_it_is_gone(journal, tmp_path):
 
 
 def test_what_is_refused_is_kept_aside(journal, tmp_path):
-    journal.append_files("files", {"a.png": b"picture"}, to="figures")
+    journal.append("files", lambda folder: (folder / "a.png").write_bytes(b"picture"), to="figures")
     (record,) = [record for _, record in journal.records(FILES)]
     for _ in range(2):  # a sender may die and do it again
         journal.refuse(record, "too odd")

@@ -9,6 +9,7 @@ import torch
 from tesserae import VQGAN, Sampler, tracking
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGANConfig
+from tesserae.tracking.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -29,17 +30,20 @@ def models(tmp_path_factory):
     return folder
 
 
-def recorded(home, name, *folders):
+def recorded(capfd, home, name, *folders):
     run = tracking.start_run(home, name)
     run.model(*folders)
     run.finish()
-    (model,) = mlflow.MlflowClient(tracking.tracking_uri(home)).get_run(run.id).outputs.model_outputs
-    mlflow.set_tracking_uri(tracking.tracking_uri(home))
+    assert capfd.readouterr().err == ""
+    store = Store(home)
+    (run_id,) = tracking.runs_table(home)["run_id"]
+    (model,) = store.client.get_run(run_id).outputs.model_outputs
+    mlflow.set_tracking_uri(store.uri)
     return mlflow.pyfunc.load_model(f"models:/{model.model_id}")
 
 
-def test_a_vqgan_predicts_reconstructions_or_indices(home, models):
-    model = recorded(home, "vqgan-image", models / "vqgan-image")
+def test_a_vqgan_predicts_reconstructions_or_indices(home, models, capfd):
+    model = recorded(capfd, home, "vqgan-image", models / "vqgan-image")
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     own = VQGAN.from_pretrained(models / "vqgan-image")
     indices = own.encode(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1)
@@ -50,8 +54,8 @@ def test_a_vqgan_predicts_reconstructions_or_indices(home, models):
     assert not list((home / "mlruns").rglob("*.pkl"))
 
 
-def test_a_transformer_predicts_pictures_of_labels(home, models):
-    model = recorded(home, "transformer-class", models / "transformer-class", models / "vqgan-image")
+def test_a_transformer_predicts_pictures_of_labels(home, models, capfd):
+    model = recorded(capfd, home, "transformer-class", models / "transformer-class", models / "vqgan-image")
     pictures = model.predict(pd.DataFrame({"label": ["light", "1"]}), params={"seed": 3})
     sampler = Sampler.from_pretrained(models / "transformer-class")
     wanted = [np.asarray(sampler.sample("light", seed=seed)[0]) for seed in (3, 4)]

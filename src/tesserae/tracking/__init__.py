@@ -13,10 +13,8 @@ experiment in a temporary copy. `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAM
     store.py      address, client, faults      reading.py   tables and pictures of past runs
 """
 
-from tesserae.tracking.describe import flatten, params_hash, provenance
 from tesserae.tracking.reading import history, images, runs_table
 from tesserae.tracking.run import RUN_VARIABLE, Run, silent_run, start_run
-from tesserae.tracking.store import EXPERIMENT, real_root, tracking_uri
+from tesserae.tracking.store import real_root
 
-__all__ = ["EXPERIMENT", "RUN_VARIABLE", "Run", "flatten", "history", "images", "params_hash", "provenance",
-           "real_root", "runs_table", "silent_run", "start_run", "tracking_uri"]
+__all__ = ["RUN_VARIABLE", "Run", "history", "images", "real_root", "runs_table", "silent_run", "start_run"]

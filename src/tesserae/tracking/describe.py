@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import os
 import re
@@ -16,21 +15,17 @@ from typing import Any
 
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox"}  # between dvc and a stage
 NAME_LENGTH = 100
-PARAMS_TAG, TAG_LENGTH = "tesserae.params", 8000  # all parameters, as JSON; MLflow's limit of a tag
-MAIN = ("seed", "effort", "codebook_size", "codebook_dim", "quantizer", "channels", "channel_mult", "n_layer",
-        "n_embd", "batch_size", "lr", "steps")
 SPLITS = {"train": "training", "validation": "validation"}  # of the prepared set, and what MLflow calls them
 
 
-def provenance(root: str | Path, stage_name: str, params: Mapping) -> dict[str, str]:
-    """Tags that tie a run to its code, data, parameters and DVC stage; those that MLflow itself gives, too."""
+def provenance(root: str | Path, stage_name: str) -> dict[str, str]:
+    """Tags that tie a run to its code, data and DVC stage; those that MLflow itself gives, too."""
     root = Path(root)
-    edited = _git(root, "status", "--porcelain", "--", "src", "dvc.yaml") or _edited_notebooks(root)
+    edited = _git(root, "status", "--porcelain", "--", "src", "notebooks", "dvc.yaml")
     commit = os.environ.get("DVC_EXP_BASELINE_REV") or _git(root, "rev-parse", "HEAD")
     source, kind = _source(root)
     tags = {
         "stage": stage_name,
-        "params.hash": params_hash(params),
         "git.commit": commit,
         "git.dirty": "true" if edited else "false",
         "dvc.stage": os.environ.get("DVC_STAGE", ""),
@@ -59,12 +54,6 @@ def in_words(values: Mapping[str, Any]) -> str:
     last = [key.rsplit(".", 1)[-1] for key in values]
     return ", ".join(f"{short if last.count(short) == 1 else key}={value}"
                      for short, (key, value) in zip(last, values.items()))
-
-
-def main_params(params: Mapping, differing: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that MLflow's pages are to show, which list all of them above each picture: sizes, and what differs."""
-    return {key: value for key, value in flatten(params).items()
-            if key in differing or key.rsplit(".", 1)[-1] in MAIN}
 
 
 def run_name(stage_name: str, *parts: str) -> str:
@@ -112,12 +101,6 @@ def description(root: str | Path, stage_name: str, numbers: Mapping[str, float])
     return "\n".join(lines)
 
 
-def params_hash(params: Mapping) -> str:
-    """Twelve hexadecimal digits that stand for the parameters, whatever their order."""
-    text = json.dumps(flatten(params), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def flatten(values: Mapping, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}"""
     flat = {}
@@ -138,21 +121,14 @@ def _stage_says(root: str | Path, stage_name: str) -> str:
 
 
 def _yaml_file(root: str | Path, name: str) -> dict:
-    try:
-        return _yaml((Path(root) / name).read_text(encoding="utf-8"))
-    except OSError:
-        return {}
+    path = Path(root) / name
+    return _yaml(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _yaml(text: str) -> dict:
-    """What a YAML text says; {} where it says no mapping."""
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
 
-    try:
-        values = YAML(typ="safe").load(text)
-    except YAMLError:
-        return {}
-    return values if isinstance(values, dict) else {}
+    return YAML(typ="safe").load(text) or {}
 
 
 def _source(root: Path) -> tuple[str, str]:
@@ -181,21 +157,6 @@ def _git(root: Path, *words: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _edited_notebooks(root: Path) -> bool:
-    """Whether the code of a notebook is not the committed one; a notebook that was only saved is the same."""
-    from tesserae.source_code.notebooks import NotebookError, code_of_notebook, read_notebook
-
-    for line in _git(root, "status", "--porcelain", "--", "notebooks").splitlines():
-        name = line.strip().partition(" ")[2].strip().strip('"')
-        try:
-            committed = json.loads(_git(root, "show", f"HEAD:./{name}"))
-            if code_of_notebook(read_notebook(root / name)) != code_of_notebook(committed):
-                return True
-        except (NotebookError, ValueError, KeyError, TypeError):  # new, removed, or no notebook
-            return True
-    return False
 
 
 def _data_hash(root: Path) -> str:

@@ -3,6 +3,7 @@
     .tracking/outbox/<key>/journal.jsonl    a record a line; the first one says what the run is
     .tracking/outbox/<key>/files/<n>/       pictures and files, as they were when they were recorded
     .tracking/outbox/<key>/sent.json        how far the journal is sent, and the run's id in the store
+    .tracking/refused/<key>/                records that the store will never take
 
 Recording appends one line, which takes microseconds and survives the death of the process. A sender replays the lines
 into MLflow and notes how far it is. What was sent when a sender died is sent again, which changes nothing.
@@ -17,16 +18,14 @@ import os
 import shutil
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+SYNC = "python -m tesserae.tracking sync"  # sends what waits
 FACTS = ("metrics", "params", "tags", "input", "end")  # records without files
 FILES = ("files", "image", "model")
-WORDS = {"metrics": ("metric", "metrics"), "params": ("parameter", "parameters"), "tags": ("tag", "tags"),
-         "files": ("picture or file", "pictures and files")}
 
 
 def outbox(home: Path) -> Path:
@@ -49,6 +48,7 @@ class Journal:
 
     def __init__(self, folder: Path):
         self.folder, self.key = folder, folder.name
+        self.refused = folder.parents[1] / "refused" / self.key
         self._lines = folder / "journal.jsonl"
         self._handle: int | None = None
 
@@ -59,27 +59,19 @@ class Journal:
         fcntl.flock(self._handle, fcntl.LOCK_SH)  # until this process closes it or dies
         new = not os.fstat(self._handle).st_size
         if new:
-            self.append({"kind": "start", **header})
+            self.append("start", **header)
         return new
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Write a record. Raises OSError."""
-        line = f"\n{json.dumps(record)}\n".encode()  # the first one ends what a full disk left of the line before
+    def append(self, kind: str, write: Callable[[Path], Any] | None = None, **content: Any) -> None:
+        """Write a record, and its files, which `write` puts into the folder that it is given. Raises OSError."""
+        if write:
+            content["at"] = f"files/{uuid.uuid4().hex[:12]}"
+            (self.folder / content["at"]).mkdir()
+            write(self.folder / content["at"])
+        record = json.dumps({"kind": kind, **content})
+        line = f"\n{record}\n".encode()  # the first one ends what a full disk left of the line before
         if os.write(self._handle, line) < len(line):  # one call: lines stay whole, whoever else writes
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def append_files(self, kind: str, content: dict[str, bytes | Path], **more: Any) -> None:
-        """Keep files or folders, by their names, as they are now, and record them. Raises OSError."""
-        place = self.folder / "files" / uuid.uuid4().hex[:12]
-        for name, each in content.items():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(each, bytes):
-                (place / name).write_bytes(each)
-            elif each.is_dir():
-                shutil.copytree(each, place / name, copy_function=_keep)
-            else:
-                _keep(each, place / name)
-        self.append({"kind": kind, "at": f"files/{place.name}", **more})
 
     def close(self) -> None:
         """This process records nothing more."""
@@ -95,7 +87,7 @@ class Journal:
         """Whether nothing more is recorded: the run has ended, or all processes that recorded are dead."""
         try:
             with self._lines.open("rb+") as lines:
-                lines.seek(max(0, self.size() - 100))
+                lines.seek(max(0, os.fstat(lines.fileno()).st_size - 100))
                 if b'{"kind": "end"' in lines.read():
                     return True
                 fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,10 +96,6 @@ class Journal:
         except BlockingIOError:
             return False
         return True
-
-    def size(self) -> int:
-        """Bytes that are written so far."""
-        return self._lines.stat().st_size if self.exists() else 0
 
     def records(self, kinds: tuple[str, ...] = (*FACTS, *FILES), start: int = 0) -> Iterator[tuple[int, dict]]:
         """The records of these kinds after byte `start`: where each ends, and the record."""
@@ -133,7 +121,7 @@ class Journal:
 
     @property
     def sent(self) -> dict[str, Any]:
-        """How far it is sent: bytes of `facts` and `files`, and `seen` of both; run_id, creating, problem."""
+        """How far it is sent: bytes of `facts` and of `files`; ids in the store, of the run and of its `parent`."""
         try:
             return json.loads((self.folder / "sent.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -145,21 +133,12 @@ class Journal:
         aside.write_text(json.dumps(self.sent | changes), encoding="utf-8")
         os.replace(aside, self.folder / "sent.json")
 
-    def waiting(self) -> Counter:
-        """How much of each kind is not sent yet."""
-        sent, found = self.sent, Counter()
-        for kinds, mark in ((FACTS, "facts"), (FILES, "files")):
-            for _, record in self.records(kinds, sent.get(mark, 0)):
-                found[counted(record)] += amount(record)
-        return found
-
     def refuse(self, record: dict[str, Any], reason: str) -> None:
         """Put a record that the store will never take aside, with its files."""
-        place = self.folder.parents[1] / "refused" / self.key
-        place.mkdir(parents=True, exist_ok=True)
-        if record.get("at") and (self.folder / record["at"]).is_dir():
-            shutil.copytree(self.folder / record["at"], place / Path(record["at"]).name, dirs_exist_ok=True)
-        with (place / "records.jsonl").open("a", encoding="utf-8") as file:
+        self.refused.mkdir(parents=True, exist_ok=True)
+        if "at" in record:
+            shutil.copytree(self.folder / record["at"], self.refused / record["at"], dirs_exist_ok=True)
+        with (self.refused / "records.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"reason": reason, **record}) + "\n")
 
     @contextmanager
@@ -182,30 +161,3 @@ class Journal:
         """Everything is sent."""
         self._lines.unlink(missing_ok=True)  # first, so that nobody sees half a folder
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def amount(record: dict[str, Any]) -> int:
-    """How many metrics, parameters or tags a record has; files are counted by the record."""
-    return len(record.get("rows") or record.get("values") or "1")
-
-
-def counted(record: dict[str, Any]) -> str:
-    """The kind under which a record is counted."""
-    return "files" if record["kind"] in FILES else record["kind"]
-
-
-def in_words(amounts: Counter) -> str:
-    """Counter(metrics=40, files=1) -> "40 metrics, 1 picture or file"."""
-    known = [(amounts[kind], words) for kind, words in WORDS.items() if amounts[kind]]
-    return ", ".join(f"{count:,} {words[count != 1]}" for count, words in known)
-
-
-def _keep(source: str | Path, target: str | Path) -> None:
-    """A copy; of weights, which may be large and are only ever replaced, a second name for the same bytes."""
-    if str(source).endswith(".safetensors"):
-        try:
-            os.link(source, target)
-            return
-        except OSError:  # another file system, or one without links
-            pass
-    shutil.copyfile(source, target)

@@ -4,14 +4,14 @@ A VQGAN maps pictures, (B,H,W,3) uint8, to their reconstructions, or to the indi
 params={"output": "indices"}. A transformer maps rows of a table (columns: label, and the path of a picture for each
 other condition) to pictures.
 
-The model is this file and the folders that `save_pretrained` wrote: nothing is pickled.
+MLflow keeps the folders that `save_pretrained` wrote and the name of this module, whose `_load_pyfunc` it calls:
+nothing is pickled.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import LoggedModelOutput
 from mlflow.models import ModelSignature
-from mlflow.pyfunc import PythonModel
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 TRANSFORMER = "LatentTransformer"
@@ -30,18 +29,23 @@ SAMPLING = {"seed": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
 
 def log_model(client, experiment: str, run_id: str, folder: Path, main: str) -> None:
-    """Record the model in `folder`/`main` for a run, once; what it needs lies beside it."""
+    """Record the model in `folder`/`main` for a run, once; what it needs lies beside it.
+
+    Files that are no model of this version are kept as the run's files.
+    """
     if client.get_run(run_id).outputs.model_outputs:
         return
-    config = _config(folder / main)
-    signature, example = _signature(config)
-    model = client.create_logged_model(experiment, main, source_run_id=run_id, model_type=str(config.get("kind")))
     with tempfile.TemporaryDirectory() as place:
-        mlflow.pyfunc.save_model(
-            f"{place}/model", python_model=str(Path(__file__).with_name("model_code.py")),
-            artifacts={each.name: str(each) for each in folder.iterdir()},
-            model_config={"main": main}, signature=signature, input_example=example,
-            pip_requirements=[f"{name}=={metadata.version(name)}" for name in PACKAGES])
+        try:
+            config = _config(folder / main)
+            signature, example = _signature(config)
+            mlflow.pyfunc.save_model(
+                f"{place}/model", loader_module=__name__, data_path=str(folder), signature=signature,
+                input_example=example, pip_requirements=[f"{name}=={metadata.version(name)}" for name in PACKAGES])
+        except Exception:
+            client.log_artifacts(run_id, str(folder / main), "model")
+            return
+        model = client.create_logged_model(experiment, main, source_run_id=run_id, model_type=str(config["kind"]))
         client.log_model_artifacts(model.model_id, f"{place}/model")
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
@@ -63,50 +67,56 @@ def _signature(config: dict[str, Any]) -> tuple[ModelSignature, Any]:
     return ModelSignature(Schema([ColSpec("string", name) for name in columns]), pictures, params), example
 
 
-warnings.filterwarnings("ignore", "(?s).*Add type hints to the `predict` method")  # the signature says more
+def _load_pyfunc(path: str) -> Reconstructing | Sampling:
+    """What MLflow calls with the folder of the model's folders: an object that has `predict`."""
+    import tesserae
+
+    kinds = {folder: _config(folder)["kind"] for folder in Path(path).iterdir()}
+    for folder, kind in kinds.items():
+        if kind == TRANSFORMER:
+            return Sampling(tesserae.Sampler.from_pretrained(folder))
+    return Reconstructing(tesserae.VQGAN.from_pretrained(next(iter(kinds))))
 
 
-class Network(PythonModel):
-    """MLflow's view of a network; it imports torch when it is loaded, not when it is recorded."""
+class Reconstructing:
+    """A VQGAN that MLflow has loaded."""
 
-    def load_context(self, context) -> None:
-        import tesserae
+    def __init__(self, vqgan):
+        self._vqgan = vqgan
 
-        folder = Path(context.artifacts[context.model_config["main"]])
-        kind = _config(folder)["kind"]
-        self.network = (tesserae.Sampler if kind == TRANSFORMER else tesserae.VQGAN).from_pretrained(folder)
+    def predict(self, pictures: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
+        """Reconstructions of pictures, both (B,H,W,C) uint8, or indices (B,h,w)."""
+        import torch
 
-    def predict(self, context, model_input, params: dict[str, Any] | None = None) -> np.ndarray:
-        if hasattr(self.network, "sample"):
-            return _sampled(self.network, model_input, SAMPLING | (params or {}))
-        return _reconstructed(self.network, model_input, (params or {}).get("output", "images"))
+        from tesserae.data.batches import to_bytes
+        from tesserae.data.views import view_of
 
-
-def _sampled(sampler, rows, params: dict[str, Any]) -> np.ndarray:
-    """A picture for each row, (B,H,W,3) uint8; rows that follow each other have seeds that do."""
-    pictures = []
-    for number, row in enumerate(rows.to_dict("records")):
-        label = row.pop("label", None)
-        label = int(label) if isinstance(label, str) and label.isdecimal() else label
-        has_label = any(each.name == "class" for each in sampler.conditions)
-        options = params | {"seed": params.get("seed", 0) + number}
-        pictures += sampler.sample(label if has_label else None, row or None, **options)
-    return np.stack([np.asarray(each) for each in pictures])
+        view = view_of(self._vqgan.config)
+        with torch.no_grad():
+            stored = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+            indices = self._vqgan.encode(view.seen(stored))
+            if (params or {}).get("output") == "indices":
+                return indices.numpy()
+            return to_bytes(view.drawn(self._vqgan.decode(indices))).permute(0, 2, 3, 1).numpy()
 
 
-def _reconstructed(vqgan, pictures: np.ndarray, output: str) -> np.ndarray:
-    import torch
+class Sampling:
+    """A transformer with its VQGANs that MLflow has loaded."""
 
-    from tesserae.data.batches import to_bytes
-    from tesserae.data.views import view_of
+    def __init__(self, sampler):
+        self._sampler = sampler
 
-    view = view_of(vqgan.config)
-    with torch.no_grad():
-        stored = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
-        indices = vqgan.encode(view.seen(stored))
-        if output == "indices":
-            return indices.numpy()
-        return to_bytes(view.drawn(vqgan.decode(indices))).permute(0, 2, 3, 1).numpy()
+    def predict(self, rows: pd.DataFrame, params: dict[str, Any] | None = None) -> np.ndarray:
+        """A picture for each row, (B,H,W,3) uint8; rows that follow each other have seeds that do."""
+        options = SAMPLING | (params or {})
+        has_label = any(each.name == "class" for each in self._sampler.conditions)
+        pictures = []
+        for number, row in enumerate(rows.to_dict("records")):
+            label = row.pop("label", None)
+            label = int(label) if isinstance(label, str) and label.isdecimal() else label
+            pictures += self._sampler.sample(label if has_label else None, row or None,
+                                             **options | {"seed": options["seed"] + number})
+        return np.stack([np.asarray(each) for each in pictures])
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -7,18 +7,16 @@ report/rfid, those of older runs do not; both are nll, val_nll and rfid here.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from tesserae.tracking.describe import PARAMS_TAG
 from tesserae.tracking.replay import GROUP_TAG
-from tesserae.tracking.store import PICTURES, SCHEME, experiment_id, experiment_name, make_client, real_root
+from tesserae.tracking.store import PICTURES, Store
 
 HIDDEN = ("mlflow.", "tesserae.", "pid")  # tags that say nothing to a reader
+ALL = 50_000  # the most that MLflow gives at once
 
 
 def runs_table(root: str | Path, stage: str | None = None):
@@ -30,7 +28,7 @@ def runs_table(root: str | Path, stage: str | None = None):
     import pandas as pd
 
     rows = []
-    for run in _runs(root, f"tags.stage = '{stage}'" if stage else ""):
+    for run in _runs(Store.of_environment(root), f"tags.stage = '{stage}'" if stage else ""):
         info, data = run.info, run.data
         if GROUP_TAG in data.tags:
             continue
@@ -39,7 +37,7 @@ def runs_table(root: str | Path, stage: str | None = None):
             {"run_id": info.run_id, "stage": data.tags.get("stage", info.run_name), "status": info.status,
              "start_time": pd.Timestamp(info.start_time, unit="ms"),
              "minutes": (info.end_time - info.start_time) / 60_000 if info.end_time else float("nan")}
-            | {f"params.{k}": v for k, v in sorted(_params(data).items())}
+            | {f"params.{k}": _value(v) for k, v in sorted(data.params.items())}
             | {f"metrics.{k}": v for k, v in sorted(metrics.items())}
             | {f"tags.{k}": v for k, v in sorted(data.tags.items()) if not k.startswith(HIDDEN)}
         )
@@ -51,7 +49,7 @@ def history(root: str | Path, run_id: str, keys: list[str] | None = None):
     """The curves of a run: a DataFrame with the column `step` and one column a metric, NaN between."""
     import pandas as pd
 
-    client = _client(root)
+    client = Store.of_environment(root).client
     series: dict[str, dict[int, float]] = {} if keys is None else {key: {} for key in keys}
     for name in _sorted(client.get_run(run_id).data.metrics):
         key = plain_name(name)
@@ -65,18 +63,19 @@ def history(root: str | Path, run_id: str, keys: list[str] | None = None):
 
 def images(root: str | Path, run_id: str) -> list[tuple[str, int, Path]]:
     """The pictures of a run that were recorded by step: (key, step, file), in order of key and step."""
-    client = _client(root)
-    local = _folder_of(root, client.get_run(run_id).info)
+    store = Store.of_environment(root)
+    folder = store.home / "mlruns" / run_id / "artifacts" / "images"  # also of an older run in a clone that was moved
+    if not folder.is_dir():
+        if not store.client.list_artifacts(run_id, "images"):
+            return []
+        folder = Path(store.client.download_artifacts(run_id, "images"))
     found = {}
-    names = [each.path for each in client.list_artifacts(run_id, "images")] if local is None else [
-        f"images/{each.name}" for each in (local / "images").glob("*.png")]
-    for name in sorted(names):
-        match = re.fullmatch(r"images/(?P<key>.+?)[+%]step[+%](?P<step>\d+)[+%]timestamp[+%](?P<at>\d+).*\.png", name)
+    for path in folder.glob("*.png"):
+        match = re.fullmatch(r"(?P<key>.+?)[+%]step[+%](?P<step>\d+)[+%]timestamp[+%](?P<at>\d+).*\.png", path.name)
         if match:
-            file = local / name if local else Path(client.download_artifacts(run_id, name))
             key = re.sub("[~#]", "/", match["key"]).removeprefix(PICTURES)
-            found[key, int(match["step"]), match["at"]] = file
-    return sorted((key, step, file) for (key, step, _), file in found.items())
+            found[key, int(match["step"]), int(match["at"])] = path
+    return [(key, step, found[key, step, at]) for key, step, at in sorted(found)]
 
 
 def plain_name(key: str) -> str:
@@ -90,38 +89,12 @@ def _sorted(keys: Iterable[str]) -> list[str]:
     return sorted((key for key in keys if not key.startswith("system/")), key=lambda key: key.startswith("report/"))
 
 
-def _folder_of(root: str | Path, info) -> Path | None:
-    """The folder of a run's files; where it was moved with the repository, the one here. None: it is on a server."""
-    here = real_root(root) / "mlruns" / info.run_id / "artifacts"
-    address = urlsplit(info.artifact_uri)
-    if address.scheme == "file":
-        there = Path(unquote(address.path))
-        return there if there.is_dir() and not here.is_dir() else here
-    return here if address.scheme == SCHEME else None
-
-
-def _runs(root: str | Path, query: str) -> list:
+def _runs(store: Store, query: str) -> list:
     """The experiment's runs, and those of the same experiment before the repository was moved."""
-    client, name = _client(root), experiment_name()
-    experiment_id(client, root, os.environ.get("MLFLOW_TRACKING_URI") or None)
-    ids = [each.experiment_id for each in client.search_experiments()
-           if each.name == name or each.name.startswith(f"{name} (from ")]
-    runs, token = [], None
-    while True:
-        page = client.search_runs(ids, query, order_by=["attributes.start_time DESC"], page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
-
-
-def _client(root: str | Path):
-    return make_client(root, os.environ.get("MLFLOW_TRACKING_URI") or None)
-
-
-def _params(data) -> dict[str, Any]:
-    """All parameters of a run: newer ones keep them in a tag, and only the main ones as parameters."""
-    return {key: _value(text) for key, text in data.params.items()} | json.loads(data.tags.get(PARAMS_TAG, "{}"))
+    ids = [store.experiment]  # asked first: the one before it may get its other name
+    ids += [each.experiment_id for each in store.client.search_experiments()
+            if each.name.startswith(f"{store.name} (from ")]
+    return list(store.client.search_runs(ids, query, max_results=ALL, order_by=["attributes.start_time DESC"]))
 
 
 def _value(text: str) -> Any:

@@ -12,59 +12,44 @@ import logging
 import os
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
-from tesserae.tracking.journal import Journal, journals
-from tesserae.tracking.replay import Store, Unusable, deliver
-from tesserae.tracking.run import SYNC
-from tesserae.tracking.store import StoreFault, explained, reason_of, shown
+from tesserae.tracking.journal import SYNC, Journal, journals
+from tesserae.tracking.replay import deliver
+from tesserae.tracking.store import Store, StoreFault, explained, reason_of
 
 PASS_SECONDS = 1.0  # between two looks at the journal
 PATIENCE_SECONDS = 30.0  # pause after a failure
-
-
-def main() -> int:
-    """0 when all is sent, 1 when something waits."""
-    logging.disable(logging.CRITICAL)  # MLflow's own words of each failure
-    return Sender(Journal(Path(sys.argv[1]))).work()
 
 
 class Sender:
     """Sends a journal until its run is over and all is sent, or its run is over and the store is away."""
 
     def __init__(self, journal: Journal):
-        self.journal, self.home = journal, journal.folder.parents[2]
         header = journal.header
-        self.store = Store(self.home, header.get("uri"), header.get("experiment"))
+        self.journal, self._uri = journal, header.get("uri")
+        self.store = Store(journal.folder.parents[2], self._uri, header.get("experiment"))
         self._monitor = None
-        self._id: str | None = None
         self._said = self._sent_others = False
 
     def work(self) -> int:
-        """Work to the end; 0 when all is sent."""
+        """Work to the end: 0 when all is sent, 1 when something waits."""
         while self.journal.exists():
             if self.journal.over():
                 self._stop_monitor()
             try:
-                deliver(self.journal, self.store)
-                self._say_id()
+                run_id = deliver(self.journal, self.store)
                 self._send_others()
-                self._start_monitor()
-                self._wait(PASS_SECONDS)
+                if run_id and not self.journal.over():
+                    self._start_monitor(run_id)
             except Exception as error:
                 self._stop_monitor()
-                self._failed(error)
+                self._say(explained(error, self.store.uri))
                 if self._wait(PATIENCE_SECONDS):
                     return 1
+            else:
+                self._wait(PASS_SECONDS)
         return 0
-
-    def _say_id(self) -> None:
-        """To the process that records, for when the journal is gone."""
-        if self._id is None:
-            self._id = self.store.ids[self.journal.key]
-            with suppress(OSError):  # it may be dead
-                os.write(1, f"{self._id}\n".encode())
 
     def _wait(self, seconds: float) -> bool:
         """Wait; no longer than until the run is over, which is the answer."""
@@ -76,26 +61,22 @@ class Sender:
         return True
 
     def _send_others(self) -> None:
-        """What earlier runs left for this store, or for an address that was none."""
-        if self.journal.sent.get("problem"):
-            self.journal.note(problem="")
+        """What earlier runs left for the same store."""
         if self._sent_others:
             return
         self._sent_others = True
-        for each in journals(self.home):
+        for each in journals(self.store.home):
             header = each.header
-            if each.key != self.journal.key and each.over() and \
-                    (header.get("uri") == self.store.uri or each.sent.get("unusable")):
-                deliver(each, Store(self.home, self.store.uri, header.get("experiment")))
+            if each.key != self.journal.key and header.get("uri") == self._uri and each.over():
+                deliver(each, Store(self.store.home, self._uri, header.get("experiment")))
 
-    def _start_monitor(self) -> None:
-        """MLflow's own measures of the machine; nothing where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is false."""
+    def _start_monitor(self, run_id: str) -> None:
+        """MLflow's own measures of the machine; none where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is false."""
         wanted = os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() not in ("false", "0")
-        if wanted and self._monitor is None and not self.journal.over():
+        if wanted and self._monitor is None:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            self._monitor = SystemMetricsMonitor(self._id, resume_logging=True,
-                                                 tracking_uri=self.store.address)
+            self._monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.store.uri)
             self._monitor.start()
 
     def _stop_monitor(self) -> None:
@@ -103,23 +84,21 @@ class Sender:
             self._monitor.finish()
             self._monitor = None
 
-    def _failed(self, error: Exception) -> None:
-        error = explained(error, self.store.address)
-        unusable = isinstance(error, Unusable)
-        self.journal.note(problem=reason_of(error), **({"unusable": True} if unusable else {}))
-        if not self._said:
-            self._said = True
-            print(self._sentence(error), file=sys.stderr, flush=True)
+    def _say(self, error: Exception) -> None:
+        """One sentence of the first failure."""
+        if self._said:
+            return
+        self._said = True
+        sentence = str(error) if isinstance(error, StoreFault) else (
+            f"MLflow's store {self.store.shown()} fails ({reason_of(error)}).")
+        print(f"{sentence} The work goes on; what it records waits in .tracking/outbox, and is sent when the "
+              f"store is back, by this stage, the next one or {SYNC}.", file=sys.stderr, flush=True)
 
-    def _sentence(self, error: Exception) -> str:
-        uri, waits = shown(self.store.uri or "at mlflow.db"), "what it records waits in .tracking/outbox"
-        if isinstance(error, Unusable):
-            return (f"MLFLOW_TRACKING_URI = {uri} cannot be used ({reason_of(error)}): set it to an address such as "
-                    f"http://127.0.0.1:5000, or unset it. The work goes on; {waits}.")
-        if isinstance(error, StoreFault):
-            return f"{error} The work goes on; {waits} until then, and is sent by this stage, the next one or {SYNC}."
-        return (f"MLflow's store {uri} fails ({reason_of(error)}). The work goes on; {waits}, and is sent when "
-                f"the store is back, by this stage, the next one or {SYNC}.")
+
+def main() -> int:
+    """The command."""
+    logging.disable(logging.CRITICAL)  # MLflow's own words of each failure
+    return Sender(Journal(Path(sys.argv[1]))).work()
 
 
 if __name__ == "__main__":

@@ -14,11 +14,13 @@ import shutil
 import sqlite3
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
 
 from tesserae.errors import TesseraeError, is_full
 
@@ -31,6 +33,12 @@ IMPATIENT = {  # what fails waits in the outbox
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
 }
+FAULTS = (  # words of SQLite's, and what they mean
+    ("database is locked", "{path} is locked by another program, such as a database browser: close that."),
+    ("not a database", "{name} is no SQLite file, so MLflow cannot use it: {away}."),
+    ("malformed", "{name} is damaged: {away}."),
+    ("readonly|unable to open", "{path} may not be written: see to the rights of the file and of its folder."),
+)
 
 
 class StoreFault(TesseraeError):
@@ -46,96 +54,72 @@ def real_root(root: str | Path) -> Path:
     return root
 
 
-def experiment_name() -> str:
-    """MLFLOW_EXPERIMENT_NAME where it is set."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+class Store:
+    """The store at one address, and one experiment of it; opened when first needed.
 
-
-def tracking_uri(root: str | Path) -> str:
-    """MLFLOW_TRACKING_URI where it is set, else the SQLite file at the repository's root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or default_uri(root)
-
-
-def default_uri(root: str | Path) -> str:
-    """The SQLite file at the repository's root."""
-    return _uri_of(real_root(root) / "mlflow.db")
-
-
-def make_client(root: str | Path, uri: str | None = None):
-    """An MlflowClient for the address; None: the default store. A SQLite file is made where it is missing.
-
-    Raises StoreFault where that file cannot be used, and what MLflow raises.
+    uri: an address as MLflow takes it; None: the SQLite file at the repository's root.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    from mlflow import MlflowClient
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    address = uri or default_uri(root)
-    file = path_of(address)
-    if not file:
-        return MlflowClient(address)
-    with _without_litter(address):
-        _prepare(file, real_root(root))
-        return MlflowClient(address)
+    def __init__(self, root: str | Path, uri: str | None = None, experiment: str | None = None):
+        self.home = real_root(root)
+        self.uri = uri or f"sqlite:///{self.home / 'mlflow.db'}"
+        self.name = experiment or EXPERIMENT
 
+    @classmethod
+    def of_environment(cls, root: str | Path) -> Store:
+        """The one that MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME name, where they are set."""
+        return cls(root, os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("MLFLOW_EXPERIMENT_NAME"))
 
-def experiment_id(client, root: str | Path, uri: str | None = None, name: str | None = None) -> str:
-    """The id of the experiment, which is made where it is missing.
+    @cached_property
+    def client(self):
+        """MLflow's client. Raises StoreFault where a SQLite file cannot be used, and what MLflow raises."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        from mlflow import MlflowClient
 
-    An experiment of an older version has an absolute address for its files, which MLflow cannot change; where the
-    repository was moved since, that experiment gets another name, and a new one follows it.
-    """
-    from mlflow.exceptions import MlflowException
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        if path := path_of(self.uri):
+            _prepare(path, self.home)
+        return MlflowClient(self.uri)
 
-    name, home = name or experiment_name(), real_root(root)
-    found = client.get_experiment_by_name(name)
-    if found and not uri and found.artifact_location.startswith("file:"):
-        place = Path(unquote(urlsplit(found.artifact_location).path))
-        if place.name == "mlruns" and place != home / "mlruns":
-            client.rename_experiment(found.experiment_id, f"{name} (from {place.parent})")
-            found = None
-    if found is None:
-        try:
-            return client.create_experiment(name, None if uri else _artifact_location(home), KIND)
-        except MlflowException:  # another process was quicker
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    return found.experiment_id
+    @cached_property
+    def experiment(self) -> str:
+        """The experiment's id; it is made where it is missing.
 
+        An experiment of an older version has an absolute address for its files, which MLflow cannot change; where the
+        repository was moved since, that experiment gets another name, and a new one follows it.
+        """
+        from mlflow.exceptions import MlflowException
 
-def shown(uri: str) -> str:
-    """The address without the password in it."""
-    return re.sub(r"(?<=://)[^@/]*@", "", uri)
+        own = path_of(self.uri) == self.home / "mlflow.db"
+        found = self.client.get_experiment_by_name(self.name)
+        if found and own and found.artifact_location.startswith("file:"):
+            place = Path(unquote(urlsplit(found.artifact_location).path))
+            if place.name == "mlruns" and place != self.home / "mlruns":
+                self.client.rename_experiment(found.experiment_id, f"{self.name} (from {place.parent})")
+                found = None
+        if found is None:
+            try:
+                return self.client.create_experiment(self.name, f"{SCHEME}:/mlruns" if own else None, KIND)
+            except MlflowException:  # another process was quicker
+                found = self.client.get_experiment_by_name(self.name)
+                if found is None:
+                    raise
+        return found.experiment_id
 
-
-def fault_of_address(uri: str) -> str:
-    """What is wrong with an address by its form, "" where nothing is."""
-    if not uri.startswith(("http://", "https://")):
-        return ""
-    try:
-        host, _ = urlsplit(uri).hostname, urlsplit(uri).port
-        return "" if host else "it names no host"
-    except ValueError as error:
-        return str(error)
+    def shown(self) -> str:
+        """The address for a sentence, without the password in it."""
+        path = path_of(self.uri)
+        return f"at {path.name}" if path else re.sub(r"(?<=://)[^@/]*@", "", self.uri)
 
 
 def explained(error: Exception, uri: str) -> Exception:
     """The StoreFault that says best what the error means for a SQLite file; where there is none, the error."""
-    path, text = path_of(uri), str(error)
-    if path is None or isinstance(error, StoreFault):
-        return error
-    for words, sentence in (
-        ("database is locked", f"{path} is locked by another program, such as a database browser: close that."),
-        ("not a database", f"{path.name} is no SQLite file, so MLflow cannot use it: {_away(path)}."),
-        ("malformed", f"{path.name} is damaged: {_away(path)}."),
-        ("readonly", f"{path} may not be written: see to the rights of the file and of its folder."),
-        ("unable to open", f"{path} may not be written: see to the rights of the file and of its folder."),
-    ):
-        if words in text:
-            return StoreFault(sentence)
+    path = path_of(uri)
+    for words, sentence in FAULTS if path else ():
+        if re.search(words, str(error)):
+            return StoreFault(sentence.format(path=path, name=path.name, away=_away(path)))
     return error
 
 
@@ -151,17 +135,6 @@ def reason_of(error: Exception) -> str:
     return re.split(r"(?<=\w)\. ", reason)[0].strip()[:200]
 
 
-def _artifact_location(home: Path) -> str:
-    """Where runs' files go: an address that moves with the repository, where MLflow has been told of its kind."""
-    known = metadata.entry_points(group="mlflow.artifact_repository", name=SCHEME)
-    return f"{SCHEME}:/mlruns" if known else (home / "mlruns").as_uri()
-
-
-def _uri_of(path: Path) -> str:
-    """The address by which MLflow opens this file: what SQLAlchemy unescapes is escaped."""
-    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
-
-
 def path_of(uri: str) -> Path | None:
     """The file that an address names; None where it names no file."""
     if not uri.startswith("sqlite:"):
@@ -173,44 +146,28 @@ def path_of(uri: str) -> Path | None:
         name = make_url(uri).database
     except ArgumentError:
         return None
-    return Path(name).absolute() if name and name != ":memory:" and not name.startswith("file:") else None
-
-
-@contextmanager
-def _without_litter(uri: str) -> Iterator[None]:
-    """Around what opens an address: MLflow makes the folder that an escaped one seems to name; it goes again."""
-    folder = Path(uri.removeprefix("sqlite:///")).parent
-    named = (folder / ".tracking", folder, *folder.parents) if "%" in uri else ()
-    made = [each for each in named if not each.exists()]
-    try:
-        yield
-    finally:
-        for each in made:
-            with suppress(OSError):
-                each.rmdir()
+    return Path(name).absolute() if name and name != ":memory:" else None
 
 
 def _prepare(path: Path, home: Path) -> None:
     """Make the store where it is missing; see that this MLflow made it where it is there. Raises StoreFault."""
-    from filelock import FileLock
-
     if path.is_dir():
         raise StoreFault(f"{path.name} is a folder, so MLflow has no store: {_away(path)}.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         empty = _empty_store(home)
         if not path.exists() or not path.stat().st_size:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):
                 if not path.exists() or not path.stat().st_size:
                     _put(empty, path)
         found, wanted = _revision(path), _revision(empty)
     except (OSError, sqlite3.Error) as error:
-        raise explained(error, _uri_of(path)) from None
+        raise explained(error, f"sqlite:///{path}") from None
     if found is None:
         raise StoreFault(f"{path.name} holds no whole store, as after a kill while MLflow made it: {_away(path)}.")
     if found != wanted:
         copy = f"cp {shlex.quote(str(path))} {shlex.quote(f'{path}.bak')}"
-        upgrade = f"{shlex.quote(sys.executable)} -m mlflow db upgrade {shlex.quote(_uri_of(path))}"
+        upgrade = f"{shlex.quote(sys.executable)} -m mlflow db upgrade {shlex.quote(f'sqlite:///{path}')}"
         raise StoreFault(f"{path.name} is of another version of MLflow than the {metadata.version('mlflow')} here: "
                          f"if that was older, keep a copy and migrate it by `{copy} && {upgrade}`; if it was newer, "
                          "install it again.")
@@ -218,18 +175,16 @@ def _prepare(path: Path, home: Path) -> None:
 
 def _empty_store(home: Path) -> Path:
     """A store without runs as this MLflow makes it: new ones are copies of it, others are compared to it."""
-    from filelock import FileLock
     from mlflow import MlflowClient
 
-    folder = home / ".tracking"
-    path = folder / f"empty-{metadata.version('mlflow')}.db"
+    path = home / ".tracking" / f"empty-{metadata.version('mlflow')}.db"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "empty.lock"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name("empty.lock")):
             if not path.exists():
-                aside = folder / f"{uuid.uuid4().hex[:8]}.part"  # MLflow keeps in mind what it knows of an address
+                aside = path.with_name(f"{uuid.uuid4().hex[:8]}.part")  # MLflow makes no address a second time
                 try:
-                    MlflowClient(_uri_of(aside)).search_experiments(max_results=1)
+                    MlflowClient(f"sqlite:///{aside}").search_experiments(max_results=1)
                     os.replace(aside, path)
                 finally:
                     aside.unlink(missing_ok=True)
@@ -248,18 +203,13 @@ def _put(empty: Path, path: Path) -> None:
 
 
 def _revision(path: Path) -> str | None:
-    """The revision of the tables that Alembic notes in a database; None where it has noted none."""
-    from alembic.migration import MigrationContext
-    from sqlalchemy import create_engine, inspect
-
-    engine = create_engine(_uri_of(path))
-    try:
-        with engine.connect() as connection:
-            if not inspect(connection).has_table("runs"):
-                return None
-            return MigrationContext.configure(connection).get_current_revision()
-    finally:
-        engine.dispose()
+    """The revision of the tables, which is noted in the database; None where a store was made by half."""
+    with closing(sqlite3.connect(path)) as database:
+        tables = {name for name, in database.execute("SELECT name FROM sqlite_master")}
+        if not {"runs", "alembic_version"} <= tables:
+            return None
+        noted = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    return noted[0] if noted else None
 
 
 def _away(path: Path) -> str:
