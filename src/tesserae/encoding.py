@@ -99,8 +99,8 @@ def _encoded(model: VQGAN, pictures: Pictures, piece: range, batch_size: int,
     view, device = view_of(model.config), next(model.parameters()).device
     batches = [range(start, min(start + batch_size, piece.stop)) for start in piece[::batch_size]]
     with ThreadPoolExecutor(1) as reader:
-        for chosen, stored in zip(batches, in_order(reader, partial(view.stored, pictures), batches, ahead=2)):
-            images = view.seen(stored.to(device))  # (B,C,H,W)
+        for chosen, raw in zip(batches, in_order(reader, partial(view.raw, pictures), batches, ahead=2)):
+            images = view.network_input(raw.to(device))  # (B,C,H,W)
             views = [images, images.flip(-1)] if mirrored else [images]
             yield chosen, torch.stack([model.encode(each) for each in views], 1).cpu().numpy()
 

@@ -80,7 +80,7 @@ def by_number(splits, read):
 def depth_of(splits, column="depth"):
     """Depth as the network reads it, (H,W) in 0 to 1, by number."""
     view = make_view("depth", column, *splits)
-    read = lambda pictures, indices: (view.seen(view.stored(pictures, indices))[:, 0] + 1) / 2  # noqa: E731
+    read = lambda pictures, indices: (view.network_input(view.raw(pictures, indices))[:, 0] + 1) / 2  # noqa: E731
     return {number: part.numpy() for number, part in by_number(splits, read).items()}
 
 
@@ -327,11 +327,11 @@ def millimetres(tmp_path):
 
 def test_depth_from_elsewhere_has_the_models_scale(tmp_path, millimetres):
     save(whole(np.full((SIDE, SIDE), 2250)), tmp_path / "mine", "a")
-    for stored in (read_condition(tmp_path / "mine" / "a.png", millimetres, (SIDE, SIDE)),
+    for raw in (read_condition(tmp_path / "mine" / "a.png", millimetres, (SIDE, SIDE)),
                    large_conditions("mine", {"depth": millimetres}, (SIDE, 2 * SIDE), 1, 0,
                                     pictures_of(image=smooth(2)), tmp_path)[0]["depth"]):
-        assert (stored == round(2250 / 4500 * 65535)).all()
-        assert millimetres.seen(stored).abs().max() < 1e-3
+        assert (raw == round(2250 / 4500 * 65535)).all()
+        assert millimetres.network_input(raw).abs().max() < 1e-3
     save(Image.fromarray(np.full((SIDE, SIDE), 51, np.uint8)), tmp_path, "eight")  # a share of the range
     assert (read_condition(tmp_path / "eight.png", millimetres, (SIDE, SIDE)) == 51 * 257).all()
 
@@ -468,11 +468,11 @@ def test_paired_pictures_have_the_views_channels(tmp_path, modes, kind, channels
     assert not report.rejected
     view = make_view(kind, "photo", *splits)
     for pictures in splits:
-        seen = view.seen(view.stored(pictures, range(len(pictures))))
-        assert seen.shape == (len(pictures), channels, SIDE, SIDE)
-        assert view.drawn(seen).shape == pictures.look("photo", range(len(pictures))).shape
+        x = view.network_input(view.raw(pictures, range(len(pictures))))
+        assert x.shape == (len(pictures), channels, SIDE, SIDE)
+        assert view.rendered(x).shape == pictures.look("photo", range(len(pictures))).shape
     if kind == "image":
-        for number, part in by_number(splits, view.stored).items():
+        for number, part in by_number(splits, view.raw).items():
             mode = modes[number % len(modes)]
             given = np.asarray(in_mode(mode, number).convert("RGB")) if mode != "I;16" else grey(number)[..., None]
             assert np.abs(part.permute(1, 2, 0).numpy() - given.astype(float)).max() <= 1

@@ -183,14 +183,14 @@ def _segmented(sampled: Tensor, chosen: Tensor, view: Classes, sets: tuple[Pictu
                device: torch.device) -> tuple[Measures, dict[str, Tensor]]:
     train, held_out = sets
     fitted = spread(SEGMENTER_PICTURES, len(train))
-    masks = view.targets(view.stored(train, fitted))
+    masks = view.targets(view.raw(train, fitted))
     segmenter = fit_segmenter(train.batch(fitted), masks, view.channels, seed=seed, device=device)
-    masks = view.stored(held_out, chosen.tolist())
+    masks = view.raw(held_out, chosen.tolist())
     measures = segmenter_scores(segmenter, sampled, held_out.batch(chosen.tolist()), view.targets(masks), {
         "features": f"a segmenter fitted to {len(fitted)} of {len(train)} training pictures",
         "reference": "validation split, the layouts of the conditions", "n": len(sampled), "pixels": "float, decoded",
         "resampled": "the pictures"})
     few = slice(0, SHOWN)
     index = predicted(segmenter, sampled[few])
-    return measures, {"condition": view.drawn(view.seen(masks[few])), "sample": sampled[few],
-                      "segmented": view.drawn(view.seen(index[:, None]))}
+    return measures, {"condition": view.rendered(view.network_input(masks[few])), "sample": sampled[few],
+                      "segmented": view.rendered(view.network_input(index[:, None]))}

@@ -102,11 +102,11 @@ def _reconstructed(vqgan, pictures: np.ndarray, output: str) -> np.ndarray:
 
     view = view_of(vqgan.config)
     with torch.no_grad():
-        stored = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
-        indices = vqgan.encode(view.seen(stored))
+        raw = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+        indices = vqgan.encode(view.network_input(raw))
         if output == "indices":
             return indices.numpy()
-        return to_bytes(view.drawn(vqgan.decode(indices))).permute(0, 2, 3, 1).numpy()
+        return to_bytes(view.rendered(vqgan.decode(indices))).permute(0, 2, 3, 1).numpy()
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -40,14 +40,14 @@ class Depth(View):
             _check_measure(column, held)
         return cls(column, held.ranges)
 
-    def stored(self, pictures, indices) -> Tensor:
+    def raw(self, pictures, indices) -> Tensor:
         return pictures.batch(indices, self.column, "deep")
 
-    def seen(self, stored: Tensor) -> Tensor:
-        return stored[:, :1].to(torch.float32) * (2 / FULL) - 1
+    def network_input(self, raw: Tensor) -> Tensor:
+        return raw[:, :1].to(torch.float32) * (2 / FULL) - 1
 
-    def drawn(self, seen: Tensor) -> Tensor:
-        return seen.float().clamp(-1, 1).expand(-1, 3, -1, -1)
+    def rendered(self, x: Tensor) -> Tensor:
+        return x.float().clamp(-1, 1).expand(-1, 3, -1, -1)
 
     def measures(self, made: Tensor, real: Tensor) -> Mapping[str, Tensor]:
         """`depth_error`: mean absolute difference, black being 0 and white 1.
