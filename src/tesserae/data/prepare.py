@@ -34,7 +34,6 @@ from PIL import Image
 
 from tesserae.data.decoding import Picture, decode
 from tesserae.data.listing import Listing, check_columns, find_source, list_source
-from tesserae.data.lock import held, run_of
 from tesserae.data.masks import MaskUse, is_mask
 from tesserae.data.report import PrepareError, PrepareReport, check_enough, count_pictures, way_up_note
 from tesserae.data.sources import are_scenes, write_made
@@ -43,6 +42,7 @@ from tesserae.data.values import Columns, Ranges, extents_as_json, finished
 from tesserae.data.workers import cores, eta, in_order, pieces_of
 from tesserae.errors import TesseraeError, writing
 from tesserae.files import find_root
+from tesserae.locks import held, run_of
 from tesserae.params import PrepareParams, load_params
 from tesserae.source_code import code_of
 
