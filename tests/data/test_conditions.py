@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tesserae.data.conditions import (
-    PLACES,
+    MAX_POSITIONS,
     Codes,
     Conditioning,
     Coordinates,
@@ -43,7 +43,7 @@ def test_a_class_is_its_number():
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (8, 8), (40, 8), (6, 300)])
-@pytest.mark.parametrize("vocab", [4, 10, 2 * PLACES])
+@pytest.mark.parametrize("vocab", [4, 10, 2 * MAX_POSITIONS])
 def test_coordinates_run_from_edge_to_edge_of_maps_of_any_size(shape, vocab):
     window, last = (4, 4), vocab // 2 - 1
     rooms = [side - own for side, own in zip(shape, window)]
@@ -129,5 +129,5 @@ def test_a_label_outside_the_classes_is_refused(label, said):
 
 
 def test_codes_outside_their_vqgans_codebook_are_refused():
-    with pytest.raises(TesseraeError, match="'map' was given 0 to 63; this transformer knows 0 to 62"):
+    with pytest.raises(TesseraeError, match="'map' run from 0 to 63, and this transformer knows 0 to 62"):
         make_prefix([Codes("map", 63, (8, 8)), Label(2)], told([0], [0], window=(8, 8), labels=[1], map=places(8, 8)))

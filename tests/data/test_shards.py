@@ -17,7 +17,7 @@ from tests.plain import plain_values
 from tesserae.data.decoding import decode
 from tesserae.data.listing import list_source
 from tesserae.data.prepare import CHECKSUM, SHARDS, aside_of, decode_shards, main, prepare
-from tesserae.data.workers import MOST, pieces_of
+from tesserae.data.workers import MAX_ITEMS, pieces_of
 from tesserae.errors import DiskFullError
 from tesserae.params import PrepareParams
 
@@ -88,7 +88,7 @@ def test_pieces_hold_every_picture_once_in_whole_batches(count, least, multiple)
     assert found[-1].stop == count
     assert all(one.stop == next_.start for one, next_ in pairwise(found))
     assert all(len(piece) % multiple == 0 and len(piece) >= least for piece in found[:-1])
-    assert max(map(len, found)) < MOST + multiple
+    assert max(map(len, found)) < MAX_ITEMS + multiple
 
 
 def test_in_one_shard_or_many_the_set_and_the_report_are_the_same(data, tmp_path, monkeypatch):

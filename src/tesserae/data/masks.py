@@ -22,7 +22,7 @@ MASKS = ("segmentation", "mask", "label", "instance", "semantic")  # words in th
 LOSSY = ("JPEG", "MPO", "JPEG2000")
 Colour = tuple[int, int, int]  # red, green, blue, each 0 to 255
 
-MOST = 256  # indices of a mask
+NUM_INDICES = 256  # indices of a mask
 VOID = 255  # the usual index of pixels of no class
 NO_CLASS = -100  # the target of such pixels, as torch's cross-entropy has it
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)  # void, and the ground of figures
@@ -81,11 +81,11 @@ def colours_of(used: Iterable[int], own: Sequence[Colour] = ()) -> list[Colour]:
     if not own or not tells_apart(used, own):
         return list(class_colours())
     chosen = {index: tuple(own[index]) for index in used}
-    for index in range(MOST):
+    for index in range(NUM_INDICES):
         if index not in chosen:
             wanted = [own[index]] if index < len(own) else []
             chosen[index] = _unlike(chosen.values(), [*wanted, *reversed(class_colours())])
-    return [chosen[index] for index in range(MOST)]
+    return [chosen[index] for index in range(NUM_INDICES)]
 
 
 def tells_apart(used: Sequence[int], own: Sequence[Colour]) -> bool:
@@ -182,7 +182,7 @@ def _whole_palette(picture: Image.Image) -> Image.Image:
     """Mode P with a palette of 256 colours: of a shorter one, PNG would store too few bits for the indices."""
     colours = picture.getpalette("RGB") or []
     whole = picture.copy()
-    whole.putpalette(colours + [0] * (3 * MOST - len(colours)))
+    whole.putpalette(colours + [0] * (3 * NUM_INDICES - len(colours)))
     return whole
 
 
@@ -197,8 +197,9 @@ def _values(column: str, picture: Image.Image) -> np.ndarray:
     pixels = np.asarray(picture)
     pixels = pixels.reshape(*pixels.shape[:2], -1)[..., 0]
     low, high = int(pixels.min()), int(pixels.max())
-    if low < 0 or high >= MOST:
-        raise Rejected(f"{column} holds the index {high if high >= MOST else low}: 0 to {MOST - 1} can be kept")
+    if low < 0 or high >= NUM_INDICES:
+        strange = high if high >= NUM_INDICES else low
+        raise Rejected(f"{column} holds the index {strange}: 0 to {NUM_INDICES - 1} can be kept")
     return np.ascontiguousarray(pixels.astype(np.uint8))
 
 

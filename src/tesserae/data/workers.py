@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import Any
 
-MANY = 1000  # pieces of a set, while they are of at most
-MOST = 65_536  # items each, which is what a stop may lose
+NUM_PIECES = 1000  # pieces of a set, while they are of at most
+MAX_ITEMS = 65_536  # items each, which is what a stop may lose
 
 
 def cores() -> int:
@@ -20,12 +20,12 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def pieces_of(count: int, least: int, multiple: int = 1) -> list[range]:
-    """`count` items cut into about MANY pieces of equal size, but for the last; whoever works on them.
+def pieces_of(count: int, min_items: int, multiple: int = 1) -> list[range]:
+    """`count` items cut into about NUM_PIECES pieces of equal size, but for the last; whoever works on them.
 
-    A piece has `least` to MOST items, rounded up to a multiple.
+    A piece has `min_items` to MAX_ITEMS items, rounded up to a multiple.
     """
-    size = min(max(least, -(-count // MANY)), MOST)
+    size = min(max(min_items, -(-count // NUM_PIECES)), MAX_ITEMS)
     size = -(-size // multiple) * multiple
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -49,7 +49,7 @@ def in_order(executor: Executor, function: Callable, items: Iterable, ahead: int
             one.cancel()
 
 
-def tell(what: str) -> Callable[[int, int], None]:
+def print_tenths(what: str) -> Callable[[int, int], None]:
     """A progress function that prints a line at each tenth: "160 of 1,600 pictures"."""
 
     def progress(done: int, count: int) -> None:
