@@ -112,9 +112,9 @@ def test_depth_is_read_from_grey(tmp_path):
     assert np.array_equal(found[0, 0].numpy(), levels.astype(int) * 257)
 
 
-@pytest.mark.parametrize(("view", "said"), [(Picture(), "cannot be read"), (OTHER, "does not exist")])
-def test_a_missing_file_is_named(tmp_path, view, said):
-    with pytest.raises(TesseraeError, match=said) as caught:
+@pytest.mark.parametrize(("view", "expected"), [(Picture(), "cannot be read"), (OTHER, "does not exist")])
+def test_a_missing_file_is_named(tmp_path, view, expected):
+    with pytest.raises(TesseraeError, match=expected) as caught:
         read_condition(tmp_path / "nowhere.png", view, SIZE)
     assert "nowhere.png" in str(caught.value)
 

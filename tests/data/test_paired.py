@@ -189,7 +189,7 @@ def test_told_by_others_only_the_picture_changes():
     assert torch.equal(own.tops, other.tops)
     assert torch.equal(other.labels, by % 3)
     (condition,) = data.conditions(["map"])
-    mine, theirs = (read(condition.tokens(told)) for told in (own, other))
+    mine, theirs = (read(condition.tokens(conditioning)) for conditioning in (own, other))
     assert (theirs[0] == by[:, None]).all()
     assert all(torch.equal(a, b) for a, b in zip(mine[1:], theirs[1:]))  # the same view and places
 
@@ -234,13 +234,13 @@ def test_the_fingerprint_follows_both_maps():
     assert PairedMaps(placed(), {"map": placed()}).fingerprint in marks
 
 
-@pytest.mark.parametrize(("maps", "others", "window", "said"), [
+@pytest.mark.parametrize(("maps", "others", "window", "expected"), [
     (placed(), {}, 7, "A window of 7 codes does not fit maps of 6x6"),
     (placed(), {"map": placed(5)}, 0, "codes/map holds 5 pictures, the codes to model 12"),
     (placed(), {"map": placed(shape=(9, 9))}, 0, r"codes/map has maps of \(9, 9\)"),
 ])
-def test_what_does_not_go_together_is_named(maps, others, window, said):
-    with pytest.raises(CodesError, match=said):
+def test_what_does_not_go_together_is_named(maps, others, window, expected):
+    with pytest.raises(CodesError, match=expected):
         PairedMaps(maps, others, window)
 
 

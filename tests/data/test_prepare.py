@@ -207,8 +207,8 @@ def test_pairs_that_lie_otherwise_than_their_picture_are_noted(tmp_path):
     (tmp_path / "data" / "metadata.jsonl").write_text("".join(rows))
     report = prepare(tmp_path / "data", tmp_path / "out", params(), 0)
     assert not report.rejected
-    said = [note for note in report.notes if "EXIF" in note]
-    assert said == [
+    exif_notes = [note for note in report.notes if "EXIF" in note]
+    assert exif_notes == [
         "EXIF turns 0.png and 2 more but not the segmentation, which lay on its side and was turned with it.",
         "EXIF turns or mirrors 3.png and 1 more, and the segmentation has no EXIF and fits either way: it is taken "
         "as upright; where it lies as the picture is stored, remove the orientation from the picture's EXIF."]

@@ -95,7 +95,7 @@ def noted(report, wanted):
 # ------------------------------------------------------------------ pictures
 
 
-@pytest.mark.parametrize(("picture", "black", "white", "said"), [
+@pytest.mark.parametrize(("picture", "black", "white", "expected"), [
     (lambda n: whole(grey(n) * 16), 0, 4095, "whole numbers from 0 to 4,080; 0 to 4,095 is black to white"),
     (lambda n: whole(grey(n) * 257), 0, 65535, ""),
     (lambda n: whole(27_000 + grey(n) * 12), 27_000, 30_060, "27,000 to 30,060 is black to white"),
@@ -105,14 +105,14 @@ def noted(report, wanted):
     (lambda n: floats(grey(n)), 0, 255, "floats from 0 to 255;"),
     (lambda n: floats(grey(n) * (n + 1)), 0, 2040, "floats from 0 to 2,040;"),
 ], ids=["12 bits", "16 bits", "thermal", "signed", "up to 1", "around 0", "up to 255", "up to anything"])
-def test_pictures_have_one_scale(tmp_path, picture, black, white, said):
+def test_pictures_have_one_scale(tmp_path, picture, black, white, expected):
     report, splits = prepared(tmp_path, picture)
     for number, pixels in pixels_of(splits).items():
         values = np.asarray(picture(number), np.float64)
         assert np.abs(pixels - (values - black) / (white - black) * 255).max() <= 1
-    noted(report, said) if said else None
-    assert len(report.notes) == bool(said)
-    assert report.ranges == ({} if not said else report.ranges | {"image_black": black, "image_white": white})
+    noted(report, expected) if expected else None
+    assert len(report.notes) == bool(expected)
+    assert report.ranges == ({} if not expected else report.ranges | {"image_black": black, "image_white": white})
 
 
 def test_pictures_of_8_bits_stay_beside_deeper_ones(tmp_path):
@@ -207,18 +207,18 @@ def test_depth_fills_its_range(tmp_path, pair, white, error):
     assert ("depth_white" in report.ranges) == (white not in (255, 65535))
 
 
-@pytest.mark.parametrize(("hole", "said"), [
+@pytest.mark.parametrize(("hole", "expected"), [
     (0, r"25 % of depth's pixels are 0, the usual mark for no measurement"),
     (65535, r"25 % of depth's pixels are 65,535, far from all others, as no measurement often is"),
 ], ids=["0", "65535"])
-def test_holes_of_whole_numbers_are_named_and_stay_sharp(tmp_path, hole, said):
+def test_holes_of_whole_numbers_are_named_and_stay_sharp(tmp_path, hole, expected):
     def pair(number):
         values = 2000 + grey(number, 64) * 8
         values[16:48, 16:48] = hole
         return whole(values)
 
     report, splits = prepared(tmp_path, partial(picture_of, 64), "depth", pair)
-    noted(report, said)
+    noted(report, expected)
     for depth in depth_of(splits).values():
         near, far = depth[4:12, 4:12], np.delete(depth.reshape(-1), inside(4, 12))
         assert (near == (1 if hole else 0)).all()
@@ -336,7 +336,7 @@ def test_depth_from_elsewhere_has_the_models_scale(tmp_path, millimetres):
     assert (read_condition(tmp_path / "eight.png", millimetres, (SIDE, SIDE)) == 51 * 257).all()
 
 
-@pytest.mark.parametrize(("picture", "said"), [
+@pytest.mark.parametrize(("picture", "expected"), [
     (floats(np.full((SIDE, SIDE), 2.25)), r"holds floats, and depth was trained on whole numbers from 0 to 4,500"),
     (whole(np.full((SIDE, SIDE), 22_500)), r"holds 22,500 to 22,500, and depth was trained on 0 to 4,500"),
     (colours(0), r"has colours \(packed or rendered\), and depth is one number a pixel: save the numbers as grey"),
@@ -344,12 +344,12 @@ def test_depth_from_elsewhere_has_the_models_scale(tmp_path, millimetres):
     (Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 4), dtype=np.uint8)), "has colours"),
     (Image.merge("LA", [colours(0).convert("L")] * 2), "has a transparency that varies beside its depth"),
 ], ids=["floats", "tenths", "rendered", "palette", "packed", "packed in LA"])
-def test_other_depth_from_elsewhere_is_refused(tmp_path, millimetres, picture, said):
+def test_other_depth_from_elsewhere_is_refused(tmp_path, millimetres, picture, expected):
     name = save(picture, tmp_path / "mine", "strange")
     for read in (lambda: read_condition(tmp_path / "mine" / name, millimetres, (SIDE, SIDE)),
                  lambda: large_conditions("mine", {"depth": millimetres}, (SIDE, SIDE), 1, 0,
                                           pictures_of(image=smooth(2)), tmp_path)):
-        with pytest.raises(TesseraeError, match=f"strange.* {said}") as caught:
+        with pytest.raises(TesseraeError, match=f"strange.* {expected}") as caught:
             read()
         assert "\n" not in str(caught.value)
 
@@ -376,9 +376,9 @@ def test_models_without_a_scale_still_load(tmp_path):
     config = VQGANConfig(view="depth", column="depth", in_channels=1, out_channels=1, channels=8, channel_mult=(1,),
                          res_blocks=1, patch=4, attention=False, z_channels=8, codebook_size=4, codebook_dim=4)
     VQGAN(config).save_pretrained(tmp_path / "model")
-    said = json.loads((tmp_path / "model" / "config.json").read_text())
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(
-        json.dumps({key: value for key, value in said.items() if not key.endswith("_range")}))
+        json.dumps({key: value for key, value in config.items() if not key.endswith("_range")}))
     view = view_of(VQGAN.from_pretrained(tmp_path / "model").config)
     save(whole(np.full((SIDE, SIDE), 30_000)), tmp_path, "mine")
     assert (read_condition(tmp_path / "mine.png", view, (SIDE, SIDE)) == 30_000).all()

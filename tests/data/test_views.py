@@ -233,17 +233,17 @@ def test_masks_with_palettes_go_by_any_name():
     assert make_view("segmentation", "parts", pictures).channels == 3
 
 
-@pytest.mark.parametrize(("ignore_index", "highest", "said"), [
+@pytest.mark.parametrize(("ignore_index", "highest", "expected"), [
     (-1, 255, ["vqgan.layout.ignore_index: 255 leaves", "occur in no mask"]),
     (255, 255, []), (255, 2, ["vqgan.layout.ignore_index = 255 occurs in no mask"]), (-1, 2, []),
 ])
-def test_what_is_said_before_training(ignore_index, highest, said):
+def test_notes_before_training(ignore_index, highest, expected):
     found = with_void() if highest == 255 else masks()
     pictures = pictures_of(image=smooth(COUNT), segmentation=found)
     view = make_view("segmentation", "segmentation", pictures, ignore_index=ignore_index)
     notes = view.notes([pictures], "vqgan.layout")
-    assert len(notes) == len(said)
-    assert all(words in note for words, note in zip(said, notes))
+    assert len(notes) == len(expected)
+    assert all(words in note for words, note in zip(expected, notes))
 
 
 def test_nothing_but_void_is_refused():

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,6 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from tesserae.data.masks import as_indices, file_maximum, is_lossy, is_mask, unscaled
 from tesserae.data.splitting import look_of
 from tesserae.data.values import (
     BYTE,
@@ -34,18 +31,24 @@ from tesserae.data.values import (
     Rejected,
     as_depth,
     as_grey,
+    as_indices,
     check_colours,
     coloured,
+    file_maximum,
     finished,
     fit_values,
     in_colours_of_16_bits,
     is_deep,
     is_depth,
+    is_lossy,
+    is_mask,
     kind_of,
     range_of,
     stored_values,
+    unscaled,
     values_of,
 )
+from tesserae.data.workers import Memory
 
 RASTER = ("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICNS", "ICO", "JPEG", "JPEG2000", "JXL", "PCX", "PNG", "PPM",
           "PSD", "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM")  # HEIF, JXL: where there is a plugin
@@ -68,28 +71,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # what brings a picture of that orientation upright
 TURNED, UNSURE = "turned", "unsure"
-
-
-class Memory:
-    """Memory that threads have in common: work that needs more than is free waits for others to end."""
-
-    def __init__(self, total: int) -> None:
-        self._free, self._total = total, total
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def taken(self, amount: int) -> Iterator[None]:
-        """Around work that needs so many bytes; what needs more than there is works alone."""
-        amount = min(amount, self._total)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= amount)
-            self._free -= amount
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += amount
-                self._changed.notify_all()
 
 
 _PIXELS, _FILES = Memory(MEMORY), Memory(READING)  # of all threads
@@ -293,7 +274,7 @@ def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 class _Fitted(NamedTuple):
-    """One file, fitted. kind, extent: of its values, "" and None for indices; odd: what `beside` says."""
+    """One file, fitted. kind, extent: of its values, "" and None for indices; odd: from `beside`."""
 
     content: bytes
     kind: str = ""

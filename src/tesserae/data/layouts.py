@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from tesserae.data.decoding import to_rgb, upright
-from tesserae.data.masks import VOID, is_lossy
+from tesserae.data.palette import VOID
 from tesserae.data.regions import without_patches
-from tesserae.data.values import Rejected
+from tesserae.data.values import Rejected, is_lossy
 from tesserae.errors import TesseraeError
 from tesserae.scenes.names import SEGMENT_NAMES
 
@@ -101,7 +101,7 @@ def _opened(path: Path) -> tuple[Image.Image, bool]:
 
 
 def _indices(picture: Image.Image) -> np.ndarray:
-    """(H,W) int64; transparency says nothing."""
+    """(H,W) int64; transparency is ignored."""
     return np.asarray(picture).reshape(picture.height, picture.width, -1)[..., 0].astype(np.int64)
 
 

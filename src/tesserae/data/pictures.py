@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tesserae.data.masks import MASKS, Colour, LegendEntry, colours_of, is_mask, legend
-from tesserae.data.values import COLOUR, Held, coloured, read_columns
+from tesserae.data.palette import Colour, LegendEntry, colours_of, legend
+from tesserae.data.values import COLOUR, MASKS, Held, coloured, is_mask, read_columns
 from tesserae.errors import TesseraeError
 
 COLUMNS = ("image", "label", "path", "sha")  # all others are paired pictures

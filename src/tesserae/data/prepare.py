@@ -34,11 +34,18 @@ from PIL import Image
 
 from tesserae.data.decoding import Picture, decode
 from tesserae.data.listing import Listing, check_columns, find_source, list_source
-from tesserae.data.masks import MaskUse, is_mask
-from tesserae.data.report import PrepareError, PrepareReport, check_enough, count_pictures, way_up_note
+from tesserae.data.report import (
+    Columns,
+    MaskUse,
+    PrepareError,
+    PrepareReport,
+    check_enough,
+    count_pictures,
+    way_up_note,
+)
 from tesserae.data.sources import are_scenes, write_made
 from tesserae.data.splitting import SIDE, SPLIT, Split, near_copies, split_pictures
-from tesserae.data.values import Columns, Ranges, extents_as_json, finished
+from tesserae.data.values import Ranges, extents_as_json, finished, is_mask
 from tesserae.data.workers import cores, eta, in_order, pieces_of
 from tesserae.errors import TesseraeError, writing
 from tesserae.files import find_root

@@ -68,7 +68,7 @@ class View:
         return []
 
     def legend(self, rendered: Tensor) -> list:
-        """The colours of pictures from `rendered`: a `data.masks.LegendEntry` each; [] where they have no meaning."""
+        """The colours of pictures from `rendered`, a `palette.LegendEntry` each; [] where they have no meaning."""
         return []
 
     def measures(self, made: Tensor, real: Tensor) -> Mapping[str, Tensor]:

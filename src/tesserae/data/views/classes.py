@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from tesserae.data.masks import BLACK, NO_CLASS, VOID, Colour, LegendEntry, colours_of, legend
+from tesserae.data.palette import BLACK, NO_CLASS, VOID, Colour, LegendEntry, colours_of, legend
 from tesserae.data.pictures import PicturesError
 from tesserae.data.views.base import View
 from tesserae.scenes.names import SEGMENT_NAMES, SEGMENT_PALETTE

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tesserae.data.masks import is_mask
 from tesserae.data.pictures import PicturesError
-from tesserae.data.values import BYTE, FLOAT, WHOLE, Held
+from tesserae.data.values import BYTE, FLOAT, WHOLE, Held, is_mask
 from tesserae.data.values import FULL as BITS
 from tesserae.data.views.base import View
 
