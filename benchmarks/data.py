@@ -53,7 +53,7 @@ class HeldPictures:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: Sequence[int] | np.ndarray, column: str = "image", form: str = "stored") -> Tensor:
+    def batch(self, indices: Sequence[int] | np.ndarray, column: str = "image", form: str = "raw") -> Tensor:
         return self.images[torch.as_tensor(np.asarray(indices))]
 
     def check_column(self, column: str) -> None:

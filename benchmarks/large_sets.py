@@ -4,7 +4,7 @@
 
 Pictures are drawn at random, JPEGs of `--side` pixels, written to a folder that is removed in the end. Each count is
 prepared (to `--size` pixels) and encoded (by an untrained VQGAN of params.yaml's sizes) in processes of their own,
-whose highest memory is told, without the pages of files, which the system keeps or takes back as it likes. Memory
+whose highest memory is reported, without the pages of files, which the system keeps or takes back as it likes. Memory
 that grows with the set shows as a slope between counts. With `--processes` that many work together, and the memory
 is the highest of one of them; what many prepare is joined by one.
 """
@@ -89,7 +89,7 @@ def part(what: str, raw: str, prepared: str, size: int) -> dict[str, float]:
 
 
 def measured(what: str, raw: Path, prepared: Path, size: int, processes: int = 1) -> dict[str, float]:
-    """`part` in processes of its own: the greatest of what they tell. What many prepare one joins afterwards."""
+    """`part` in processes of its own: the greatest of what they report. What many prepare one joins afterwards."""
     if what == "prepare" and processes > 1:
         made = measured("shards", raw, prepared, size, processes)
         joined = measured("prepare", raw, prepared, size)
@@ -104,9 +104,9 @@ def measured(what: str, raw: Path, prepared: Path, size: int, processes: int = 1
         environment |= {"OMP_NUM_THREADS": str(max(1, cores() // processes))}
     done = subprocess.run([sys.executable, *launch, __file__, "--part", what, str(raw), str(prepared), "--size",
                            str(size)], env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(told) == processes, done.stdout
-    return {name: max(each[name] for each in told) for name in told[0]}
+    reported = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(reported) == processes, done.stdout
+    return {name: max(each[name] for each in reported) for name in reported[0]}
 
 
 def main() -> None:

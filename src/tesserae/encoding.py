@@ -36,7 +36,7 @@ from tesserae.origins import check_vqgan
 from tesserae.stage import Stage, stage_of_command
 from tesserae.training.vqgan import model_config
 
-LEAST = 1024  # pictures a piece, which is what a stop may lose
+MIN_PIECE = 1024  # pictures a piece, which is what a stop may lose
 
 
 def encode_pieces(model: VQGAN, pictures: Pictures, batch_size: int, folder: Path, accelerator: Accelerator,
@@ -48,7 +48,7 @@ def encode_pieces(model: VQGAN, pictures: Pictures, batch_size: int, folder: Pat
     """
     side = pictures.size // model.config.downsampling
     shape = (2 if mirrored else 1, side, side)
-    pieces = {folder / f"{piece.start:010d}.npy": piece for piece in pieces_of(len(pictures), LEAST, batch_size)}
+    pieces = {folder / f"{piece.start:010d}.npy": piece for piece in pieces_of(len(pictures), MIN_PIECE, batch_size)}
     folder.mkdir(parents=True, exist_ok=True)
     missing = [path for path, piece in pieces.items() if not _whole(path, (len(piece), *shape))]
     accelerator.wait_for_everyone()  # until all have listed what is missing
@@ -99,8 +99,8 @@ def _encoded(model: VQGAN, pictures: Pictures, piece: range, batch_size: int,
     view, device = view_of(model.config), next(model.parameters()).device
     batches = [range(start, min(start + batch_size, piece.stop)) for start in piece[::batch_size]]
     with ThreadPoolExecutor(1) as reader:
-        for chosen, stored in zip(batches, in_order(reader, partial(view.stored, pictures), batches, ahead=2)):
-            images = view.seen(stored.to(device))  # (B,C,H,W)
+        for chosen, raw in zip(batches, in_order(reader, partial(view.raw, pictures), batches, ahead=2)):
+            images = view.network_input(raw.to(device))  # (B,C,H,W)
             views = [images, images.flip(-1)] if mirrored else [images]
             yield chosen, torch.stack([model.encode(each) for each in views], 1).cpu().numpy()
 

@@ -118,15 +118,15 @@ def test_maps_of_an_older_version_load_unchecked(tmp_path):
     assert maps.origin == {}
 
 
-@pytest.mark.parametrize(("changes", "said"), [
+@pytest.mark.parametrize(("changes", "expected"), [
     ({"indices": torch.full((N, 1, 2, 3), K)}, "codes run from 20 to 20"),
     ({"indices": torch.zeros(N, 3, 2, 3)}, "1 or 2 views"),
     ({"indices": torch.zeros(N, 2, 3)}, "shape"),
     ({"labels": torch.zeros(N - 1)}, "do not fit 12 pictures"),
     ({"labels": torch.full((N,), 3)}, "3 classes"),
 ])
-def test_what_does_not_fit_is_not_written(tmp_path, changes, said):
-    with pytest.raises(CodesError, match=said):
+def test_what_does_not_fit_is_not_written(tmp_path, changes, expected):
+    with pytest.raises(CodesError, match=expected):
         save_codes(tmp_path, "train", **{"indices": make()[0], "labels": make()[1], "codebook_size": K,
                                          "class_names": ["a", "b", "c"]} | changes)
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tesserae.data.conditions import (
-    PLACES,
+    MAX_POSITIONS,
     Codes,
     Conditioning,
     Coordinates,
@@ -22,7 +22,7 @@ from tesserae.errors import TesseraeError
 from tesserae.models.transformer import TransformerConfig
 
 
-def told(tops, lefts, shape=(8, 8), window=(4, 4), labels=None, **maps):
+def conditioning(tops, lefts, shape=(8, 8), window=(4, 4), labels=None, **maps):
     return Conditioning(torch.tensor(tops), torch.tensor(lefts), shape, window,
                 None if labels is None else torch.tensor(labels), maps)
 
@@ -33,17 +33,17 @@ def places(height, width, count=1):
 
 
 def test_no_condition_is_one_start_token():
-    assert Start().tokens(told([0, 3], [1, 2])).tolist() == [[0], [0]]
+    assert Start().tokens(conditioning([0, 3], [1, 2])).tolist() == [[0], [0]]
     assert (Start().length, Start().vocab) == (1, 1)
     assert conditions_of([]) == [Start()]
 
 
 def test_a_class_is_its_number():
-    assert Label(5).tokens(told([0, 3], [1, 2], labels=[4, 0])).tolist() == [[4], [0]]
+    assert Label(5).tokens(conditioning([0, 3], [1, 2], labels=[4, 0])).tolist() == [[4], [0]]
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (8, 8), (40, 8), (6, 300)])
-@pytest.mark.parametrize("vocab", [4, 10, 2 * PLACES])
+@pytest.mark.parametrize("vocab", [4, 10, 2 * MAX_POSITIONS])
 def test_coordinates_run_from_edge_to_edge_of_maps_of_any_size(shape, vocab):
     window, last = (4, 4), vocab // 2 - 1
     rooms = [side - own for side, own in zip(shape, window)]
@@ -60,7 +60,7 @@ def test_coordinates_run_from_edge_to_edge_of_maps_of_any_size(shape, vocab):
 
 
 def test_a_window_as_large_as_the_map_has_the_first_place():
-    assert Coordinates(2).tokens(told([0], [0], (4, 4))).tolist() == [[0, 1]]
+    assert Coordinates(2).tokens(conditioning([0], [0], (4, 4))).tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
@@ -71,7 +71,8 @@ def test_the_codes_of_a_condition_are_cut_where_the_window_is(scale, window):
     fine = (8 * scale, 8 * scale)
     condition = Codes("map", fine[0] * fine[1], (window[0] * scale, window[1] * scale))
     assert condition.length == window[0] * window[1] * scale**2
-    found = condition.tokens(told(tops, lefts, window=window, map=places(*fine, 3))).unflatten(1, condition.window)
+    tokens = condition.tokens(conditioning(tops, lefts, window=window, map=places(*fine, 3)))
+    found = tokens.unflatten(1, condition.window)
     for cut, top, left in zip(found, tops, lefts):
         assert torch.equal(cut // fine[1] // scale, (top + torch.arange(window[0]))[:, None].repeat_interleave(
             scale, 0).expand(condition.window))
@@ -92,7 +93,7 @@ def test_windows_are_slices():
 def test_each_condition_has_tokens_of_its_own():
     """The second's are counted on from the first's vocabulary, and so on."""
     conditions = [Label(3), Coordinates(4), Codes("a", 64, (2, 2)), Codes("b", 16, (1, 1))]
-    prefix = make_prefix(conditions, told([0, 6], [6, 1], window=(2, 2), labels=[2, 0], a=places(8, 8, 2),
+    prefix = make_prefix(conditions, conditioning([0, 6], [6, 1], window=(2, 2), labels=[2, 0], a=places(8, 8, 2),
                                           b=torch.tensor([[[9]], [[15]]]).expand(-1, 8, 8)))
     assert prefix.tolist() == [
         [2, 3 + 0, 5 + 1, 7 + 6, 7 + 7, 7 + 14, 7 + 15, 71 + 9],
@@ -103,11 +104,11 @@ def test_each_condition_has_tokens_of_its_own():
     assert prefix.shape[1] == sum(condition.length for condition in conditions)
 
 
-def test_what_was_not_told_is_named():
+def test_a_missing_condition_is_named():
     with pytest.raises(TesseraeError, match="needs the class of every picture"):
-        make_prefix([Label(2)], told([0], [0]))
+        make_prefix([Label(2)], conditioning([0], [0]))
     with pytest.raises(TesseraeError, match=r"needs the codes of vqgan\.map: give its maps"):
-        make_prefix([Start(), Codes("map", 4, (4, 4))], told([0], [0], other=places(8, 8)))
+        make_prefix([Start(), Codes("map", 4, (4, 4))], conditioning([0], [0], other=places(8, 8)))
 
 
 @pytest.mark.parametrize("conditions", [
@@ -121,13 +122,14 @@ def test_a_config_keeps_them(conditions):
     assert conditions_of(json.loads(json.dumps(asdict(config)))["conditions"]) == conditions
 
 
-@pytest.mark.parametrize(("label", "said"), [(3, "given 0 to 3"), (9, "given 0 to 9"), (-1, "given -1 to 0")])
-def test_a_label_outside_the_classes_is_refused(label, said):
+@pytest.mark.parametrize(("label", "values"), [(3, "0 to 3"), (9, "0 to 9"), (-1, "-1 to 0")])
+def test_a_label_outside_the_classes_is_refused(label, values):
     """Counted on from the first vocabulary it would be the row of a window."""
-    with pytest.raises(TesseraeError, match=f"'class' was {said}; this transformer knows 0 to 2"):
-        make_prefix([Label(3), Coordinates(8)], told([0, 1], [0, 1], labels=[0, label]))
+    with pytest.raises(TesseraeError, match=f"'class' run from {values}, and this transformer knows 0 to 2"):
+        make_prefix([Label(3), Coordinates(8)], conditioning([0, 1], [0, 1], labels=[0, label]))
 
 
 def test_codes_outside_their_vqgans_codebook_are_refused():
-    with pytest.raises(TesseraeError, match="'map' was given 0 to 63; this transformer knows 0 to 62"):
-        make_prefix([Codes("map", 63, (8, 8)), Label(2)], told([0], [0], window=(8, 8), labels=[1], map=places(8, 8)))
+    with pytest.raises(TesseraeError, match="'map' run from 0 to 63, and this transformer knows 0 to 62"):
+        make_prefix([Codes("map", 63, (8, 8)), Label(2)],
+                    conditioning([0], [0], window=(8, 8), labels=[1], map=places(8, 8)))

@@ -54,33 +54,33 @@ def outcome(folder: Path, kind: dirty.Kind, forbid) -> tuple[str, int | None]:
         report = prepare(data, folder / "out", PrepareParams(**values | changes), 0)
     except TesseraeError as error:
         return str(error), None
-    said = [f"{path}: {reason}" for path, reason in report.rejected]
-    said += [f"{path} is the same picture as {other}" for path, other in report.duplicates]
-    said += ["not pictures: " + ", ".join(report.ignored)] if report.ignored else []
-    return "\n".join(said + report.notes) or "everything is kept", sum(report.counts.values())
+    messages = [f"{path}: {reason}" for path, reason in report.rejected]
+    messages += [f"{path} is the same picture as {other}" for path, other in report.duplicates]
+    messages += ["not pictures: " + ", ".join(report.ignored)] if report.ignored else []
+    return "\n".join(messages + report.notes) or "everything is kept", sum(report.counts.values())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names and links as Linux has them")
 @pytest.mark.filterwarnings("ignore:Image size", "ignore:Palette images")
 @pytest.mark.parametrize("kind", dirty.KINDS, ids=lambda kind: kind.name)
 def test_dirty_input(tmp_path, kind, monkeypatch, capfd):
-    said, kept = outcome(tmp_path, kind, forbidding(monkeypatch))
+    messages, kept = outcome(tmp_path, kind, forbidding(monkeypatch))
     monkeypatch.undo()
-    assert re.search(kind.says, said), said
+    assert re.search(kind.says, messages), messages
     assert kept == kind.keeps
     assert "Traceback" not in "".join(capfd.readouterr())
     if kept is None:
-        assert "\n" not in said, "one sentence"
-        assert said.endswith(".")
+        assert "\n" not in messages, "one sentence"
+        assert messages.endswith(".")
         assert not (tmp_path / "out").exists()
     else:
         stored = [path for split in ("train", "validation")
                   for path in datasets.load_from_disk(str(tmp_path / "out" / split))["path"]]
         assert len(stored) == kept
-        account_for_everything(tmp_path / "data", said, stored)
+        account_for_everything(tmp_path / "data", messages, stored)
 
 
-def account_for_everything(data: Path, said: str, stored: list[str]) -> None:
+def account_for_everything(data: Path, messages: str, stored: list[str]) -> None:
     """Each file is kept, named with a reason, paired, or clutter."""
     if any(data.glob("*.parquet")):
         return
@@ -88,9 +88,9 @@ def account_for_everything(data: Path, said: str, stored: list[str]) -> None:
         name = listing.readable(path.relative_to(data).as_posix())
         parts = Path(name).parts
         clutter = any(listing.CLUTTER.fullmatch(part) for part in parts) or path.name.startswith("metadata.")
-        if path.is_dir() or clutter or name in stored or name in said:
+        if path.is_dir() or clutter or name in stored or name in messages:
             continue
-        if any("/".join(parts[:depth]) in said for depth in range(1, len(parts))):
+        if any("/".join(parts[:depth]) in messages for depth in range(1, len(parts))):
             continue  # its folder is named
         assert parts[0] in ("masks", "m"), f"{name} is lost"
 

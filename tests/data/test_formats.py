@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from tiny_pictures import pictures_of
 
-from tesserae.data.decoding import MEMORY, Memory, decode, is_picture_name, memory_of
+from tesserae.data.decoding import MEMORY, decode, is_picture_name, memory_of
 from tesserae.data.values import Rejected
+from tesserae.data.workers import Memory
 
 EPS = (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n0 0 40 40 rectfill\nshowpage\n%%EOF\n")
 

@@ -62,15 +62,15 @@ def revisions(tmp_path, monkeypatch):
     return wanted
 
 
-@pytest.mark.parametrize(("said", "counts"), [
+@pytest.mark.parametrize(("options", "counts"), [
     ({"hub_config": "small"}, {"train": 6, "validation": 4}),
     ({"hub_config": "small", "hub_split": "test"}, 4),
     ({"hub_config": "small", "hub_split": "train[:3]"}, 3),
     ({"hub_config": "small", "hub_split": "train+test"}, 10),
     ({"hub_config": "large"}, 20),
 ])
-def test_what_is_said_is_loaded(tmp_path, revisions, said, counts):
-    report = prepare(NAME, tmp_path / "out", params(**said), 0)
+def test_the_options_choose_what_is_loaded(tmp_path, revisions, options, counts):
+    report = prepare(NAME, tmp_path / "out", params(**options), 0)
     if isinstance(counts, int):
         assert sum(report.counts.values()) == counts
         assert min(report.counts.values()) >= 1
@@ -86,40 +86,40 @@ def test_a_revision_is_passed_on(tmp_path, revisions):
     assert revisions == ["v1.2"]
 
 
-@pytest.mark.parametrize(("said", "message"), [
+@pytest.mark.parametrize(("options", "message"), [
     ({}, f"{NAME} has several configurations, small, large: set prepare.hub_config to one of them."),
     ({"hub_config": "huge"},
      f"{NAME} has no configuration 'huge', but small, large: set prepare.hub_config to one of them."),
     ({"hub_config": "small", "hub_split": "dev"},
      f"{NAME} has no split 'dev', but train, test: set prepare.hub_split to one of them, or to \"\"."),
 ])
-def test_what_there_is_to_choose_from_is_named(tmp_path, revisions, said, message):
+def test_what_there_is_to_choose_from_is_named(tmp_path, revisions, options, message):
     with pytest.raises(RawError) as caught:
-        prepare(NAME, tmp_path / "out", params(**said), 0)
+        prepare(NAME, tmp_path / "out", params(**options), 0)
     assert str(caught.value) == message
     assert not (tmp_path / "out").exists()
     with pytest.raises(RawError) as caught:
-        check_hub(NAME, params(**said).hub)
+        check_hub(NAME, params(**options).hub)
     assert str(caught.value) == message
 
 
-def test_what_cannot_be_loaded_names_what_was_said(tmp_path, monkeypatch):
+def test_what_cannot_be_loaded_names_the_options(tmp_path, monkeypatch):
     def load_dataset(*_, **__):
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.chdir(tmp_path)
-    said = r"\(Couldn't reach the Hub\): check prepare\.source, prepare\.hub_revision and the connection\.$"
-    with pytest.raises(RawError, match=said):
+    message = r"\(Couldn't reach the Hub\): check prepare\.source, prepare\.hub_revision and the connection\.$"
+    with pytest.raises(RawError, match=message):
         list_source(NAME, hub=params(hub_revision="v9").hub)
 
 
-@pytest.mark.parametrize("said", [{"hub_config": "small"}, {"hub_split": "train", "hub_revision": "main"}])
-def test_a_folder_has_none_of_that(tmp_path, said):
+@pytest.mark.parametrize("options", [{"hub_config": "small"}, {"hub_split": "train", "hub_revision": "main"}])
+def test_a_folder_has_none_of_that(tmp_path, options):
     (tmp_path / "data").mkdir()
     with pytest.raises(RawError) as caught:
-        prepare(tmp_path / "data", tmp_path / "out", params(**said), 0)
-    for key, value in said.items():
+        prepare(tmp_path / "data", tmp_path / "out", params(**options), 0)
+    for key, value in options.items():
         assert f"prepare.{key} = '{value}'" in str(caught.value)
     assert re.search(r"for a dataset on the hub, and prepare\.source is .*data here: set (it|them) to \"\", or "
                      r"prepare\.source to the name of the dataset\.$", str(caught.value))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from tesserae.data.layouts import LayoutError, draw_layout, read_layout, write_layout
-from tesserae.data.masks import class_colours
+from tesserae.data.palette import class_colours
 from tesserae.scenes.render import SEGMENT_NAMES, SEGMENT_PALETTE
 
 CLASSES = len(SEGMENT_NAMES)

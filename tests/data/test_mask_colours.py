@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tesserae.data.masks import class_colours, colours_of, legend, to_lab
+from tesserae.data.palette import class_colours, colours_of, legend, to_lab
 
 
 def nearest(points):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tesserae.data.decoding import Picture, decode
 from tesserae.data.layouts import read_layout
-from tesserae.data.masks import MaskUse
+from tesserae.data.report import MaskUse
 
 SIDE = 12
 UNDO = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that EXIF's value undoes
@@ -181,7 +181,7 @@ def test_sizes_that_do_not_fit_are_refused(photo, mask, words):
 # ------------------------------------------------------------------ what they have in common
 
 
-@pytest.mark.parametrize(("indices", "said", "not_said"), [
+@pytest.mark.parametrize(("indices", "expected", "unexpected"), [
     ([*range(171), 255], ["255 in 1 of 1 masks, which usually marks void", "ignore_index: 255"], "without gaps"),
     ([0, 7, 11, 200], ["4 different indices, the largest 200", "201 classes"], "void"),
     ([0, 7, 11, 200, 255], ["usually marks void", "4 different indices, the largest 200"], "256 classes"),
@@ -189,9 +189,9 @@ def test_sizes_that_do_not_fit_are_refused(photo, mask, words):
     (range(9), [], "segmentation"),
     (range(255), [], "void"),
 ])
-def test_notes_name_void_and_gaps(indices, said, not_said):
+def test_notes_name_void_and_gaps(indices, expected, unexpected):
     use = MaskUse("segmentation")
     use.add(Image.fromarray(np.array([list(indices)], dtype=np.uint8)))
     notes = "\n".join(use.notes())
-    assert all(words in notes for words in said), notes
-    assert not_said not in notes
+    assert all(words in notes for words in expected), notes
+    assert unexpected not in notes

@@ -183,5 +183,5 @@ def test_own_splits_are_kept_and_copies_across_them_are_counted(tmp_path, scenes
         save(tmp_path / "data", f"val/copy-{number}.jpg", scenes[number])
     report = prepare(tmp_path / "data", tmp_path / "out", params(), 0)
     assert report.counts == {"train": 14, "validation": 9}
-    said = "3 of 9 held-out pictures have near-copies among those to train on, since the data's own splits are kept"
-    assert any(said in note for note in report.notes), report.notes
+    note = "3 of 9 held-out pictures have near-copies among those to train on, since the data's own splits are kept"
+    assert any(note in each for each in report.notes), report.notes

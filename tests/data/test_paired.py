@@ -90,7 +90,7 @@ def test_processes_share_the_global_batch(processes):
 
 def test_every_place_of_a_window_is_as_likely_as_any_other():
     data = PairedMaps(placed(), window=4)
-    assert data.places == (3, 3)
+    assert data.positions == (3, 3)
     drawn = [data.batch(step, 32, seed=0, flip=False) for step in range(60)]
     tops, lefts = (torch.cat([getattr(chosen, name) for chosen in drawn]) for name in ("tops", "lefts"))
     counts = torch.bincount(tops * 3 + lefts, minlength=9)
@@ -101,7 +101,7 @@ def test_every_place_of_a_window_is_as_likely_as_any_other():
 
 def test_whole_maps_have_one_place():
     data = PairedMaps(placed(shape=(4, 6)))
-    assert (data.window, data.places) == ((4, 6), (1, 1))
+    assert (data.window, data.positions) == ((4, 6), (1, 1))
     chosen = data.batch(3, 6, 0, True)
     assert not chosen.tops.any()
     assert not chosen.lefts.any()
@@ -189,7 +189,7 @@ def test_told_by_others_only_the_picture_changes():
     assert torch.equal(own.tops, other.tops)
     assert torch.equal(other.labels, by % 3)
     (condition,) = data.conditions(["map"])
-    mine, theirs = (read(condition.tokens(told)) for told in (own, other))
+    mine, theirs = (read(condition.tokens(conditioning)) for conditioning in (own, other))
     assert (theirs[0] == by[:, None]).all()
     assert all(torch.equal(a, b) for a, b in zip(mine[1:], theirs[1:]))  # the same view and places
 
@@ -234,13 +234,13 @@ def test_the_fingerprint_follows_both_maps():
     assert PairedMaps(placed(), {"map": placed()}).fingerprint in marks
 
 
-@pytest.mark.parametrize(("maps", "others", "window", "said"), [
-    (placed(), {}, 7, "a window of 7 codes does not fit maps of 6x6"),
+@pytest.mark.parametrize(("maps", "others", "window", "expected"), [
+    (placed(), {}, 7, "A window of 7 codes does not fit maps of 6x6"),
     (placed(), {"map": placed(5)}, 0, "codes/map holds 5 pictures, the codes to model 12"),
     (placed(), {"map": placed(shape=(9, 9))}, 0, r"codes/map has maps of \(9, 9\)"),
 ])
-def test_what_does_not_go_together_is_named(maps, others, window, said):
-    with pytest.raises(CodesError, match=said):
+def test_what_does_not_go_together_is_named(maps, others, window, expected):
+    with pytest.raises(CodesError, match=expected):
         PairedMaps(maps, others, window)
 
 

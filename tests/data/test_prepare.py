@@ -2,7 +2,9 @@
 
 import csv
 import filecmp
+import io
 import os
+import tarfile
 
 import datasets
 import numpy as np
@@ -205,8 +207,8 @@ def test_pairs_that_lie_otherwise_than_their_picture_are_noted(tmp_path):
     (tmp_path / "data" / "metadata.jsonl").write_text("".join(rows))
     report = prepare(tmp_path / "data", tmp_path / "out", params(), 0)
     assert not report.rejected
-    said = [note for note in report.notes if "EXIF" in note]
-    assert said == [
+    exif_notes = [note for note in report.notes if "EXIF" in note]
+    assert exif_notes == [
         "EXIF turns 0.png and 2 more but not the segmentation, which lay on its side and was turned with it.",
         "EXIF turns or mirrors 3.png and 1 more, and the segmentation has no EXIF and fits either way: it is taken "
         "as upright; where it lies as the picture is stored, remove the orientation from the picture's EXIF."]
@@ -278,6 +280,25 @@ def test_tables_are_read_too(folder, tmp_path):
         assert report.counts == plain.counts
         first, second = (datasets.load_from_disk(str(tmp_path / name / "train")) for name in ("plain", "out"))
         assert sorted(first["sha"]) == sorted(second["sha"])
+
+
+def test_webdataset_archives_are_read_too(folder, tmp_path):
+    files = sorted(folder.rglob("*.png"))
+    (tmp_path / "tars").mkdir()
+    for name, part in (("train-0000.tar", files[:5]), ("train-0001.tar", files[5:9]), ("val-0000.tar", files[9:])):
+        with tarfile.open(tmp_path / "tars" / name, "w") as archive:
+            for file in part:
+                for suffix, content in (("png", file.read_bytes()), ("cls", str(int("cats" in str(file))).encode())):
+                    member = tarfile.TarInfo(f"{file.stem}.{suffix}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    report = prepare(tmp_path / "tars", tmp_path / "out", params(), 0)
+    assert (report.classes, report.counts) == (["0", "1"], {"train": 9, "validation": 3})
+    prepare(folder, tmp_path / "plain", params(), 0)
+    found, plain = ({sha: label for split in ("train", "validation")
+                     for sha, label in zip(*(datasets.load_from_disk(str(tmp_path / name / split))[column]
+                                             for column in ("sha", "label")))} for name in ("out", "plain"))
+    assert found == {sha: 1 - label for sha, label in plain.items()}  # cats are 1 in the archives, 0 in the folder
 
 
 def test_tables_without_pictures(tmp_path):

@@ -16,8 +16,8 @@ from tests.plain import plain_values
 
 from tesserae.data.decoding import decode
 from tesserae.data.listing import list_source
-from tesserae.data.prepare import SHARDS, aside_of, decode_shards, main, prepare
-from tesserae.data.workers import MOST, pieces_of
+from tesserae.data.prepare import CHECKSUM, SHARDS, aside_of, decode_shards, main, prepare
+from tesserae.data.workers import MAX_ITEMS, pieces_of
 from tesserae.errors import DiskFullError
 from tesserae.params import PrepareParams
 
@@ -88,7 +88,7 @@ def test_pieces_hold_every_picture_once_in_whole_batches(count, least, multiple)
     assert found[-1].stop == count
     assert all(one.stop == next_.start for one, next_ in pairwise(found))
     assert all(len(piece) % multiple == 0 and len(piece) >= least for piece in found[:-1])
-    assert max(map(len, found)) < MOST + multiple
+    assert max(map(len, found)) < MAX_ITEMS + multiple
 
 
 def test_in_one_shard_or_many_the_set_and_the_report_are_the_same(data, tmp_path, monkeypatch):
@@ -126,14 +126,15 @@ def test_a_stop_loses_one_shard_and_the_next_run_makes_the_same_set(data, tmp_pa
 
 @pytest.mark.parametrize(("change", "again"), [
     ("nothing", 0), ("a picture", 1), ("a mask", 1), ("its time", 1), ("all classes", 9), ("one more at the end", 1),
-    ("one more at the start", 10), ("the size", 9), ("the code", 9), ("a half of a file", 1)])
+    ("one more at the start", 10), ("the size", 9), ("the code", 9), ("a half of a file", 1),
+    ("a byte of a file", 1), ("no checksum", 1)])
 def test_shards_of_other_files_or_otherwise_decoded_are_not_taken_up(data, tmp_path, decoded, monkeypatch, change,
                                                                      again):
     with pytest.raises(KeyboardInterrupt):
         prepare(data, tmp_path / "out", params(), 0, stopped_at(COUNT + 1))
     decoded.clear()
     changes, picture, mask = {}, data / "a" / "00.png", data / "masks" / "00.png"
-    kept = sorted((aside_of(tmp_path / "out") / SHARDS).iterdir())
+    kept = sorted((aside_of(tmp_path / "out") / SHARDS).glob("*.arrow"))
     assert len(kept) == 9
     if change == "a picture":
         draw(picture, 1000)
@@ -155,6 +156,12 @@ def test_shards_of_other_files_or_otherwise_decoded_are_not_taken_up(data, tmp_p
         monkeypatch.setattr("tesserae.data.prepare.code_of", lambda *_: "another")
     elif change == "a half of a file":
         kept[0].write_bytes(kept[0].read_bytes()[:300])
+    elif change == "a byte of a file":
+        content = bytearray(kept[0].read_bytes())
+        content[len(content) // 2] ^= 1
+        kept[0].write_bytes(content)
+    elif change == "no checksum":
+        kept[0].with_suffix(CHECKSUM).unlink()
     report = prepare(data, tmp_path / "out", params(**changes), 0)
     assert -(-len(decoded) // 10) == again
     fresh = prepare(data, tmp_path / "fresh", params(**changes), 0)
@@ -224,7 +231,7 @@ def test_a_full_disk_is_a_sentence_and_whole_shards_are_kept(data, tmp_path, dec
     monkeypatch.setattr(datasets.Dataset, "map", full)
     with pytest.raises(DiskFullError, match=r"shards/0000.*could not be written: free some space, then run again"):
         prepare(data, tmp_path / "out", params(), 0)
-    assert len(list((aside_of(tmp_path / "out") / SHARDS).iterdir())) == 1
+    assert len(list((aside_of(tmp_path / "out") / SHARDS).glob("*.arrow"))) == 1
     decoded.clear()
     prepare(data, tmp_path / "out", params(), 0)
     assert len(decoded) == COUNT - 10

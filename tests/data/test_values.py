@@ -80,7 +80,7 @@ def by_number(splits, read):
 def depth_of(splits, column="depth"):
     """Depth as the network reads it, (H,W) in 0 to 1, by number."""
     view = make_view("depth", column, *splits)
-    read = lambda pictures, indices: (view.seen(view.stored(pictures, indices))[:, 0] + 1) / 2  # noqa: E731
+    read = lambda pictures, indices: (view.network_input(view.raw(pictures, indices))[:, 0] + 1) / 2  # noqa: E731
     return {number: part.numpy() for number, part in by_number(splits, read).items()}
 
 
@@ -95,7 +95,7 @@ def noted(report, wanted):
 # ------------------------------------------------------------------ pictures
 
 
-@pytest.mark.parametrize(("picture", "black", "white", "said"), [
+@pytest.mark.parametrize(("picture", "black", "white", "expected"), [
     (lambda n: whole(grey(n) * 16), 0, 4095, "whole numbers from 0 to 4,080; 0 to 4,095 is black to white"),
     (lambda n: whole(grey(n) * 257), 0, 65535, ""),
     (lambda n: whole(27_000 + grey(n) * 12), 27_000, 30_060, "27,000 to 30,060 is black to white"),
@@ -105,14 +105,14 @@ def noted(report, wanted):
     (lambda n: floats(grey(n)), 0, 255, "floats from 0 to 255;"),
     (lambda n: floats(grey(n) * (n + 1)), 0, 2040, "floats from 0 to 2,040;"),
 ], ids=["12 bits", "16 bits", "thermal", "signed", "up to 1", "around 0", "up to 255", "up to anything"])
-def test_pictures_have_one_scale(tmp_path, picture, black, white, said):
+def test_pictures_have_one_scale(tmp_path, picture, black, white, expected):
     report, splits = prepared(tmp_path, picture)
     for number, pixels in pixels_of(splits).items():
         values = np.asarray(picture(number), np.float64)
         assert np.abs(pixels - (values - black) / (white - black) * 255).max() <= 1
-    noted(report, said) if said else None
-    assert len(report.notes) == bool(said)
-    assert report.ranges == ({} if not said else report.ranges | {"image_black": black, "image_white": white})
+    noted(report, expected) if expected else None
+    assert len(report.notes) == bool(expected)
+    assert report.ranges == ({} if not expected else report.ranges | {"image_black": black, "image_white": white})
 
 
 def test_pictures_of_8_bits_stay_beside_deeper_ones(tmp_path):
@@ -207,18 +207,18 @@ def test_depth_fills_its_range(tmp_path, pair, white, error):
     assert ("depth_white" in report.ranges) == (white not in (255, 65535))
 
 
-@pytest.mark.parametrize(("hole", "said"), [
+@pytest.mark.parametrize(("hole", "expected"), [
     (0, r"25 % of depth's pixels are 0, the usual mark for no measurement"),
     (65535, r"25 % of depth's pixels are 65,535, far from all others, as no measurement often is"),
 ], ids=["0", "65535"])
-def test_holes_of_whole_numbers_are_named_and_stay_sharp(tmp_path, hole, said):
+def test_holes_of_whole_numbers_are_named_and_stay_sharp(tmp_path, hole, expected):
     def pair(number):
         values = 2000 + grey(number, 64) * 8
         values[16:48, 16:48] = hole
         return whole(values)
 
     report, splits = prepared(tmp_path, partial(picture_of, 64), "depth", pair)
-    noted(report, said)
+    noted(report, expected)
     for depth in depth_of(splits).values():
         near, far = depth[4:12, 4:12], np.delete(depth.reshape(-1), inside(4, 12))
         assert (near == (1 if hole else 0)).all()
@@ -327,16 +327,16 @@ def millimetres(tmp_path):
 
 def test_depth_from_elsewhere_has_the_models_scale(tmp_path, millimetres):
     save(whole(np.full((SIDE, SIDE), 2250)), tmp_path / "mine", "a")
-    for stored in (read_condition(tmp_path / "mine" / "a.png", millimetres, (SIDE, SIDE)),
+    for raw in (read_condition(tmp_path / "mine" / "a.png", millimetres, (SIDE, SIDE)),
                    large_conditions("mine", {"depth": millimetres}, (SIDE, 2 * SIDE), 1, 0,
                                     pictures_of(image=smooth(2)), tmp_path)[0]["depth"]):
-        assert (stored == round(2250 / 4500 * 65535)).all()
-        assert millimetres.seen(stored).abs().max() < 1e-3
+        assert (raw == round(2250 / 4500 * 65535)).all()
+        assert millimetres.network_input(raw).abs().max() < 1e-3
     save(Image.fromarray(np.full((SIDE, SIDE), 51, np.uint8)), tmp_path, "eight")  # a share of the range
     assert (read_condition(tmp_path / "eight.png", millimetres, (SIDE, SIDE)) == 51 * 257).all()
 
 
-@pytest.mark.parametrize(("picture", "said"), [
+@pytest.mark.parametrize(("picture", "expected"), [
     (floats(np.full((SIDE, SIDE), 2.25)), r"holds floats, and depth was trained on whole numbers from 0 to 4,500"),
     (whole(np.full((SIDE, SIDE), 22_500)), r"holds 22,500 to 22,500, and depth was trained on 0 to 4,500"),
     (colours(0), r"has colours \(packed or rendered\), and depth is one number a pixel: save the numbers as grey"),
@@ -344,12 +344,12 @@ def test_depth_from_elsewhere_has_the_models_scale(tmp_path, millimetres):
     (Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 4), dtype=np.uint8)), "has colours"),
     (Image.merge("LA", [colours(0).convert("L")] * 2), "has a transparency that varies beside its depth"),
 ], ids=["floats", "tenths", "rendered", "palette", "packed", "packed in LA"])
-def test_other_depth_from_elsewhere_is_refused(tmp_path, millimetres, picture, said):
+def test_other_depth_from_elsewhere_is_refused(tmp_path, millimetres, picture, expected):
     name = save(picture, tmp_path / "mine", "strange")
     for read in (lambda: read_condition(tmp_path / "mine" / name, millimetres, (SIDE, SIDE)),
                  lambda: large_conditions("mine", {"depth": millimetres}, (SIDE, SIDE), 1, 0,
                                           pictures_of(image=smooth(2)), tmp_path)):
-        with pytest.raises(TesseraeError, match=f"strange.* {said}") as caught:
+        with pytest.raises(TesseraeError, match=f"strange.* {expected}") as caught:
             read()
         assert "\n" not in str(caught.value)
 
@@ -376,9 +376,9 @@ def test_models_without_a_scale_still_load(tmp_path):
     config = VQGANConfig(view="depth", column="depth", in_channels=1, out_channels=1, channels=8, channel_mult=(1,),
                          res_blocks=1, patch=4, attention=False, z_channels=8, codebook_size=4, codebook_dim=4)
     VQGAN(config).save_pretrained(tmp_path / "model")
-    said = json.loads((tmp_path / "model" / "config.json").read_text())
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(
-        json.dumps({key: value for key, value in said.items() if not key.endswith("_range")}))
+        json.dumps({key: value for key, value in config.items() if not key.endswith("_range")}))
     view = view_of(VQGAN.from_pretrained(tmp_path / "model").config)
     save(whole(np.full((SIDE, SIDE), 30_000)), tmp_path, "mine")
     assert (read_condition(tmp_path / "mine.png", view, (SIDE, SIDE)) == 30_000).all()
@@ -468,11 +468,11 @@ def test_paired_pictures_have_the_views_channels(tmp_path, modes, kind, channels
     assert not report.rejected
     view = make_view(kind, "photo", *splits)
     for pictures in splits:
-        seen = view.seen(view.stored(pictures, range(len(pictures))))
-        assert seen.shape == (len(pictures), channels, SIDE, SIDE)
-        assert view.drawn(seen).shape == pictures.look("photo", range(len(pictures))).shape
+        x = view.network_input(view.raw(pictures, range(len(pictures))))
+        assert x.shape == (len(pictures), channels, SIDE, SIDE)
+        assert view.rendered(x).shape == pictures.look("photo", range(len(pictures))).shape
     if kind == "image":
-        for number, part in by_number(splits, view.stored).items():
+        for number, part in by_number(splits, view.raw).items():
             mode = modes[number % len(modes)]
             given = np.asarray(in_mode(mode, number).convert("RGB")) if mode != "I;16" else grey(number)[..., None]
             assert np.abs(part.permute(1, 2, 0).numpy() - given.astype(float)).max() <= 1

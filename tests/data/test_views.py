@@ -47,19 +47,19 @@ def test_every_kind_is_tried_here():
 def test_shapes_and_ranges(pictures, kind, column):
     view = make_view(kind, column, pictures)
     assert (view.kind, view.column) == (kind, column)
-    stored = view.stored(pictures, [3, 0])
-    assert stored.shape[0] == 2
-    assert stored.shape[2:] == (SIDE, SIDE)
-    assert not stored.is_floating_point()
-    seen = view.seen(stored)
-    assert seen.shape == (2, view.channels, SIDE, SIDE)
-    assert seen.dtype == torch.float32
-    assert -1 <= seen.min() < seen.max() <= 1
-    assert torch.equal(seen[1], view.seen(view.stored(pictures, [0]))[0])
-    for made in (seen, 5 * torch.randn(seen.shape)):  # a decoder's output keeps to no range
-        drawn = view.drawn(made)
-        assert drawn.shape == (2, 3, SIDE, SIDE)
-        assert -1 <= drawn.min() <= drawn.max() <= 1
+    raw = view.raw(pictures, [3, 0])
+    assert raw.shape[0] == 2
+    assert raw.shape[2:] == (SIDE, SIDE)
+    assert not raw.is_floating_point()
+    x = view.network_input(raw)
+    assert x.shape == (2, view.channels, SIDE, SIDE)
+    assert x.dtype == torch.float32
+    assert -1 <= x.min() < x.max() <= 1
+    assert torch.equal(x[1], view.network_input(view.raw(pictures, [0]))[0])
+    for made in (x, 5 * torch.randn(x.shape)):  # a decoder's output keeps to no range
+        rendered = view.rendered(made)
+        assert rendered.shape == (2, 3, SIDE, SIDE)
+        assert -1 <= rendered.min() <= rendered.max() <= 1
 
 
 @pytest.mark.parametrize(("kind", "column"), COLUMNS)
@@ -75,23 +75,23 @@ def test_a_networks_config_tells_its_view(pictures, kind, column):
 
 @pytest.mark.parametrize(("kind", "column"), COLUMNS)
 def test_a_view_is_mirrored_as_its_picture_is(pictures, kind, column):
-    """Stored forms are mirrored where they lie: what is computed from a mirrored picture must be that."""
+    """Raw forms are mirrored as they are: what is computed from a mirrored picture must be that."""
     view = make_view(kind, column, pictures)
-    stored = view.stored(pictures, range(COUNT))
-    assert torch.equal(view.seen(stored.flip(-1)), view.seen(stored).flip(-1))
+    raw = view.raw(pictures, range(COUNT))
+    assert torch.equal(view.network_input(raw.flip(-1)), view.network_input(raw).flip(-1))
     if view.of_picture(uniform(0, 0, 0)) is not None:
         images = pictures.batch(range(COUNT), column)
         mirrored = view.of_picture(images.flip(-1)).int()
-        assert (mirrored - stored.flip(-1).int()).abs().max() <= 1  # sums round in another order
+        assert (mirrored - raw.flip(-1).int()).abs().max() <= 1  # sums round in another order
 
 
 @pytest.mark.parametrize(("kind", "column"), COLUMNS)
 def test_measures_know_what_is_perfect(pictures, kind, column):
     view = make_view(kind, column, pictures)
-    seen = view.seen(view.stored(pictures, range(COUNT)))
+    x = view.network_input(view.raw(pictures, range(COUNT)))
     lpips = lambda x, y: (x - y).abs().mean((1, 2, 3))  # noqa: E731
-    perfect = view_metrics(view, seen, seen, lpips)
-    worse = view_metrics(view, seen.roll(1, 0), seen, lpips)
+    perfect = view_metrics(view, x, x, lpips)
+    worse = view_metrics(view, x.roll(1, 0), x, lpips)
     assert view.judged in perfect
     assert all(values.shape == (COUNT,) for values in perfect.values())
     assert perfect[view.judged].abs().max() < 1e-6
@@ -111,36 +111,36 @@ def test_what_can_be_computed_from_a_picture(pictures):
     images = pictures.batch(range(COUNT))
     assert torch.equal(Picture().of_picture(images), images)
     for view in (Edges(), LowResolution()):
-        assert torch.equal(view.of_picture(images), view.stored(pictures, range(COUNT)))
+        assert torch.equal(view.of_picture(images), view.raw(pictures, range(COUNT)))
     for view in (Picture("photo"), Depth("depth"), Classes("segmentation", PALETTE)):
         assert view.of_picture(images) is None
 
 
-def test_viewed_pictures_are_seen_and_looked_at(pictures):
+def test_viewed_pictures_are_network_input_and_pictures_to_look_at(pictures):
     viewed = Viewed(pictures, make_view("segmentation", "segmentation", pictures))
     assert (len(viewed), viewed.size) == (COUNT, SIDE)
     colours = torch.tensor(PALETTE, dtype=torch.uint8)[torch.from_numpy(masks()[[4, 1]]).long()]
     assert torch.equal(viewed.batch([4, 1]), colours.permute(0, 3, 1, 2))
-    assert torch.equal(viewed.seen([2]).argmax(1)[0], torch.from_numpy(masks()[2]).long())
+    assert torch.equal(viewed.network_input([2]).argmax(1)[0], torch.from_numpy(masks()[2]).long())
     plain = Viewed(pictures, Picture())
     assert torch.equal(plain.batch([2]), pictures.batch([2]))
-    assert torch.equal(plain.seen([2]), to_unit(pictures.batch([2])))
+    assert torch.equal(plain.network_input([2]), to_unit(pictures.batch([2])))
 
 
 # ------------------------------------------------------------------ classes
 
 
-def test_classes_are_one_hot_and_drawn_in_their_colours(pictures):
+def test_classes_are_one_hot_and_rendered_in_their_colours(pictures):
     view = make_view("segmentation", "segmentation", pictures)
     assert view.colours == PALETTE
-    seen = view.seen(view.stored(pictures, range(COUNT)))
+    x = view.network_input(view.raw(pictures, range(COUNT)))
     truth = torch.from_numpy(masks()).long()
-    assert torch.equal(seen.sum(1), torch.ones(COUNT, SIDE, SIDE))
-    assert set(seen.unique().tolist()) == {0, 1}
-    assert torch.equal(seen.argmax(1), truth)
+    assert torch.equal(x.sum(1), torch.ones(COUNT, SIDE, SIDE))
+    assert set(x.unique().tolist()) == {0, 1}
+    assert torch.equal(x.argmax(1), truth)
     colours = torch.tensor(PALETTE)[truth].permute(0, 3, 1, 2)
-    for made in (seen, 9 * seen + torch.rand(seen.shape)):  # one-hot, or logits with the same largest
-        assert torch.equal(((view.drawn(made) + 1) * 127.5).round().long(), colours)
+    for made in (x, 9 * x + torch.rand(x.shape)):  # one-hot, or logits with the same largest
+        assert torch.equal(((view.rendered(made) + 1) * 127.5).round().long(), colours)
 
 
 def test_masks_without_a_palette_get_colours_far_apart():
@@ -157,7 +157,7 @@ def test_all_splits_together_decide_the_classes():
     assert make_view("segmentation", "segmentation", many, few).colours == PALETTE
     narrow = make_view("segmentation", "segmentation", few)
     with pytest.raises(PicturesError, match=r"holds the index 2, and this VQGAN's classes are 0 to 1: .* dvc repro"):
-        narrow.stored(many, [0])  # it is no other class
+        narrow.raw(many, [0])  # it is no other class
 
 
 def with_void(count=COUNT, classes=3, void=255):
@@ -174,25 +174,25 @@ def test_void_is_no_class_where_the_parameter_says_so(highest):
     view = make_view("segmentation", "segmentation", pictures, ignore_index=255)
     assert view.channels == highest + 1
     assert make_view("segmentation", "segmentation", pictures).channels == 256
-    seen = view.seen(view.stored(pictures, range(COUNT)))
-    assert (seen[..., :SIDE // 3] == 0).all()  # no channel is set
-    assert (seen[..., SIDE // 3:].sum(1) == 1).all()
-    drawn = ((view.drawn(seen) + 1) * 127.5).round()
-    assert (drawn[..., :SIDE // 3] == 0).all()  # black
-    assert view.legend(view.drawn(seen))[-1] == ("void", (0, 0, 0))
-    assert (view.targets(view.stored(pictures, range(COUNT)))[..., :SIDE // 3] == -100).all()  # as torch's losses
+    x = view.network_input(view.raw(pictures, range(COUNT)))
+    assert (x[..., :SIDE // 3] == 0).all()  # no channel is set
+    assert (x[..., SIDE // 3:].sum(1) == 1).all()
+    rendered = ((view.rendered(x) + 1) * 127.5).round()
+    assert (rendered[..., :SIDE // 3] == 0).all()  # black
+    assert view.legend(view.rendered(x))[-1] == ("void", (0, 0, 0))
+    assert (view.targets(view.raw(pictures, range(COUNT)))[..., :SIDE // 3] == -100).all()  # as torch's losses
 
 
 @pytest.mark.parametrize("void", [0, 1, 255])
 def test_what_is_painted_over_void_changes_no_measure(void):
     pictures = pictures_of(image=smooth(COUNT), segmentation=with_void(void=void))
     view = make_view("segmentation", "segmentation", pictures, ignore_index=void)
-    seen = view.seen(view.stored(pictures, range(COUNT)))
-    made = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0))
-    other = torch.where(seen.any(1, keepdim=True), made, made.roll(1, 1))
-    first, second = view.measures(made, seen), view.measures(other, seen)
+    x = view.network_input(view.raw(pictures, range(COUNT)))
+    made = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    other = torch.where(x.any(1, keepdim=True), made, made.roll(1, 1))
+    first, second = view.measures(made, x), view.measures(other, x)
     assert all(torch.equal(first[name], second[name]) for name in ("error", "pixel_accuracy", "miou"))
-    perfect = view.measures(torch.where(seen.any(1, keepdim=True), 5 * seen, made), seen)
+    perfect = view.measures(torch.where(x.any(1, keepdim=True), 5 * x, made), x)
     assert perfect["error"].abs().max() == 0
     assert perfect["miou"].min() == 1
 
@@ -233,17 +233,17 @@ def test_masks_with_palettes_go_by_any_name():
     assert make_view("segmentation", "parts", pictures).channels == 3
 
 
-@pytest.mark.parametrize(("ignore_index", "highest", "said"), [
+@pytest.mark.parametrize(("ignore_index", "highest", "expected"), [
     (-1, 255, ["vqgan.layout.ignore_index: 255 leaves", "occur in no mask"]),
     (255, 255, []), (255, 2, ["vqgan.layout.ignore_index = 255 occurs in no mask"]), (-1, 2, []),
 ])
-def test_what_is_said_before_training(ignore_index, highest, said):
+def test_notes_before_training(ignore_index, highest, expected):
     found = with_void() if highest == 255 else masks()
     pictures = pictures_of(image=smooth(COUNT), segmentation=found)
     view = make_view("segmentation", "segmentation", pictures, ignore_index=ignore_index)
     notes = view.notes([pictures], "vqgan.layout")
-    assert len(notes) == len(said)
-    assert all(words in note for words, note in zip(said, notes))
+    assert len(notes) == len(expected)
+    assert all(words in note for words, note in zip(expected, notes))
 
 
 def test_nothing_but_void_is_refused():
@@ -269,25 +269,25 @@ def test_depth_keeps_sixteen_bits():
     steps = np.array([[0, 1], [30000, 65535]], dtype=np.uint16).repeat(8, 0).repeat(8, 1)
     pictures = pictures_of(image=smooth(1), depth=[steps])
     view = make_view("depth", "depth", pictures)
-    seen = view.seen(view.stored(pictures, [0]))[0, 0, ::8, ::8].flatten()
-    assert seen.tolist() == pytest.approx([-1, 2 / 65535 - 1, 60000 / 65535 - 1, 1], abs=1e-7)
-    assert seen[1] > seen[0]
+    x = view.network_input(view.raw(pictures, [0]))[0, 0, ::8, ::8].flatten()
+    assert x.tolist() == pytest.approx([-1, 2 / 65535 - 1, 60000 / 65535 - 1, 1], abs=1e-7)
+    assert x[1] > x[0]
 
 
 def test_depth_of_eight_bits_has_the_same_range():
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     pictures = pictures_of(image=smooth(1), depth=[levels])
-    seen = Depth("depth").seen(Depth("depth").stored(pictures, [0])).flatten()
-    torch.testing.assert_close(seen, torch.linspace(-1, 1, 256))
-    drawn = Depth("depth").drawn(seen.view(1, 1, 16, 16))
-    assert torch.equal(drawn[:, 0], drawn[:, 2])
+    x = Depth("depth").network_input(Depth("depth").raw(pictures, [0])).flatten()
+    torch.testing.assert_close(x, torch.linspace(-1, 1, 256))
+    rendered = Depth("depth").rendered(x.view(1, 1, 16, 16))
+    assert torch.equal(rendered[:, 0], rendered[:, 2])
 
 
 # ------------------------------------------------------------------ edges and small pictures
 
 
 def edges_of(images):
-    return Edges().seen(Edges().of_picture(images))[:, 0]
+    return Edges().network_input(Edges().of_picture(images))[:, 0]
 
 
 def test_a_step_is_a_strong_edge_and_a_plain_picture_has_none():

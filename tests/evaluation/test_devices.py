@@ -104,7 +104,7 @@ def test_codes_are_compared_where_they_are(gpu):
 
 def test_reconstructions_are_measured_where_the_model_is(gpu):
     model, lpips = gpu.vqgan.to(gpu.device), gpu.vgg.to(gpu.device)
-    x = view_of(model.config).seen(torch.zeros(4, 3, 64, 64, dtype=torch.uint8).to(gpu.device))
+    x = view_of(model.config).network_input(torch.zeros(4, 3, 64, 64, dtype=torch.uint8).to(gpu.device))
     with Watch() as watch:
         found = images.picture_metrics(model.decode_latents(model.latents(x)), x, lpips)
     assert {values.device.type for values in found.values()} == watch.devices == {"cuda"}

@@ -49,7 +49,7 @@ class Some:
     def __len__(self):
         return len(self.chosen)
 
-    def batch(self, indices, column="image", form="stored"):
+    def batch(self, indices, column="image", form="raw"):
         return self.pictures.batch([self.chosen[index] for index in indices], column, form)
 
     def fingerprint_of(self, column):

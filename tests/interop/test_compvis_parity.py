@@ -110,13 +110,13 @@ def test_masks_are_read_and_shown_as_those_of_own_models():
     ours, inputs = load_vqgan(given, theirs.state_dict()), masks()
     view = view_of(ours.config)
     assert (view.kind, view.channels, ours.config.column) == ("segmentation", CLASSES, "segmentation")
-    assert torch.equal(view.seen(inputs.argmax(1, keepdim=True).to(torch.uint8)), inputs)
+    assert torch.equal(view.network_input(inputs.argmax(1, keepdim=True).to(torch.uint8)), inputs)
     assert len(set(view.colours)) == CLASSES
     with torch.no_grad():  # the reference's own colours, up to its scale
         shown = (theirs.to_rgb(inputs) + 1).movedim(1, -1).flatten(0, -2)
-    drawn = (view.drawn(inputs) + 1).movedim(1, -1).flatten(0, -2)
-    slope = drawn.std() / shown.std()
-    torch.testing.assert_close(drawn - drawn.mean(), slope * (shown - shown.mean()), atol=0.02, rtol=0)
+    rendered = (view.rendered(inputs) + 1).movedim(1, -1).flatten(0, -2)
+    slope = rendered.std() / shown.std()
+    torch.testing.assert_close(rendered - rendered.mean(), slope * (shown - shown.mean()), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize(("kind", "network", "params", "view"), [

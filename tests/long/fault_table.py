@@ -78,7 +78,7 @@ def interrupt(folder: Path) -> Seen:
 
 def two_at_once(folder: Path) -> Seen:
     trained(folder, steps=10)
-    with held(folder / "checkpoints", True):
+    with held(folder / "checkpoints", "a training"):
         said, steps = trained(folder)
     return said[-1], kept(steps)
 

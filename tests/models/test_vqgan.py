@@ -65,12 +65,12 @@ def test_a_vqgan_of_classes_gives_logits():
     with torch.no_grad():
         model.decoder.conv_out.weight.mul_(30)
     masks = torch.randint(5, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0))
-    seen = view.seen(masks)
-    logits = model.reconstruct(seen)
+    x = view.network_input(masks)
+    logits = model.reconstruct(x)
     assert logits.shape == (2, 5, 16, 16)
     assert logits.abs().max() > 2  # not cut off at 1, as pictures are
-    torch.testing.assert_close(logits, model(seen)[0], rtol=1e-4, atol=1e-4)
-    assert view.drawn(logits).shape == (2, 3, 16, 16)
+    torch.testing.assert_close(logits, model(x)[0], rtol=1e-4, atol=1e-4)
+    assert view.rendered(logits).shape == (2, 3, 16, 16)
 
 
 @pytest.mark.parametrize("quantizer", ["nearest", "ema", "simvq", "fsq", "lfq", "gumbel"])

@@ -212,7 +212,7 @@ def test_the_command_leaves_data_alone(tmp_path):
     second = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "stays as it is" in second.stdout
     assert (tmp_path / "data" / "metadata.jsonl").read_text() == "mine"
-    (tmp_path / "params.yaml").write_text("seed: 0")
+    (tmp_path / "params.yaml").write_text("scenes: {count: few}")
     broken = subprocess.run([*command, "--out", str(tmp_path / "new")], capture_output=True, text=True, check=False)
     assert broken.returncode == 1
     assert broken.stderr.count("\n") == 1

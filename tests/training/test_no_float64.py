@@ -138,7 +138,7 @@ def test_a_set_is_encoded_and_its_codebook_looked_at(pictures, tmp_path):
     with NoFloat64() as mode:
         model = tiny_vqgan().eval().to(DEVICE)
         encode_pieces(model, train, 16, tmp_path, OnStandIn(cpu=True))
-        images = view_of(model.config).seen(view_of(model.config).stored(train, range(8)).to(DEVICE))
+        images = view_of(model.config).network_input(view_of(model.config).raw(train, range(8)).to(DEVICE))
         codes = model.encode(images)
         assert on_device(codes)
         assert usage_statistics(torch.bincount(codes.flatten(), minlength=K))["usage"] > 0

@@ -97,7 +97,7 @@ def save_codes(folder: str | Path, split: str, indices: Tensor | Sequence[np.nda
         file.write(_header(tensors, {_KEY: json.dumps(about, sort_keys=True)}))
         for _, _, arrays in tensors.values():
             for array in arrays:
-                file.write(array.data)  # tofile would not say why it failed
+                file.write(array.data)  # tofile does not report why it fails
     return path
 
 
@@ -114,7 +114,7 @@ def _fingerprint(parts: Sequence[np.ndarray], shape: Sequence[int], labels: Tens
 
 
 def _header(tensors: Mapping[str, tuple[str, tuple[int, ...], Sequence[np.ndarray]]], about: dict[str, str]) -> bytes:
-    """What a safetensors file begins with: its length, then JSON that says where each tensor's bytes are.
+    """The head of a safetensors file: its length, then JSON with the range of each tensor's bytes.
 
     The library writes tensors that are in memory; the longest numbers come first in a file, as it has them.
     """

@@ -1,8 +1,8 @@
-"""Conditions of a transformer: each puts some tokens of a vocabulary of its own in front of the codes.
+"""Conditions of a transformer: each puts tokens of its own vocabulary in front of the codes.
 
-A condition is one small object: `length` tokens of `vocab` values, made of the `Conditioning` of the windows that
-are modelled. Several are laid one after the other, the second's tokens counted on from the first's
-vocabulary; without any there is one start token. A new one is a class here and its case in `conditions_of`.
+A condition is one small object: it makes `length` tokens of `vocab` values from the `Conditioning` of the windows
+that are modelled. Several conditions follow one another, and the second's tokens count on from the first's
+vocabulary; without any there is one start token. A new condition is a class here and a case in `conditions_of`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from tesserae.errors import TesseraeError
 
-PLACES = 32  # values that a coordinate takes, at most
+MAX_POSITIONS = 32  # values that a coordinate takes, at most
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What is known of B windows of pictures.
+    """What a transformer is conditioned on, for B windows of pictures.
 
     tops, lefts (B,) int64: of the window, in codes; shape: (h,w) of the whole maps; window: (h,w) of the windows.
     labels (B,) int64; maps: by name of the VQGAN, the whole maps of its codes (B,h',w'), int64.
@@ -62,8 +62,9 @@ class Label:
 class Coordinates:
     """Where the window lies between the map's edges: a token for its row and one for its column.
 
-    The first possible place is 0 and the last vocab / 2 - 1, whatever the map's size: so sky is above on a map
-    of any size (compare COCO-GAN, arXiv 1904.00284). At most PLACES values, no more than training knows places.
+    The first position is 0 and the last is vocab / 2 - 1, whatever the map's size: so sky is above on a map of any
+    size (compare COCO-GAN, arXiv 1904.00284). There are as many values as positions in training, at most
+    MAX_POSITIONS.
     """
 
     vocab: int  # of both, the column's counted on from the row's
@@ -71,11 +72,11 @@ class Coordinates:
     length = 2
 
     def tokens(self, given: Conditioning) -> Tensor:
-        places = self.vocab // 2
-        rooms = [max(1, side - window) for side, window in zip(given.shape, given.window)]
-        row, column = ((at * (places - 1) / room).round().long().clamp(0, places - 1)
-                       for at, room in zip((given.tops, given.lefts), rooms))
-        return torch.stack([row, column + places], dim=1)
+        positions = self.vocab // 2
+        largest = [max(1, side - window) for side, window in zip(given.shape, given.window)]
+        row, column = ((at * (positions - 1) / end).round().long().clamp(0, positions - 1)
+                       for at, end in zip((given.tops, given.lefts), largest))
+        return torch.stack([row, column + positions], dim=1)
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,13 @@ def make_prefix(conditions: Sequence[Condition], given: Conditioning) -> Tensor:
     parts, before = [], 0
     for condition in conditions:
         if isinstance(condition, Label) and given.labels is None:
-            raise TesseraeError("this transformer needs the class of every picture: say which.")
+            raise TesseraeError("The transformer needs the class of every picture: give labels.")
         if isinstance(condition, Codes) and condition.name not in given.maps:
-            raise TesseraeError(f"this transformer needs the codes of vqgan.{condition.name}: give its maps.")
+            raise TesseraeError(f"The transformer needs the codes of vqgan.{condition.name}: give its maps.")
         tokens = condition.tokens(given)
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < condition.vocab:
-            raise TesseraeError(f"the condition {condition.name!r} was given {int(tokens.min())} to "
-                                f"{int(tokens.max())}; this transformer knows 0 to {condition.vocab - 1} of it.")
+            raise TesseraeError(f"The values of condition {condition.name!r} run from {int(tokens.min())} to "
+                                f"{int(tokens.max())}, and this transformer knows 0 to {condition.vocab - 1}.")
         parts.append(tokens + before)
         before += condition.vocab
     return torch.cat(parts, dim=1)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,6 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from tesserae.data.masks import as_indices, file_maximum, is_lossy, is_mask, unscaled
 from tesserae.data.splitting import look_of
 from tesserae.data.values import (
     BYTE,
@@ -34,18 +31,24 @@ from tesserae.data.values import (
     Rejected,
     as_depth,
     as_grey,
+    as_indices,
     check_colours,
     coloured,
+    file_maximum,
     finished,
     fit_values,
     in_colours_of_16_bits,
     is_deep,
     is_depth,
+    is_lossy,
+    is_mask,
     kind_of,
     range_of,
     stored_values,
+    unscaled,
     values_of,
 )
+from tesserae.data.workers import Memory
 
 RASTER = ("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICNS", "ICO", "JPEG", "JPEG2000", "JXL", "PCX", "PNG", "PPM",
           "PSD", "QOI", "SGI", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM")  # HEIF, JXL: where there is a plugin
@@ -68,28 +71,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # what brings a picture of that orientation upright
 TURNED, UNSURE = "turned", "unsure"
-
-
-class Memory:
-    """Memory that threads have in common: work that needs more than is free waits for others to end."""
-
-    def __init__(self, total: int) -> None:
-        self._free, self._total = total, total
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def taken(self, amount: int) -> Iterator[None]:
-        """Around work that needs so many bytes; what needs more than there is works alone."""
-        amount = min(amount, self._total)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= amount)
-            self._free -= amount
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += amount
-                self._changed.notify_all()
 
 
 _PIXELS, _FILES = Memory(MEMORY), Memory(READING)  # of all threads
@@ -123,22 +104,23 @@ class Picture:
 
 
 Source = bytes | str | Path  # the content of a file, or where it lies
+Size = int | tuple[int, int]  # pixels a side, or (height, width)
 
 
-def decode(source: Source, size: int, fit: str, min_side: int,
+def decode(source: Source, size: Size, fit: str, min_side: int,
            pairs: Mapping[str, Source] | None = None) -> Picture | Rejected:
-    """Read, decode, turn upright, convert to RGB, resize to (size, size), hash. Never raises.
+    """Read, decode, turn upright, convert to RGB, resize, hash. Never raises.
 
     pairs: the files of the paired columns. Values of more than 8 bits are resized as they are.
     """
-    pairs = pairs or {}
+    pairs, longest = pairs or {}, size if isinstance(size, int) else max(size)
     try:
         with _FILES.taken(sum(map(_bytes_of, (source, *pairs.values())))):
             opened = _open(_content(source), min_side)
             needed = opened.width * opened.height * DEEP if pairs else 0
             width, height = opened.size  # of the file: JPEGs may come smaller
             if opened.format == "JPEG":  # decoded in a half, quarter or eighth of its size, by whole multiples
-                opened.draft(None, (max(ENOUGH, size), max(ENOUGH, size)))
+                opened.draft(None, (max(ENOUGH, longest), max(ENOUGH, longest)))
             with _PIXELS.taken(needed + memory_of(opened.width * opened.height, opened.mode)):
                 return _decoded(opened, (width, height), size, fit, pairs)
     except Rejected as reason:
@@ -159,7 +141,7 @@ def _bytes_of(source: Source) -> int:
     return 0 if isinstance(source, bytes) else os.path.getsize(source)
 
 
-def _decoded(opened: Image.Image, whole: tuple[int, int], size: int, fit: str,
+def _decoded(opened: Image.Image, whole: tuple[int, int], size: Size, fit: str,
              pairs: Mapping[str, Source]) -> Picture:
     """What `decode` makes of an opened picture, whose size in the file is `whole`."""
     (width, height), tiff, deep_colours = whole, tiff_orientation(opened), in_colours_of_16_bits(opened)
@@ -202,8 +184,8 @@ def upright(content: bytes) -> Image.Image:
     return turned_upright(unscaled(_loaded(opened), full))
 
 
-def decode_depth(content: bytes, size: int, fit: str) -> tuple[np.ndarray, str, Extent]:
-    """The bytes of a file of depth -> values (size,size) float32, NaN for holes; its kind; what its values run over.
+def decode_depth(content: bytes, size: Size, fit: str) -> tuple[np.ndarray, str, Extent]:
+    """The bytes of a file of depth -> values (H,W) float32, NaN for holes; its kind; what its values run over.
 
     Raises Rejected.
     """
@@ -226,21 +208,24 @@ def content_hash(picture: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def resize(picture: Image.Image, size: int, fit: str, how: Image.Resampling, padding) -> Image.Image:
-    """To (size, size). cover: cut the middle; contain: pad with `padding`; stretch: as it comes."""
-    width, height = picture.size
+def resize(picture: Image.Image, size: Size, fit: str, how: Image.Resampling, padding) -> Image.Image:
+    """To that size. cover: cut the middle; contain: pad with `padding`; stretch: as it comes."""
+    height, width = (size, size) if isinstance(size, int) else size
+    wide = picture.width * height > picture.height * width  # wider than what is wanted
     if fit == "stretch":
-        return picture.resize((size, size), how)
+        return picture.resize((width, height), how)
     if fit == "cover":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        return picture.resize((size, size), how, box=(left, top, left + side, top + side))
-    side = max(width, height)
-    inner = (max(1, round(width * size / side)), max(1, round(height * size / side)))
-    whole = Image.new(picture.mode, (size, size), padding)
+        across = picture.height * width / height if wide else picture.width
+        down = picture.height if wide else picture.width * height / width
+        left, top = (picture.width - across) / 2, (picture.height - down) / 2
+        return picture.resize((width, height), how, box=(left, top, left + across, top + down))
+    inner = (max(1, round(picture.width * height / picture.height)), height)
+    if wide:
+        inner = (width, max(1, round(picture.height * width / picture.width)))
+    whole = Image.new(picture.mode, (width, height), padding)
     if picture.mode == "P":
         whole.putpalette(picture.getpalette())
-    whole.paste(picture.resize(inner, how), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    whole.paste(picture.resize(inner, how), ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return whole
 
 
@@ -289,7 +274,7 @@ def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 class _Fitted(NamedTuple):
-    """One file, fitted. kind, extent: of its values, "" and None for indices; odd: what `beside` says."""
+    """One file, fitted. kind, extent: of its values, "" and None for indices; odd: from `beside`."""
 
     content: bytes
     kind: str = ""
@@ -297,16 +282,16 @@ class _Fitted(NamedTuple):
     odd: str = ""
 
 
-def _fit_picture(picture: Image.Image, size: int, fit: str) -> tuple[_Fitted, bytes]:
+def _fit_picture(picture: Image.Image, size: Size, fit: str) -> tuple[_Fitted, bytes]:
     """The picture fitted, padded with white, and its look."""
-    square = resize(to_rgb(picture) if is_deep(picture) else picture, size, fit, Image.Resampling.LANCZOS,
+    fitted = resize(to_rgb(picture) if is_deep(picture) else picture, size, fit, Image.Resampling.LANCZOS,
                     (255, 255, 255))
     if is_deep(picture):
-        return _fit_deep(picture, size, fit, padding=np.inf, marks=False), look_of(square)
-    return _Fitted(_png(square), *_about(square)), look_of(square)
+        return _fit_deep(picture, size, fit, padding=np.inf, marks=False), look_of(fitted)
+    return _Fitted(_png(fitted), *_about(fitted)), look_of(fitted)
 
 
-def _fit_pair(name: str, source: Source, stance: Stance, size: int, fit: str) -> _Fitted:
+def _fit_pair(name: str, source: Source, stance: Stance, size: Size, fit: str) -> _Fitted:
     """A paired picture, turned and fitted as its picture was: indices by nearest neighbour, all else smoothly."""
     try:
         content = _content(source)
@@ -334,7 +319,7 @@ def _numbers(pair: Image.Image, full: int | None, name: str) -> Image.Image:
     return unscaled(pair, full) if is_mask(name) or (is_depth(name) and (full or 0) > 255) else pair
 
 
-def _fit_values(name: str, pair: Image.Image, deep_colours: bool, size: int, fit: str) -> _Fitted:
+def _fit_values(name: str, pair: Image.Image, deep_colours: bool, size: Size, fit: str) -> _Fitted:
     """A paired picture that holds no indices, upright."""
     try:
         if is_depth(name):
@@ -357,13 +342,13 @@ def _in_one_channel(pair: Image.Image, deep_colours: bool) -> Image.Image:
         raise Rejected(f"{reason}, or name the column otherwise if it is a picture to look at") from None
 
 
-def _fit_deep(picture: Image.Image, size: int, fit: str, padding: float, marks: bool) -> _Fitted:
+def _fit_deep(picture: Image.Image, size: Size, fit: str, padding: float, marks: bool) -> _Fitted:
     values, kind = values_of(picture), kind_of(picture)
     fitted, found = fit_values(values, partial(_resize_values, size=size, fit=fit), padding, marks), Extent.of(values)
     return _Fitted(stored_values(fitted, found, kind), kind, found)
 
 
-def _resize_values(picture: Image.Image, padding: float, size: int, fit: str) -> Image.Image:
+def _resize_values(picture: Image.Image, padding: float, size: Size, fit: str) -> Image.Image:
     return resize(picture, size, fit, Image.Resampling.LANCZOS, padding)
 
 

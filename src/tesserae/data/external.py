@@ -22,10 +22,11 @@ from tesserae.errors import TesseraeError
 from tesserae.scenes.render import render_scene
 
 SCENES_SEED = 1 << 20  # landscapes that no training set holds
-Stored = dict[str, Tensor]  # by condition, (B,c,H,W) in the view's stored form
+Conditions = dict[str, Tensor]  # by condition, (B,c,H,W) in the view's raw form
 
 
-def external_condition(path: str, views: Mapping[str, View], size: tuple[int, int], root: Path | None) -> Stored:
+def external_condition(path: str, views: Mapping[str, View], size: tuple[int, int],
+                       root: Path | None) -> Conditions:
     """One condition for each view, (1,c,H,W), from the picture at `path`, or painted where that is "".
 
     {} where there is no path and a view for which nothing can be painted, or no view at all. Raises TesseraeError
@@ -41,7 +42,7 @@ def external_condition(path: str, views: Mapping[str, View], size: tuple[int, in
 
 
 def read_condition(path: Path, view: View, size: tuple[int, int]) -> Tensor:
-    """A user's picture as a view's stored form, (1,c,H,W): its middle, brought to `size` (height, width)."""
+    """A user's picture as a view's raw form, (1,c,H,W): its middle, brought to `size` (height, width)."""
     if isinstance(view, Classes):
         return read_layout(path, view.channels, view.colours, size, view.ignore_index,
                            view.void)[None, None].to(torch.uint8)
@@ -53,14 +54,14 @@ def read_condition(path: Path, view: View, size: tuple[int, int]) -> Tensor:
 
 
 def scene_conditions(views: Mapping[str, View], size: tuple[int, int], count: int,
-                     seed: int) -> tuple[Stored, list[str]]:
+                     seed: int) -> tuple[Conditions, list[str]]:
     """The conditions of landscapes rendered at any size, and their classes. Raises TesseraeError for other data."""
     others = [name for name, view in views.items() if isinstance(view, Classes) and not _of_scenes(view)]
     if others:
         raise TesseraeError("conditions_from = 'scenes' of highres renders landscapes, whose classes are not those "
                             f"of vqgan.{others[0]}: set it to held_out, or to a folder of pictures.")
     scenes = [render_scene(SCENES_SEED + seed, number, size) for number in range(count)]
-    stored: Stored = {}
+    raw: Conditions = {}
     for name, view in views.items():
         if isinstance(view, Classes):
             values = [scene.segmentation[None] for scene in scenes]
@@ -68,24 +69,24 @@ def scene_conditions(views: Mapping[str, View], size: tuple[int, int], count: in
             values = [np.rint(scene.depth * 65535).astype(np.int32)[None] for scene in scenes]
         else:
             values = [rearrange(scene.image, "h w c -> c h w") for scene in scenes]
-        stored[name] = torch.from_numpy(np.stack(values))
+        raw[name] = torch.from_numpy(np.stack(values))
         if not isinstance(view, Classes | Depth):
-            stored[name] = view.of_picture(stored[name])
-    return stored, [scene.label for scene in scenes]
+            raw[name] = view.of_picture(raw[name])
+    return raw, [scene.label for scene in scenes]
 
 
 def enlarged(view: View, pictures: Pictures, chosen: list[int], size: tuple[int, int]) -> Tensor:
-    """Conditions of pictures of the set, enlarged to cover `size`, the middle cut out: stored form (B,c,H,W)."""
-    stored = view.stored(pictures, chosen)
-    scale = max(side / own for side, own in zip(size, stored.shape[-2:]))
-    whole = [max(side, round(own * scale)) for side, own in zip(size, stored.shape[-2:])]
+    """Conditions of pictures of the set, enlarged to cover `size`, the middle cut out: raw form (B,c,H,W)."""
+    raw = view.raw(pictures, chosen)
+    scale = max(side / own for side, own in zip(size, raw.shape[-2:]))
+    whole = [max(side, round(own * scale)) for side, own in zip(size, raw.shape[-2:])]
     if view.smooth:
-        low, high = int(stored.min()), int(stored.max())
-        large = F.interpolate(stored.float(), whole, mode="bicubic", align_corners=False).round().clamp(low, high)
+        low, high = int(raw.min()), int(raw.max())
+        large = F.interpolate(raw.float(), whole, mode="bicubic", align_corners=False).round().clamp(low, high)
     else:
-        large = F.interpolate(stored.float(), whole, mode="nearest")
+        large = F.interpolate(raw.float(), whole, mode="nearest")
     top, left = ((own - side) // 2 for own, side in zip(whole, size))
-    return large[..., top:top + size[0], left:left + size[1]].to(stored.dtype)
+    return large[..., top:top + size[0], left:left + size[1]].to(raw.dtype)
 
 
 def _of_scenes(view: View) -> bool:
@@ -94,24 +95,22 @@ def _of_scenes(view: View) -> bool:
 
 def _read_rgb(path: Path, size: tuple[int, int], ranges: Ranges) -> Tensor:
     """(1,3,H,W) uint8, scaled to cover the size, the middle cut out; values beyond 8 bits by the scale of a set."""
-    content, side = _content(path), max(size)
-    found = decode(content, side, "cover", 1)
+    found = decode(_content(path), size, "cover", 1)
     if isinstance(found, Rejected):
         raise TesseraeError(f"{path} is refused ({found}): take a JPEG, PNG or WebP picture.")
-    square = torch.from_numpy(np.array(found.shown(ranges))).permute(2, 0, 1)[None]
-    return _middle(square, size)
+    return torch.from_numpy(np.array(found.shown(ranges))).permute(2, 0, 1)[None]
 
 
 def _read_depth(path: Path, view: Depth, size: tuple[int, int]) -> Tensor:
-    """(1,1,H,W) int32 in 0 to 65,535: by the scale that the view was trained on; 8 bits are shares of it."""
+    """(1,1,H,W) int32 in 0 to 65,535: by the scale that the view was trained on; 8 bits are fractions of it."""
     try:
-        values, kind, extent = decode_depth(_content(path), max(size), "cover")
+        values, kind, extent = decode_depth(_content(path), size, "cover")
     except Rejected as reason:
         has = str(reason).startswith(("has ", "holds "))  # a sentence that names the remedy
         raise TesseraeError(f"{path} {reason}." if has else
                             f"{path} cannot be read as depth ({reason}): save it as PNG.") from None
     black_white = (0.0, 255.0) if kind == BYTE else _scale_for(path, kind, extent, view.ranges)
-    return _middle(torch.from_numpy(scaled(values, black_white, int(FULL[1])).astype(np.int32))[None, None], size)
+    return torch.from_numpy(scaled(values, black_white, int(FULL[1])).astype(np.int32))[None, None]
 
 
 def _scale_for(path: Path, kind: str, extent: Extent, ranges: Ranges) -> tuple[float, ...]:
@@ -140,28 +139,22 @@ def _content(path: Path) -> bytes:
         raise TesseraeError(f"{path} cannot be read ({error.strerror}): name a picture.") from None
 
 
-def _middle(square: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle of squares (B,c,side,side), of that size."""
-    top, left = ((square.shape[-1] - own) // 2 for own in size)
-    return square[..., top:top + size[0], left:left + size[1]]
-
-
 def large_conditions(source: str, views: Mapping[str, View], size: tuple[int, int], count: int, seed: int,
-                     held_out: Pictures, root: Path) -> tuple[Stored, Tensor | None]:
+                     held_out: Pictures, root: Path) -> tuple[Conditions, Tensor | None]:
     """Conditions for `count` pictures of any size, and their classes (count,) or None.
 
     source: "scenes": landscapes rendered anew; "held_out": those of held-out pictures, enlarged; else the path of a
     picture, or of a folder of them. Raises TesseraeError where the source cannot give what a view needs.
     """
     if source == SCENES:
-        stored, labels = scene_conditions(views, size, count, seed)
+        raw, labels = scene_conditions(views, size, count, seed)
         known = {name: number for number, name in enumerate(held_out.class_names)}
-        return stored, torch.tensor([known.get(label, 0) for label in labels]) if known else None
+        return raw, torch.tensor([known.get(label, 0) for label in labels]) if known else None
     if source == HELD_OUT:
         chosen = [(2 * place + 1 + seed) * len(held_out) // (2 * count) % len(held_out) for place in range(count)]
         labels = None if held_out.labels is None else held_out.labels[chosen]
         return {name: enlarged(view, held_out, chosen, size) for name, view in views.items()}, labels
     paths = layout_files(root / source)
     used = [paths[number % len(paths)] for number in range(count)]
-    stored = {name: torch.cat([read_condition(path, view, size) for path in used]) for name, view in views.items()}
-    return stored, None if held_out.labels is None else torch.zeros(count, dtype=torch.int64)
+    raw = {name: torch.cat([read_condition(path, view, size) for path in used]) for name, view in views.items()}
+    return raw, None if held_out.labels is None else torch.zeros(count, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Layouts from outside the data set: a mask that a user has drawn, and one that is drawn here by hand, so to say.
+"""External layouts: a mask that a user has painted, and one that is painted here by random strokes.
 
 A layout is (H,W) int64, at each pixel the index of its class.
 """
@@ -16,19 +16,19 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from tesserae.data.decoding import to_rgb, upright
-from tesserae.data.masks import VOID, is_lossy
+from tesserae.data.palette import VOID
 from tesserae.data.regions import without_patches
-from tesserae.data.values import Rejected
+from tesserae.data.values import Rejected, is_lossy
 from tesserae.errors import TesseraeError
 from tesserae.scenes.names import SEGMENT_NAMES
 
 Palette = Sequence[Sequence[int]]  # (r, g, b) of each class, 0 to 255
 TOLERANCE = 12  # of colours, in `_LUMA_CHROMA`: so far a JPEG moves plain areas, and more
 SLIGHT = 6.5  # so little may be chance in a JPEG alone
-PLAIN, LEAST = 8, 0.25  # of a layout, at least that share of the pixels is so near to its class's colour
+PLAIN, MIN_PLAIN = 8, 0.25  # of a layout, at least that fraction of the pixels is so near to its class's colour
 _LUMA_CHROMA = np.array([[0.598, 1.174, 0.228], [-0.168736, -0.331264, 0.5],
                          [0.5, -0.418688, -0.081312]])  # RGB -> twice the luma, Cb, Cr, which JPEGs keep less well
-FINER = 4  # a drawn layout is painted that many times as large and then thinned: smooth outlines, no mixed pixels
+FINER = 4  # a layout is painted that many times as large and then subsampled: smooth outlines, no mixed pixels
 
 
 class LayoutError(TesseraeError, ValueError):
@@ -101,7 +101,7 @@ def _opened(path: Path) -> tuple[Image.Image, bool]:
 
 
 def _indices(picture: Image.Image) -> np.ndarray:
-    """(H,W) int64; transparency says nothing."""
+    """(H,W) int64; transparency is ignored."""
     return np.asarray(picture).reshape(picture.height, picture.width, -1)[..., 0].astype(np.int64)
 
 
@@ -147,7 +147,7 @@ def _by_colour(colours: np.ndarray, known: np.ndarray, lossy: bool, path: Path) 
         nearest[start:start + 4096] = squares.argmin(1)
         distance[start:start + 4096] = np.sqrt(squares.min(1))
     strange, unsure = int((distance > 1e-6)[place].sum()), float((distance > PLAIN)[place].mean())
-    if unsure > 1 - LEAST:
+    if unsure > 1 - MIN_PLAIN:
         raise LayoutError(f"{path} is no layout of these classes: {unsure:.0%} of it has the colour of none; "
                           "paint with their colours and save it as PNG, or save a grey picture of indices.")
     if strange:
@@ -192,7 +192,7 @@ def _fitted(pixels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     return pixels[rows.astype(int)[:, None], columns.astype(int)]
 
 
-# ---- drawn here --------------------------------------------------------------------------------------------
+# ---- painted here ------------------------------------------------------------------------------------------
 
 
 def draw_layout(seed: int, size: tuple[int, int]) -> Tensor:

@@ -3,17 +3,20 @@
 A folder is read as Hugging Face's *imagefolder*: class folders give the label, `metadata.jsonl` or `metadata.csv` may
 add a `label` and paired `*_file_name` columns, `train/`, `validation/` and `test/` are splits. `datasets` stops at
 the first file of a folder that is wrong; here each one is listed with the reason, and none passed over in silence.
-Parquet, Arrow and WebDataset files and names on the hub are loaded by `datasets`: see the module `tables`.
+Metadata are read line by line, so that an error can name the line. Parquet, Arrow and WebDataset files and names on
+the hub are loaded by `datasets`: see the module `tables`.
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import posixpath
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -22,17 +25,14 @@ from typing import TYPE_CHECKING, Any
 from tesserae.data.decoding import is_picture, is_picture_name, unreadable
 from tesserae.data.tables import (
     HUB_KEYS,
-    METADATA,
     SPLITS,
     TABLES,
     Listing,
-    MetadataRow,
     RawError,
     features_of,
     list_hub,
     list_tables,
     pictures_in,
-    read_metadata,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Listing", "RawError", "find_source", "list_source"]
 
+METADATA = ("metadata.jsonl", "metadata.csv")
+PAIRED = "_file_name"  # ends the names of columns of metadata that name paired files
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 CLUTTER = re.compile(r"thumbs\.db|desktop\.ini|__macosx|\._.*|\.ds_store|\.directory|\.git.*|\.dvc.*|\.cache|"
                      r"\.trash.*|\.ipynb_checkpoints|\.picasa\.ini|\.nomedia|\.fseventsd|\.spotlight.*",
@@ -305,7 +307,7 @@ class _Places:
 
     @classmethod
     def of(cls, files: list[str], labelled: bool) -> _Places:
-        """What all folders say together; labelled: whether metadata give the classes."""
+        """What the folders of all pictures stand for; labelled: whether metadata give the classes."""
         split_depth = depth = _common(_folders(file) for file in files)
         named = [SPLITS.get(folders[depth].lower()) if len(folders := _folders(file)) > depth else None
                  for file in files]
@@ -360,3 +362,109 @@ def _common(places: Iterable[list[str]]) -> int:
         if not common:
             break
     return sum(1 for _ in takewhile(lambda name: name.lower() not in SPLITS, common))
+
+
+# ---- metadata.jsonl and metadata.csv -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MetadataRow:
+    """What metadata say of one picture. pairs: column -> relative path; where: the file and line."""
+
+    label: str | None
+    pairs: dict[str, str]
+    where: str = field(default="", compare=False)
+
+
+def read_metadata(folder: Path, files: Iterable[str]) -> dict[str, MetadataRow]:
+    """The rows of these files below `folder`, by the relative path of their picture. Raises RawError."""
+    rows: dict[str, MetadataRow] = {}
+    for file in files:
+        prefix = posixpath.dirname(file)
+        for number, values in _lines(folder / file):
+            where = f"{folder / file}, line {number},"
+            name = _file_name(values, where)
+            row = MetadataRow(_label(values.get("label"), where), _pairs(values, prefix, where), where)
+            before = rows.setdefault(_below(prefix, name), row)
+            if before != row:
+                raise RawError(f"{where} says something else of {name} than {before.where[:-1]}: keep one of them.")
+    return rows
+
+
+def _file_name(values: Any, where: str) -> str:
+    if not isinstance(values, dict):
+        raise RawError(f"{where} is no object of keys and values: write it as {{\"file_name\": ...}}.")
+    name = _text(values, "file_name", where)
+    if name is None:
+        raise RawError(f"{where} has no file_name: add one, or remove it.")
+    return name
+
+
+def _text(values: dict, key: str, where: str) -> str | None:
+    """The text of a key, None where it has none. Raises RawError for anything else."""
+    value = values.get(key)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise RawError(f"{where} has the {key} {_short(value)}, which is no text: put it in quotes.")
+    return value
+
+
+def _label(value: Any, where: str) -> str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as tables made of whole numbers with gaps have it
+    if not isinstance(value, (str, int, float)):
+        raise RawError(f"{where} has the label {_short(value)}, which is neither a word nor a number: write one.")
+    return str(value)
+
+
+def _pairs(values: dict, prefix: str, where: str) -> dict[str, str]:
+    found = {key.removesuffix(PAIRED): _text(values, key, where) for key in values if key.endswith(PAIRED)}
+    return {column: _below(prefix, file) for column, file in found.items() if file is not None}
+
+
+def _below(prefix: str, name: str) -> str:
+    """A path of a row relative to the raw folder; Windows' way of writing it is understood."""
+    if "\\" in name and "/" not in name:
+        name = name.replace("\\", "/")
+    return posixpath.normpath(posixpath.join(prefix, name))
+
+
+def _lines(file: Path) -> Iterator[tuple[int, Any]]:
+    number = 0
+    try:
+        if file.suffix == ".csv":
+            yield from _csv_lines(file)
+            return
+        with file.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, json.loads(line)
+    except UnicodeDecodeError:
+        raise RawError(f"{file} is not UTF-8: save it as that.") from None
+    except (json.JSONDecodeError, RecursionError):
+        raise RawError(f"{file}, line {number}, is not JSON: repair the line, or remove the file.") from None
+    except (OSError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RawError(f"{file} cannot be read ({reason}): repair it, or remove it.") from None
+
+
+def _csv_lines(file: Path) -> Iterator[tuple[int, dict]]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        table = csv.DictReader(lines)
+        head = table.fieldnames
+        if head is not None and "file_name" not in head:
+            raise RawError(f"{file} has no column file_name, its first line is {_short(','.join(head))}: name the "
+                           "columns there, with commas between.")
+        for number, values in enumerate(table, start=2):
+            if None in values:
+                raise RawError(f"{file}, line {number}, has more cells than there are columns: put names with "
+                               "commas in quotes.")
+            yield number, values
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:60] + "..."

@@ -2,9 +2,9 @@
 
     python -m tesserae.data.obtain
 
-Landscapes are rendered only where data.dvc stands for them: a project of other pictures, whose pull fails, is not
-filled with landscapes. `meta` in data.dvc holds the hash of the landscapes that were rendered last, and their
-parameters; where that hash is the hash of the data, the data are those landscapes.
+Landscapes are rendered only where data.dvc stands for them: where the pull of other pictures fails, no landscapes
+take their place. `meta` in data.dvc holds the hash and the parameters of the landscapes that were rendered last;
+where that hash is the hash of the data, the data are those landscapes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tesserae.data.listing import find_source
-from tesserae.data.workers import tell
+from tesserae.data.workers import print_tenths
 from tesserae.errors import TesseraeError, command, writing
 from tesserae.files import find_root, write_atomically
 from tesserae.params import Params, load_params
@@ -30,7 +30,7 @@ HALF = Path(".dvc/tmp/tesserae/obtaining")  # there while data/ is being filled
 
 
 class ObtainError(TesseraeError):
-    """The raw pictures are not here and cannot be had."""
+    """The raw pictures are missing, and nothing provides them."""
 
 
 def obtain(root: Path, params: Params) -> None:
@@ -57,7 +57,7 @@ def obtain(root: Path, params: Params) -> None:
                 "the built-in landscapes in their place.")
     half.unlink(missing_ok=True)
     scenes = params.scenes
-    write_scenes(data, scenes.count, scenes.size, scenes.seed, tell("landscapes"))
+    write_scenes(data, scenes.count, scenes.size, scenes.seed, print_tenths("landscapes"))
     if tracked.is_file():
         _record(root, params)
 
@@ -79,7 +79,7 @@ def render_anew(root: Path, params: Params) -> None:
     scenes = params.scenes
     print("data/ holds the landscapes of other parameters: it is rendered anew.", flush=True)
     shutil.rmtree(root / "data", ignore_errors=True)
-    write_scenes(root / "data", scenes.count, scenes.size, scenes.seed, tell("landscapes"))
+    write_scenes(root / "data", scenes.count, scenes.size, scenes.seed, print_tenths("landscapes"))
     _record(root, params)
 
 

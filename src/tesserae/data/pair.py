@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from tesserae.data.decoding import is_picture_name
-from tesserae.data.tables import METADATA
+from tesserae.data.listing import METADATA
 from tesserae.errors import TesseraeError, command, writing
 
 SHOWN = 5  # names in a sentence
@@ -98,9 +98,10 @@ def _of(picture: PurePosixPath, files: Mapping[str, list[PurePosixPath]], column
 
 
 def write_pairs(folder: Path, words: Iterable[str]) -> list[str]:
-    """Write folder/metadata.jsonl for words of the form column=folder; what to tell, a sentence each.
+    """Write folder/metadata.jsonl for words of the form column=folder; returns the messages, a sentence each.
 
-    A metadata file that is there already stays as it is, and is fine where it says the same. Raises PairError.
+    A metadata file that is there already stays as it is, and is accepted where it has the same content.
+    Raises PairError.
     """
     words = list(words)
     wrong = [word for word in words if not all(word.partition("=")[::2])]

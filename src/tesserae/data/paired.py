@@ -14,7 +14,16 @@ from torch import Tensor
 
 from tesserae.data.batches import batch_indices
 from tesserae.data.codes import VIEWS, CodeMaps, CodesError
-from tesserae.data.conditions import PLACES, Codes, Condition, Conditioning, Coordinates, Label, Start, windows_of
+from tesserae.data.conditions import (
+    MAX_POSITIONS,
+    Codes,
+    Condition,
+    Conditioning,
+    Coordinates,
+    Label,
+    Start,
+    windows_of,
+)
 from tesserae.data.pictures import spread
 from tesserae.params import TransformerParams
 
@@ -42,7 +51,7 @@ class PairedMaps:
         self.maps, self.others = maps, dict(others or {})
         self.window = (window, window) if window else maps.shape
         if max(self.window) > min(maps.shape) and window:
-            raise CodesError(f"a window of {window} codes does not fit maps of {maps.shape[0]}x{maps.shape[1]}: "
+            raise CodesError(f"A window of {window} codes does not fit maps of {maps.shape[0]}x{maps.shape[1]}: "
                              "take a smaller one.")
         for name, other in self.others.items():
             if len(other) != len(maps):
@@ -63,8 +72,8 @@ class PairedMaps:
         return len(self.maps)
 
     @property
-    def places(self) -> tuple[int, int]:
-        """How many places a window has: rows, columns."""
+    def positions(self) -> tuple[int, int]:
+        """How many positions a window has: rows, columns."""
         return tuple(side - own + 1 for side, own in zip(self.maps.shape, self.window))
 
     def conditions(self, names: list[str]) -> list[Condition]:
@@ -75,7 +84,7 @@ class PairedMaps:
         if name == "class":
             return Label(max(1, len(self.maps.class_names)))
         if name == "coordinates":
-            return Coordinates(2 * min(PLACES, max(self.places)))
+            return Coordinates(2 * min(MAX_POSITIONS, max(self.positions)))
         other = self.others[name]
         scales = (own // mine for own, mine in zip(other.shape, self.maps.shape))
         return Codes(name, other.codebook_size, tuple(side * scale for side, scale in zip(self.window, scales)))
@@ -89,11 +98,11 @@ class PairedMaps:
         pictures = torch.from_numpy(batch_indices(len(self), batch_size, step, seed, process, processes))
         raw = np.random.Philox(np.random.SeedSequence((seed, step, 0))).random_raw(3 * batch_size * processes)
         own = slice(process * batch_size, (process + 1) * batch_size)  # of the global batch
-        first, *places = (raw >> np.uint64(32)).astype(np.int64).reshape(3, -1)[:, own]
+        first, *raw_positions = (raw >> np.uint64(32)).astype(np.int64).reshape(3, -1)[:, own]
         mirrored = flip and self.maps.indices.shape[1] == VIEWS
         views = torch.from_numpy(first >> 31) if mirrored else torch.zeros(batch_size, dtype=torch.int64)
-        return Chosen(pictures, views, *(torch.from_numpy(place * rooms >> 32)
-                                         for place, rooms in zip(places, self.places)))
+        return Chosen(pictures, views, *(torch.from_numpy(number * count >> 32)
+                                         for number, count in zip(raw_positions, self.positions)))
 
     def some(self, count: int) -> Chosen:
         """A window of each of `count` pictures evenly spread over the set, as they are: always the same ones."""

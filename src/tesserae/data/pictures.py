@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tesserae.data.masks import MASKS, Colour, LegendEntry, colours_of, is_mask, legend
-from tesserae.data.values import COLOUR, Held, coloured, read_columns
+from tesserae.data.palette import Colour, LegendEntry, colours_of, legend
+from tesserae.data.values import COLOUR, MASKS, Held, coloured, is_mask, read_columns
 from tesserae.errors import TesseraeError
 
 COLUMNS = ("image", "label", "path", "sha")  # all others are paired pictures
 IN_MEMORY = 1 << 30  # bytes
 AT_ONCE = 1024  # pictures that are looked at together
-Form = Literal["stored", "colour", "deep"]  # of a column's pictures, see `Pictures.batch`
+Form = Literal["raw", "colour", "deep"]  # of a column's pictures, see `Pictures.batch`
 
 
 class PicturesError(TesseraeError, ValueError):
@@ -80,10 +80,10 @@ class Pictures:
         """Where each raw picture lay, "" where that is not known."""
         return self._table.column("path").to_pylist() if "path" in self._table.column_names else [""] * len(self)
 
-    def batch(self, indices: Sequence[int] | np.ndarray, column: str = "image", form: Form = "stored") -> Tensor:
+    def batch(self, indices: Sequence[int] | np.ndarray, column: str = "image", form: Form = "raw") -> Tensor:
         """A column's pictures by their indices.
 
-        stored: (B,3,H,W) uint8 of pictures in colour, (B,1,H,W) uint8 of masks (indices) and of paired pictures in
+        raw: (B,3,H,W) uint8 of pictures in colour, (B,1,H,W) uint8 of masks (indices) and of paired pictures in
         grey; colour: (B,3,H,W) uint8 of any of them; deep: (B,1,H,W) int32 in 0 to 65,535, whatever the bits of the
         file.
         """

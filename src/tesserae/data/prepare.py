@@ -34,15 +34,22 @@ from PIL import Image
 
 from tesserae.data.decoding import Picture, decode
 from tesserae.data.listing import Listing, check_columns, find_source, list_source
-from tesserae.data.lock import held, run_of
-from tesserae.data.masks import MaskUse, is_mask
-from tesserae.data.report import PrepareError, PrepareReport, check_enough, count_pictures, way_up_note
+from tesserae.data.report import (
+    Columns,
+    MaskUse,
+    PrepareError,
+    PrepareReport,
+    check_enough,
+    count_pictures,
+    way_up_note,
+)
 from tesserae.data.sources import are_scenes, write_made
 from tesserae.data.splitting import SIDE, SPLIT, Split, near_copies, split_pictures
-from tesserae.data.values import Columns, Ranges, extents_as_json, finished
+from tesserae.data.values import Ranges, extents_as_json, finished, is_mask
 from tesserae.data.workers import cores, eta, in_order, pieces_of
 from tesserae.errors import TesseraeError, writing
 from tesserae.files import find_root
+from tesserae.locks import held, run_of
 from tesserae.params import PrepareParams, load_params
 from tesserae.source_code import code_of
 
@@ -54,7 +61,8 @@ LEFT_OUT = "left_out.csv"  # in the prepared set
 SHARDS = "shards"  # the folder of decoded pictures, beside the set until it is whole
 SHARD = 512  # pictures of a shard at least, which is what a stop may lose
 ROWS = 256  # pictures that are written or read together
-NAME = re.compile(r"\d{12}-[0-9a-f]{16}\.arrow")
+CHECKSUM = ".blake2b"  # ends the name of the file beside a shard that holds its checksum
+NAME = re.compile(rf"\d{{12}}-[0-9a-f]{{16}}\.(arrow|{CHECKSUM[1:]})")
 ABOUT = ("path", "label", "given", "error", "sha", "width", "height")  # columns of a shard, of a few bytes a picture
 GATHERED = ("look", "odd", "values")  # and those that are read picture by picture
 Progress = Callable[[int, int], None]
@@ -193,8 +201,6 @@ def decode_shards(listing: Listing, params: PrepareParams, folder: Path, rank: i
         for numbers in shards:
             shard, before = rows.select(numbers), done
             file = folder / f"{numbers.start:012d}-{_fingerprint(inputs, shard, listing.columns)}.arrow"
-            if not _is_whole(file, len(numbers)):
-                _remove(folder.glob(f"{numbers.start:012d}-*"))  # of other files, or half of one
             function = partial(_decode_rows, pool=pool, how=how, columns=listing.columns, each=count_one)
             yield _map(shard, function, file, features)
             for _ in range(len(numbers) - (done - before)):
@@ -203,10 +209,21 @@ def decode_shards(listing: Listing, params: PrepareParams, folder: Path, rank: i
 
 def _map(rows: Dataset, function: Callable[[dict[str, list]], dict[str, list]], file: Path,
          features: Features) -> Dataset:
-    """`Dataset.map` into a file of that name, or what the file holds where it is there."""
+    """`Dataset.map` into a file of that name, or what the file holds where it is there and has its checksum.
+
+    The checksum is written last: where the power went in between, or a byte was damaged, the shard is made again.
+    """
+    known = _is_whole(file)
+    if not known:
+        for other in list(file.parent.glob(f"{file.name[:12]}-*")):  # of other pictures, or half of a shard
+            other.unlink(missing_ok=True)
     with writing(file):
-        return rows.map(function, batched=True, batch_size=ROWS, writer_batch_size=ROWS, features=features,
-                        remove_columns=rows.column_names, cache_file_name=str(file), new_fingerprint=file.stem)
+        shard = rows.map(function, batched=True, batch_size=ROWS, writer_batch_size=ROWS, features=features,
+                         remove_columns=rows.column_names, cache_file_name=str(file), load_from_cache_file=known,
+                         new_fingerprint=file.stem)
+        if not known:
+            file.with_suffix(CHECKSUM).write_text(_checksum(file), encoding="ascii")
+    return shard
 
 
 def _features(columns: list[str]) -> Features:
@@ -278,19 +295,17 @@ def _signature(file: str) -> str:
     return f"{about.st_size}:{about.st_mtime_ns}"
 
 
-def _is_whole(file: Path, rows: int) -> bool:
-    """Whether a shard is there and can be opened: when the power went, a file may be cut off."""
-    import datasets
-
+def _is_whole(file: Path) -> bool:
+    """Whether a shard is there with the bytes that were written."""
     try:
-        return len(datasets.Dataset.from_file(str(file))) == rows
-    except Exception:  # of a library, on a file that may hold anything
+        return file.with_suffix(CHECKSUM).read_bytes() == _checksum(file).encode()
+    except OSError:
         return False
 
 
-def _remove(files: Iterator[Path]) -> None:
-    for file in list(files):
-        file.unlink(missing_ok=True)
+def _checksum(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, hashlib.blake2b).hexdigest()
 
 
 # ---- what is kept ------------------------------------------------------------------------------------------

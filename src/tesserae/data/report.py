@@ -1,20 +1,41 @@
-"""What the stage prepare reports: counts, notes, and why a set of which too little is left is refused."""
+"""What the stage prepare reports: counts, notes on splits and columns, and why it refuses a set."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tesserae.data.decoding import TURNED
 from tesserae.data.listing import some
+from tesserae.data.palette import VOID
 from tesserae.data.splitting import SPLIT, Split
+from tesserae.data.values import (
+    BYTE,
+    COLOUR,
+    FILE,
+    FLOAT,
+    FULL,
+    PART,
+    RARE,
+    WHOLE,
+    Extent,
+    Ranges,
+    inliers,
+    is_depth,
+    range_of,
+)
 from tesserae.errors import TesseraeError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from PIL import Image
 
 NAMED = 8  # reasons named in an error
 SEVERAL = 2  # pictures that make a folder worth naming
@@ -117,7 +138,7 @@ def _copy_notes(split: Split, held_out: int) -> list[str]:
 
 
 def way_up_note(column: str, odd: str, paths: list[str]) -> str:
-    """A sentence about the pairs of a column of which `decoding.beside` says the same."""
+    """A sentence about the pairs of a column for which `decoding.beside` returns the same."""
     which = f"{paths[0]} and {len(paths) - 1:,} more" if len(paths) > 1 else paths[0]
     if odd == TURNED:
         return f"EXIF turns {which} but not the {column}, which lay on its side and was turned with it."
@@ -214,3 +235,183 @@ def _remedy(rejected: Rejections, otherwise: str, place: str = "") -> str:
         alone = f"set prepare.source to {place} to train on these alone, or " if place else ""
         return f"{alone}name the {column}_file_name of each in the metadata"
     return otherwise
+
+
+# ---- what the columns hold ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Column:
+    """What the files of one column hold together. name: of the column, "image" for the pictures themselves.
+
+    chosen: the range that was given by hand, () where it is found.
+    """
+
+    name: str
+    kinds: dict[str, Extent] = field(default_factory=dict)
+    chosen: tuple[float, ...] = ()
+
+    def add(self, kind: str, found: Extent, path: str) -> None:
+        """One file more."""
+        found = replace(found, first=path)
+        self.kinds[kind] = self.kinds[kind].joined(found) if kind in self.kinds else found
+
+    @property
+    def deep(self) -> dict[str, Extent]:
+        """Of the files with more than 8 bits."""
+        return {kind: found for kind, found in self.kinds.items() if kind in (WHOLE, FLOAT)}
+
+    @property
+    def ranges(self) -> Ranges:
+        """The scale of its files of more than 8 bits."""
+        found = {kind: self.chosen or range_of(extent, kind, self.name != "image")
+                 for kind, extent in self.deep.items()}
+        return Ranges(found.get(WHOLE, ()), found.get(FLOAT, ()))
+
+    def notes(self) -> list[str]:
+        """What is worth saying of it, a sentence each."""
+        unused = self.chosen and not self.deep
+        return [*self._on_ranges(), *self._on_holes(), *self._on_kinds(),
+                *([f"prepare.value_ranges.{self.name} is not used: no file of {self.name} has more than 8 bits."]
+                  if unused else [])]
+
+    def _on_ranges(self) -> Iterator[str]:
+        for kind, found in self.deep.items():
+            low, high = self.ranges.of(kind)
+            ends = [_number(end) for end in (found.low, found.high, low, high)]
+            words = "whole numbers" if kind == WHOLE else "floats"
+            origin = ", as prepare.value_ranges says" if self.chosen else ""
+            usual = (low, high) == FULL and found.low >= 0 and found.high > FULL[1] / 2  # all of the 16 bits
+            if not usual or self.chosen:
+                yield (f"{self.name} holds {words} from {ends[0]} to {ends[1]}; {ends[2]} to {ends[3]} is black to "
+                       f"white in every picture{origin}.")
+            if not self.chosen:
+                yield from self._on_outliers(found, low, high)
+
+    def _on_outliers(self, found: Extent, low: float, high: float) -> Iterator[str]:
+        least, largest = inliers(found)
+        for value, end, pixels, colour in ((found.high, largest, found.highs, "white"),
+                                           (found.low, least, found.lows, "black")):
+            if value != end:
+                yield (f"{_percent(pixels, found.pixels)} of {self.name}'s pixels are {_number(value)}, far from all "
+                       f"others, as no measurement often is: they become {colour}; prepare.value_ranges sets another "
+                       "range.")
+        if found.most - low < PART * (high - low):
+            yield (f"In every file of {self.name} 99.9 % of the pixels are at most {_number(found.most)}, which is "
+                   "nearly black: set prepare.value_ranges if the others are outliers.")
+
+    def _on_holes(self) -> Iterator[str]:
+        for found in self.deep.values():
+            if found.holes:
+                yield (f"{_percent(found.holes, found.pixels)} of {self.name}'s pixels are no numbers (NaN or "
+                       "infinite): they become black.")
+        pixels = sum(found.pixels for found in self.kinds.values())
+        zeros = sum(found.zeros for kind, found in self.kinds.items() if kind != COLOUR and found.low == 0)
+        if is_depth(self.name) and zeros >= RARE * pixels and zeros:
+            yield (f"{_percent(zeros, pixels)} of {self.name}'s pixels are 0, the usual mark for no measurement: "
+                   "they become black and are learned like measured depth, unless you fill them.")
+
+    def _on_kinds(self) -> Iterator[str]:
+        """Files of a column that has no one unit."""
+        if self.name == "image" or not self.deep or len(self.kinds) == 1:
+            return
+        names = {WHOLE: "more than 8 bits", FLOAT: "floats", BYTE: "8 bits", COLOUR: "colours"}
+        listed = [f"{found.files:,} of {names[kind]} ({found.first}{' and others' if found.files > 1 else ''})"
+                  for kind, found in self.kinds.items()]
+        yield (f"{self.name} mixes files: {', '.join(listed)}; each kind is scaled by itself, so save all alike if "
+               "they hold one measure.")
+
+
+class Columns:
+    """What all columns of a set hold, gathered picture by picture."""
+
+    def __init__(self, names: Sequence[str], chosen: Mapping[str, Sequence[float]]) -> None:
+        self.by_name = {name: Column(name, chosen=tuple(chosen.get(name, ()))) for name in names}
+
+    def add(self, extents: str, path: str) -> None:
+        """The result of `extents_as_json` for one picture."""
+        for name, (kind, *extent) in json.loads(extents).items():
+            self.by_name[name].add(kind, Extent(1, path, *extent), path)
+
+    def notes(self) -> list[str]:
+        """Of all columns."""
+        return [note for column in self.by_name.values() for note in column.notes()]
+
+    def metrics(self) -> dict[str, float]:
+        """The range found and the one used, of each column with more than 8 bits that does not use 16 of them."""
+        found = {}
+        for column in self.by_name.values():
+            for kind, extent in column.deep.items():
+                used = column.ranges.of(kind)
+                if used != FULL:
+                    ends = {"smallest": extent.low, "largest": extent.high, "black": used[0], "white": used[1]}
+                    key = column.name if len(column.deep) == 1 else f"{column.name}_{kind}"
+                    found |= {f"{key}_{end}": value for end, value in ends.items()}
+        return found
+
+    @property
+    def deep(self) -> dict[str, Ranges]:
+        """The scales of the columns that have files of more than 8 bits."""
+        return {name: column.ranges for name, column in self.by_name.items() if column.deep}
+
+    def write(self, folder: Path) -> None:
+        """Keep it with the prepared set, for `read_columns`."""
+        content = {name: {"whole_range": column.ranges.whole, "float_range": column.ranges.floats,
+                          "files": {kind: found.files for kind, found in sorted(column.kinds.items())},
+                          "first": {kind: found.first for kind, found in sorted(column.kinds.items())}}
+                   for name, column in self.by_name.items() if column.kinds}
+        (folder / FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@dataclass
+class MaskUse:
+    """What the masks of one column have in common, gathered one by one. void: how many of them hold index VOID."""
+
+    column: str
+    masks: int = 0
+    void: int = 0
+    indices: set[int] = field(default_factory=set)
+    colours: dict[int, set[tuple]] = field(default_factory=dict)  # of each index, by the masks' palettes
+
+    def add(self, mask: Image.Image) -> None:
+        """One more, as `as_indices` gives it."""
+        found = np.flatnonzero(mask.histogram()).tolist()
+        self.masks += 1
+        self.void += VOID in found
+        self.indices.update(found)
+        if mask.mode == "P":
+            colours = mask.getpalette("RGB") or []
+            for index in found:
+                self.colours.setdefault(index, set()).add(tuple(colours[3 * index:3 * index + 3]))
+
+    def notes(self) -> list[str]:
+        """What is odd about them, a sentence each."""
+        classes = self.indices - {VOID}
+        notes, highest = [self._of_void(classes)] if self.void else [], max(classes, default=0)
+        if highest + 1 > 2 * len(classes) and len(classes) > 0:
+            notes.append(f"{self.column} holds {len(classes)} different indices, the largest {highest}, so its "
+                        f"VQGAN would have {highest + 1} classes, of which most never occur: number them from 0 "
+                        "without gaps.")
+        if any(len(found) > 1 for found in self.colours.values()):
+            notes.append(f"The palettes of {self.column} give one index several colours: see that it means the same "
+                        "everywhere.")
+        return notes
+
+    def _of_void(self, classes: set[int]) -> str:
+        where = f"{self.void:,} of {self.masks:,} masks"
+        if len(classes) < 2:
+            return (f"{self.column} holds {len(self.indices)} different indices, the largest 255, so its VQGAN would "
+                    "have 256 classes: where 255 is the second class, save the masks with 1 bit or as 0 and 1; where "
+                    "it marks void, set ignore_index: 255 in the VQGAN's block.")
+        return (f"{self.column} holds the index 255 in {where}, which usually marks void, pixels of no class: "
+                "ignore_index: 255 in the block of its VQGAN, as in presets/own-masks.yaml, leaves them out of the "
+                "network's input, loss, error and mIoU; without it 255 is a class, and the VQGAN has 256.")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+
+
+def _percent(part: int, whole: int) -> str:
+    percent = 100 * part / max(1, whole)
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %" if percent >= 0.01 else "Fewer than 0.01 %"

@@ -1,18 +1,14 @@
-"""What the raw data say in tables: metadata of a folder, and what `datasets` loads by itself.
+"""Raw data that `datasets` loads by itself, without decoding a picture, and the form that all raw data are listed in.
 
-Parquet, Arrow and WebDataset files, a set that `datasets` has saved and a name on the hub are loaded by it, without
-decoding a picture. Metadata are read here, line by line, so that an error can name the line.
+These are Parquet, Arrow and WebDataset files, a set that `datasets` has saved, and a name on the hub.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import posixpath
 import re
 import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +19,6 @@ from tesserae.errors import TesseraeError
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
 
-METADATA = ("metadata.jsonl", "metadata.csv")
-PAIRED = "_file_name"  # ends the names of columns of metadata that name paired files
 TABLES = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}  # and how `datasets` calls them
 SAVED = ("dataset_dict.json", "state.json")  # in sets that `datasets` has saved
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
@@ -63,9 +57,6 @@ def features_of(columns: Iterable[str]) -> Features:
     text, picture = datasets.Value("string"), datasets.Image(decode=False)
     return datasets.Features({"path": text, "label": text, "given": text, "error": text, "image": picture,
                               **dict.fromkeys(columns, picture)})
-
-
-# ---- what `datasets` loads ---------------------------------------------------------------------------------
 
 
 def list_tables(folder: Path, tables: list[str], alone: bool) -> Listing:
@@ -237,107 +228,3 @@ def _word(feature: Any, value: Any) -> str | None:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-# ---- metadata.jsonl and metadata.csv -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MetadataRow:
-    """What metadata say of one picture. pairs: column -> relative path; where: the file and line."""
-
-    label: str | None
-    pairs: dict[str, str]
-    where: str = field(default="", compare=False)
-
-
-def read_metadata(folder: Path, files: Iterable[str]) -> dict[str, MetadataRow]:
-    """The rows of these files below `folder`, by the relative path of their picture. Raises RawError."""
-    rows: dict[str, MetadataRow] = {}
-    for file in files:
-        prefix = posixpath.dirname(file)
-        for number, values in _lines(folder / file):
-            where = f"{folder / file}, line {number},"
-            name = _file_name(values, where)
-            row = MetadataRow(_label(values.get("label"), where), _pairs(values, prefix, where), where)
-            before = rows.setdefault(_below(prefix, name), row)
-            if before != row:
-                raise RawError(f"{where} says something else of {name} than {before.where[:-1]}: keep one of them.")
-    return rows
-
-
-def _file_name(values: Any, where: str) -> str:
-    if not isinstance(values, dict):
-        raise RawError(f"{where} is no object of keys and values: write it as {{\"file_name\": ...}}.")
-    name = values.get("file_name")
-    if name is None or name == "":
-        raise RawError(f"{where} has no file_name: add one, or remove it.")
-    if not isinstance(name, str):
-        raise RawError(f"{where} has the file_name {_short(name)}, which is no text: put it in quotes.")
-    return name
-
-
-def _label(value: Any, where: str) -> str | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # as tables made of whole numbers with gaps have it
-    if not isinstance(value, (str, int, float)):
-        raise RawError(f"{where} has the label {_short(value)}, which is neither a word nor a number: write one.")
-    return str(value)
-
-
-def _pairs(values: dict, prefix: str, where: str) -> dict[str, str]:
-    pairs = {}
-    for name, value in values.items():
-        if not isinstance(name, str) or not name.endswith(PAIRED) or value is None or value == "":
-            continue
-        if not isinstance(value, str):
-            raise RawError(f"{where} has the {name} {_short(value)}, which is no text: put it in quotes.")
-        pairs[name.removesuffix(PAIRED)] = _below(prefix, value)
-    return pairs
-
-
-def _below(prefix: str, name: str) -> str:
-    """A path of a row relative to the raw folder; Windows' way of writing it is understood."""
-    if "\\" in name and "/" not in name:
-        name = name.replace("\\", "/")
-    return posixpath.normpath(posixpath.join(prefix, name))
-
-
-def _lines(file: Path) -> Iterator[tuple[int, Any]]:
-    number = 0
-    try:
-        if file.suffix == ".csv":
-            yield from _csv_lines(file)
-            return
-        with file.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, json.loads(line)
-    except UnicodeDecodeError:
-        raise RawError(f"{file} is not UTF-8: save it as that.") from None
-    except (json.JSONDecodeError, RecursionError):
-        raise RawError(f"{file}, line {number}, is not JSON: repair the line, or remove the file.") from None
-    except (OSError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RawError(f"{file} cannot be read ({reason}): repair it, or remove it.") from None
-
-
-def _csv_lines(file: Path) -> Iterator[tuple[int, dict]]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        table = csv.DictReader(lines)
-        head = table.fieldnames
-        if head is not None and "file_name" not in head:
-            raise RawError(f"{file} has no column file_name, its first line is {_short(','.join(head))}: name the "
-                           "columns there, with commas between.")
-        for number, values in enumerate(table, start=2):
-            if None in values:
-                raise RawError(f"{file}, line {number}, has more cells than there are columns: put names with "
-                               "commas in quotes.")
-            yield number, values
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:60] + "..."

@@ -1,22 +1,28 @@
-"""Values of more than 8 bits: whole numbers of 16 and 32 bits, floats; of one picture, and of a whole column.
+"""Files whose numbers mean something: values of more than 8 bits, and masks, which hold the index of a class.
 
-No single file knows what is black and what is white in its set. So its values are read, resized and stored as they
-are, with what they run over (`Extent`); `Columns` finds the one range of all files of a column and applies it.
+No single file knows what is black and what is white in its set. So values of 16 and 32 bits and floats are read,
+resized and stored as they are, with what they run over (`Extent`); `range_of` finds the one range of all files of a
+column, and `finished` applies it. A mask that does not hold indices from 0 to 255 is rejected with the reason.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from tesserae.data.palette import NUM_INDICES
+
 WHOLE, FLOAT, BYTE, COLOUR = "whole", "float", "byte", "colour"  # kinds of files
 DEPTHS = ("depth", "disparity")  # words in the names of columns that hold depth
+MASKS = ("segmentation", "mask", "label", "instance", "semantic")  # words in the names of columns that hold masks
+LOSSY = ("JPEG", "MPO", "JPEG2000")
 FULL = (0.0, 65535.0)  # of 16 bits
 NEAR = 0.05  # of the largest value: a 0 nearer than that to the next value is one value among others
 RARE = 0.001  # fraction of the pixels, at most, that outliers are of
@@ -145,8 +151,8 @@ def stored_values(values: Array, found: Extent, kind: str) -> bytes:
 def as_depth(picture: Image.Image, deep_colours: bool = False) -> Image.Image:
     """A picture of depth in one channel: mode L, F or I. What is transparent becomes 0. Raises Rejected.
 
-    Colours are accepted where red, green and blue are the same, as painting programs save grey. deep_colours: what
-    `in_colours_of_16_bits` says of its file.
+    Colours are accepted where red, green and blue are the same, as painting programs save grey. deep_colours: the
+    result of `in_colours_of_16_bits` for its file.
     """
     if is_deep(picture) or picture.mode == "L":
         return picture
@@ -270,132 +276,9 @@ def _is_outlier(found: Extent, value: float, pixels: int) -> bool:
     return pixels <= RARE * found.pixels or value in MARKS or abs(value) > HUGE
 
 
-@dataclass
-class Column:
-    """What the files of one column hold together. name: of the column, "image" for the pictures themselves.
-
-    chosen: the range that was given by hand, () where it is found.
-    """
-
-    name: str
-    kinds: dict[str, Extent] = field(default_factory=dict)
-    chosen: tuple[float, ...] = ()
-
-    def add(self, kind: str, found: Extent, path: str) -> None:
-        """One file more."""
-        found = replace(found, first=path)
-        self.kinds[kind] = self.kinds[kind].joined(found) if kind in self.kinds else found
-
-    @property
-    def deep(self) -> dict[str, Extent]:
-        """Of the files with more than 8 bits."""
-        return {kind: found for kind, found in self.kinds.items() if kind in (WHOLE, FLOAT)}
-
-    @property
-    def ranges(self) -> Ranges:
-        """The scale of its files of more than 8 bits."""
-        found = {kind: self.chosen or range_of(extent, kind, self.name != "image")
-                 for kind, extent in self.deep.items()}
-        return Ranges(found.get(WHOLE, ()), found.get(FLOAT, ()))
-
-    def notes(self) -> list[str]:
-        """What is worth saying of it, a sentence each."""
-        unused = self.chosen and not self.deep
-        return [*self._on_ranges(), *self._on_holes(), *self._on_kinds(),
-                *([f"prepare.value_ranges.{self.name} is not used: no file of {self.name} has more than 8 bits."]
-                  if unused else [])]
-
-    def _on_ranges(self) -> Iterator[str]:
-        for kind, found in self.deep.items():
-            low, high = self.ranges.of(kind)
-            ends = [_number(end) for end in (found.low, found.high, low, high)]
-            words = "whole numbers" if kind == WHOLE else "floats"
-            origin = ", as prepare.value_ranges says" if self.chosen else ""
-            usual = (low, high) == FULL and found.low >= 0 and found.high > FULL[1] / 2  # all of the 16 bits
-            if not usual or self.chosen:
-                yield (f"{self.name} holds {words} from {ends[0]} to {ends[1]}; {ends[2]} to {ends[3]} is black to "
-                       f"white in every picture{origin}.")
-            if not self.chosen:
-                yield from self._on_outliers(found, low, high)
-
-    def _on_outliers(self, found: Extent, low: float, high: float) -> Iterator[str]:
-        least, largest = inliers(found)
-        for value, end, pixels, colour in ((found.high, largest, found.highs, "white"),
-                                           (found.low, least, found.lows, "black")):
-            if value != end:
-                yield (f"{_percent(pixels, found.pixels)} of {self.name}'s pixels are {_number(value)}, far from all "
-                       f"others, as no measurement often is: they become {colour}; prepare.value_ranges sets another "
-                       "range.")
-        if found.most - low < PART * (high - low):
-            yield (f"In every file of {self.name} 99.9 % of the pixels are at most {_number(found.most)}, which is "
-                   "nearly black: set prepare.value_ranges if the others are outliers.")
-
-    def _on_holes(self) -> Iterator[str]:
-        for found in self.deep.values():
-            if found.holes:
-                yield (f"{_percent(found.holes, found.pixels)} of {self.name}'s pixels are no numbers (NaN or "
-                       "infinite): they become black.")
-        pixels = sum(found.pixels for found in self.kinds.values())
-        zeros = sum(found.zeros for kind, found in self.kinds.items() if kind != COLOUR and found.low == 0)
-        if is_depth(self.name) and zeros >= RARE * pixels and zeros:
-            yield (f"{_percent(zeros, pixels)} of {self.name}'s pixels are 0, the usual mark for no measurement: "
-                   "they become black and are learned like measured depth, unless you fill them.")
-
-    def _on_kinds(self) -> Iterator[str]:
-        """Files of a column that has no one unit."""
-        if self.name == "image" or not self.deep or len(self.kinds) == 1:
-            return
-        names = {WHOLE: "more than 8 bits", FLOAT: "floats", BYTE: "8 bits", COLOUR: "colours"}
-        listed = [f"{found.files:,} of {names[kind]} ({found.first}{' and others' if found.files > 1 else ''})"
-                  for kind, found in self.kinds.items()]
-        yield (f"{self.name} mixes files: {', '.join(listed)}; each kind is scaled by itself, so save all alike if "
-               "they hold one measure.")
-
-
-class Columns:
-    """What all columns of a set hold, gathered picture by picture."""
-
-    def __init__(self, names: Sequence[str], chosen: Mapping[str, Sequence[float]]) -> None:
-        self.by_name = {name: Column(name, chosen=tuple(chosen.get(name, ()))) for name in names}
-
-    def add(self, extents: str, path: str) -> None:
-        """The result of `extents_as_json` for one picture."""
-        for name, (kind, *extent) in json.loads(extents).items():
-            self.by_name[name].add(kind, Extent(1, path, *extent), path)
-
-    def notes(self) -> list[str]:
-        """Of all columns."""
-        return [note for column in self.by_name.values() for note in column.notes()]
-
-    def metrics(self) -> dict[str, float]:
-        """The range found and the one used, of each column with more than 8 bits that does not use 16 of them."""
-        found = {}
-        for column in self.by_name.values():
-            for kind, extent in column.deep.items():
-                used = column.ranges.of(kind)
-                if used != FULL:
-                    ends = {"smallest": extent.low, "largest": extent.high, "black": used[0], "white": used[1]}
-                    key = column.name if len(column.deep) == 1 else f"{column.name}_{kind}"
-                    found |= {f"{key}_{end}": value for end, value in ends.items()}
-        return found
-
-    @property
-    def deep(self) -> dict[str, Ranges]:
-        """The scales of the columns that have files of more than 8 bits."""
-        return {name: column.ranges for name, column in self.by_name.items() if column.deep}
-
-    def write(self, folder: Path) -> None:
-        """Keep it with the prepared set, for `read_columns`."""
-        content = {name: {"whole_range": column.ranges.whole, "float_range": column.ranges.floats,
-                          "files": {kind: found.files for kind, found in sorted(column.kinds.items())},
-                          "first": {kind: found.first for kind, found in sorted(column.kinds.items())}}
-                   for name, column in self.by_name.items() if column.kinds}
-        (folder / FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 @dataclass(frozen=True)
 class Held:
-    """What a prepared set says of one column. files, first: how many files of each kind it has, and one of them."""
+    """What a prepared set records of one column. files, first: how many files of each kind, and one of them."""
 
     ranges: Ranges = NO_RANGES
     files: Mapping[str, int] = field(default_factory=dict)
@@ -403,7 +286,7 @@ class Held:
 
 
 def read_columns(folder: Path) -> dict[str, Held]:
-    """What `Columns.write` left in a prepared set; {} where an older version has made it."""
+    """What `report.Columns.write` left in a prepared set; {} where an older version has made it."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -413,12 +296,12 @@ def read_columns(folder: Path) -> dict[str, Held]:
 
 
 def extents_as_json(found: Mapping[str, tuple[str, Extent]]) -> str:
-    """What the values of one picture's files run over, by column, as text for `Columns.add`."""
+    """What the values of one picture's files run over, by column, as text for `report.Columns.add`."""
     return json.dumps({name: [kind, *list(vars(extent).values())[2:]] for name, (kind, extent) in found.items()})
 
 
 def finished(content: bytes, black_white: tuple[float, float], is_picture: bool) -> bytes:
-    """Values as a piece stores them -> the PNG of the set: RGB for pictures, 16 bits for paired columns."""
+    """Values as a shard stores them -> the PNG of the set: RGB for pictures, 16 bits for paired columns."""
     values = np.array(Image.open(io.BytesIO(content)), dtype=np.float32)
     picture = _grey(values, black_white) if is_picture else Image.fromarray(
         scaled(values, black_white, int(FULL[1])).astype(np.uint16))
@@ -431,10 +314,84 @@ def _grey(values: Array, black_white: tuple[float, float]) -> Image.Image:
     return Image.fromarray(scaled(values, black_white, 255).astype(np.uint8)).convert("RGB")
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+# ---- files of masks ----------------------------------------------------------------------------------------
 
 
-def _percent(part: int, whole: int) -> str:
-    percent = 100 * part / max(1, whole)
-    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %" if percent >= 0.01 else "Fewer than 0.01 %"
+def is_mask(column: str) -> bool:
+    """Whether a paired column holds indices, by its name."""
+    return any(word in column.lower() for word in MASKS)
+
+
+def as_indices(column: str, picture: Image.Image, lossy: bool) -> Image.Image:
+    """A mask as it came -> mode P or L, a pixel's value its index. Raises Rejected.
+
+    Bitmaps give 0 and 1. Colours are accepted where red, green and blue are the same, as painting programs save grey.
+    lossy: from a file that keeps no exact values, such as a JPEG: fine where no third value has come in.
+    """
+    if picture.mode == "P":
+        indices = _whole_palette(picture)
+    elif picture.mode == "F":
+        raise Rejected(f"{column} holds floats: save it as a PNG of whole numbers")
+    else:
+        indices = Image.fromarray(_index_array(column, picture))
+        if picture.mode == "PA":
+            indices.putpalette(picture.getpalette("RGB"))
+            indices = _whole_palette(indices)
+    if lossy and (count := len(np.unique(np.asarray(indices)))) > 2:
+        raise Rejected(f"{column} is a JPEG or the like, which smears the borders between indices ({count} values "
+                       "occur): save masks as PNG")
+    return indices
+
+
+def file_maximum(opened: Image.Image) -> int | None:
+    """The number that a grey file calls white, where Pillow makes 255 or 65,535 of it; None: numbers stay the same.
+
+    It does so for PNG and TIFF files of 2 or 4 bits and for PGM files. To be called before `load`.
+    """
+    arguments = opened.tile[0][3] if getattr(opened, "tile", None) else None
+    first, *others = arguments if isinstance(arguments, tuple) else (arguments,)
+    if opened.format == "PPM" and first == "L" and others and isinstance(others[0], int):
+        return others[0]
+    bits = re.match(r"L;([24])", first) if isinstance(first, str) else None
+    return (1 << int(bits[1])) - 1 if bits else None
+
+
+def unscaled(picture: Image.Image, full: int | None) -> Image.Image:
+    """A loaded grey picture with the numbers that its file holds; full: the result of `file_maximum`."""
+    white = {"L": 255, "I": 65_535}.get(picture.mode)
+    if full is None or white is None:
+        return picture
+    values = np.rint(np.asarray(picture).astype(np.float64) * full / white)
+    found = Image.fromarray(values.astype(np.uint8 if full <= 255 else np.int32))
+    found.info = picture.info  # its EXIF
+    return found
+
+
+def _whole_palette(picture: Image.Image) -> Image.Image:
+    """Mode P with a palette of 256 colours: of a shorter one, PNG would store too few bits for the indices."""
+    colours = picture.getpalette("RGB") or []
+    whole = picture.copy()
+    whole.putpalette(colours + [0] * (3 * NUM_INDICES - len(colours)))
+    return whole
+
+
+def _index_array(column: str, picture: Image.Image) -> np.ndarray:
+    """(H,W) uint8."""
+    if picture.mode not in ("1", "L", "LA", "La", "PA") and not picture.mode.startswith("I"):
+        pixels = np.asarray(picture.convert("RGB"))
+        if (pixels != pixels[..., :1]).any():
+            raise Rejected(f"{column} is in colours, not in indices: save it in grey or with a palette, a number for "
+                           "each class")
+        return np.ascontiguousarray(pixels[..., 0])
+    pixels = np.asarray(picture)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)[..., 0]
+    low, high = int(pixels.min()), int(pixels.max())
+    if low < 0 or high >= NUM_INDICES:
+        strange = high if high >= NUM_INDICES else low
+        raise Rejected(f"{column} holds the index {strange}: 0 to {NUM_INDICES - 1} can be kept")
+    return np.ascontiguousarray(pixels.astype(np.uint8))
+
+
+def is_lossy(kind: str | None, content: bytes) -> bool:
+    """Whether a file of this format, with these bytes, keeps no exact values."""
+    return kind in LOSSY or (kind == "WEBP" and b"VP8L" not in content[:64])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any
 
-MANY = 1000  # pieces of a set, while they are of at most
-MOST = 65_536  # items each, which is what a stop may lose
+NUM_PIECES = 1000  # of a set, unless a piece would have more than MAX_ITEMS
+MAX_ITEMS = 65_536  # of a piece, which is what a stop may lose
 
 
 def cores() -> int:
@@ -20,12 +22,13 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def pieces_of(count: int, least: int, multiple: int = 1) -> list[range]:
-    """`count` items cut into about MANY pieces of equal size, but for the last; whoever works on them.
+def pieces_of(count: int, min_items: int, multiple: int = 1) -> list[range]:
+    """`count` items cut into about NUM_PIECES pieces of equal size, but for the last.
 
-    A piece has `least` to MOST items, rounded up to a multiple.
+    The cut does not depend on how many processes work. A piece has `min_items` to MAX_ITEMS items, rounded up to a
+    multiple.
     """
-    size = min(max(least, -(-count // MANY)), MOST)
+    size = min(max(min_items, -(-count // NUM_PIECES)), MAX_ITEMS)
     size = -(-size // multiple) * multiple
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -49,7 +52,7 @@ def in_order(executor: Executor, function: Callable, items: Iterable, ahead: int
             one.cancel()
 
 
-def tell(what: str) -> Callable[[int, int], None]:
+def print_tenths(what: str) -> Callable[[int, int], None]:
     """A progress function that prints a line at each tenth: "160 of 1,600 pictures"."""
 
     def progress(done: int, count: int) -> None:
@@ -72,3 +75,25 @@ def eta(what: str, every: float = 5.0) -> Callable[[int, int], None]:
         print(f"{done:,} of {count:,} {what}, ETA {int(left) // 60}:{int(left) % 60:02d}", flush=True)
 
     return progress
+
+
+class Memory:
+    """Memory that threads have in common: work that needs more than is free waits for others to end."""
+
+    def __init__(self, total: int) -> None:
+        self._free, self._total = total, total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, amount: int) -> Iterator[None]:
+        """Around work that needs so many bytes; what needs more than there is works alone."""
+        amount = min(amount, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()

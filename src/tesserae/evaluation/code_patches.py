@@ -124,7 +124,7 @@ def nearest_patches(model: VQGAN, pictures: Viewed, indices: Tensor, codes: Sequ
     best: dict[str, Tensor] = {}
     among = torch.arange(len(pictures)) if among is None else among
     for chosen in among.split(batch_size):
-        z_hat = rearrange(model.latents(pictures.seen(chosen.tolist()).to(device)), "b c h w -> b (h w) c")
+        z_hat = rearrange(model.latents(pictures.network_input(chosen.tolist()).to(device)), "b c h w -> b (h w) c")
         distances = torch.cdist(vectors, z_hat.float())  # (B,C,hw)
         maps = rearrange(indices[chosen].to(device), "b h w -> b 1 (h w)")
         others = maps != wanted[:, None]  # (B,C,hw)
@@ -186,7 +186,7 @@ def decode_patches(model: VQGAN, maps: Tensor, edge: int = 1, batch_size: int = 
     """
     device, cut = next(model.parameters()).device, edge * model.config.downsampling
     view = view_of(model.config)
-    decoded = torch.cat([view.drawn(model.decode(part.to(device))).cpu() for part in maps.split(batch_size)])
+    decoded = torch.cat([view.rendered(model.decode(part.to(device))).cpu() for part in maps.split(batch_size)])
     return decoded[:, :, cut:decoded.shape[2] - cut, cut:decoded.shape[3] - cut]
 
 

@@ -18,7 +18,7 @@ from tesserae.evaluation.intervals import Measures, resampled_counts
 from tesserae.evaluation.neighbours import nearest
 from tesserae.evaluation.segmenter import Segmenter, confusions, fit_segmenter, predicted, scores
 from tesserae.evaluation.streams import AT_ONCE, Images, as_floats
-from tesserae.models.perceptual import LEAST, LPIPS
+from tesserae.models.perceptual import LPIPS, MIN_SIDE
 
 QUERIES, BANK, NEAREST = 48, 200, 5  # of class_share: samples, training pictures, neighbours that vote
 MAX_SAMPLES = 512  # that condition fidelity is measured on
@@ -113,9 +113,9 @@ def lpips_to_true_and_other(sampled: Tensor, real: Tensor, lpips: Distance, grou
 
 def _lpips(sampled: Tensor, conditions: SampleConditions, held_out: Pictures, device: torch.device) -> Measures:
     found = Measures()
-    if held_out.size < LEAST["alex"]:
-        found.notes.append(f"lpips_true and lpips_other are left out: LPIPS (AlexNet) needs {LEAST['alex']} pixels a "
-                           f"side, the pictures have {held_out.size}.")
+    if held_out.size < MIN_SIDE["alex"]:
+        found.notes.append("lpips_true and lpips_other are left out: LPIPS (AlexNet) needs "
+                           f"{MIN_SIDE['alex']} pixels a side, the pictures have {held_out.size}.")
         return found
     if len(conditions.chosen.unique()) < 2:
         found.notes.append("lpips_true and lpips_other are left out: they need two held-out pictures, here is one "
@@ -183,14 +183,14 @@ def _segmented(sampled: Tensor, chosen: Tensor, view: Classes, sets: tuple[Pictu
                device: torch.device) -> tuple[Measures, dict[str, Tensor]]:
     train, held_out = sets
     fitted = spread(SEGMENTER_PICTURES, len(train))
-    masks = view.targets(view.stored(train, fitted))
+    masks = view.targets(view.raw(train, fitted))
     segmenter = fit_segmenter(train.batch(fitted), masks, view.channels, seed=seed, device=device)
-    masks = view.stored(held_out, chosen.tolist())
+    masks = view.raw(held_out, chosen.tolist())
     measures = segmenter_scores(segmenter, sampled, held_out.batch(chosen.tolist()), view.targets(masks), {
         "features": f"a segmenter fitted to {len(fitted)} of {len(train)} training pictures",
         "reference": "validation split, the layouts of the conditions", "n": len(sampled), "pixels": "float, decoded",
         "resampled": "the pictures"})
     few = slice(0, SHOWN)
     index = predicted(segmenter, sampled[few])
-    return measures, {"condition": view.drawn(view.seen(masks[few])), "sample": sampled[few],
-                      "segmented": view.drawn(view.seen(index[:, None]))}
+    return measures, {"condition": view.rendered(view.network_input(masks[few])), "sample": sampled[few],
+                      "segmented": view.rendered(view.network_input(index[:, None]))}

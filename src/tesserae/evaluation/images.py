@@ -48,7 +48,7 @@ def reconstruction_measures(model: VQGAN, pictures: Pictures, indices: Sequence[
     indices, parts = list(indices), []
     counts = torch.zeros(model.config.codebook_size, dtype=torch.int64)
     for start in range(0, len(indices), batch_size):
-        x = view.seen(view.stored(pictures, indices[start:start + batch_size]).to(device))  # (B,C,H,W)
+        x = view.network_input(view.raw(pictures, indices[start:start + batch_size]).to(device))  # (B,C,H,W)
         codes = model.encode(x)
         parts.append(view_metrics(view, model.decode(codes), x, lpips))
         counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))

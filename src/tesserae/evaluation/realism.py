@@ -129,7 +129,7 @@ def reconstruction_realism(vqgan: VQGAN, held_out: RealSet, network: FeatureNetw
 
     @torch.no_grad()
     def make(numbers: torch.Tensor) -> torch.Tensor:
-        return view.drawn(vqgan.reconstruct(held_out.pictures.seen(numbers.tolist()).to(device)))
+        return view.rendered(vqgan.reconstruct(held_out.pictures.network_input(numbers.tolist()).to(device)))
 
     images = Images(len(held_out.pictures), make).some(held_out.numbers)
     name = network.named("frechet_reconstructions", len(held_out.numbers))

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tesserae.data.batches import batch_indices, to_unit
-from tesserae.data.masks import NO_CLASS
+from tesserae.data.palette import NO_CLASS
 from tesserae.errors import TesseraeError
 from tesserae.evaluation.streams import as_floats
 

@@ -62,7 +62,7 @@ def of_codes(vqgan: VQGAN, maps: Tensor) -> Images:
 
     @torch.no_grad()
     def make(numbers: Tensor) -> Tensor:
-        return view.drawn(vqgan.decode(maps[numbers].long().to(device)))
+        return view.rendered(vqgan.decode(maps[numbers].long().to(device)))
 
     return Images(len(maps), make)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tesserae.figures.style import DPI, caption, new_figure, styled
 
 WIDEST = 1100  # pixels of a grid
-MOST = 560_000  # pixels of the pictures of a grid: more would make files too large for git
+MAX_PIXELS = 560_000  # pixels of the pictures of a grid: more would make files too large for git
 LEGIBLE = 96  # pixels a side that a picture is enlarged to, at least
 _TITLE, _MARGIN = 16, 8  # pixels a line of text, pixels around the grid
 
@@ -120,7 +120,7 @@ def resize(pixels: np.ndarray, scale: float, smooth: bool = False) -> np.ndarray
 def _fitting_scale(shape: tuple[int, ...], columns: int) -> float:
     """Of pictures (B,H,W,3): whole numbers enlarge them, other ones shrink."""
     count, height, width, _ = shape
-    fits = min(WIDEST / (columns * width), math.sqrt(MOST / (count * height * width)))
+    fits = min(WIDEST / (columns * width), math.sqrt(MAX_PIXELS / (count * height * width)))
     return fits if fits < 1 else max(1, min(math.ceil(LEGIBLE / width), int(fits)))
 
 

@@ -35,7 +35,7 @@ def _alex_steps() -> list[tuple]:
             ("conv", 192, 384, 3, 1, 1), tap, ("conv", 384, 256, 3, 1, 1), tap, ("conv", 256, 256, 3, 1, 1), tap]
 
 
-LEAST = {"vgg": 16, "alex": 31}  # pixels a side of which the last tapped layer keeps one
+MIN_SIDE = {"vgg": 16, "alex": 31}  # pixels a side of which the last tapped layer keeps one
 _STEPS = {"vgg": _vgg_steps, "alex": _alex_steps}
 
 
@@ -43,7 +43,7 @@ class Backbone(nn.Module):
     """ImageNet convolutions up to the last tapped activation.
 
     `forward(images (B,3,H,W) in [-1,1]) -> list of feature maps`, one for each of LPIPS's five layers.
-    Weights are frozen. Raises TesseraeError for pictures with a side below LEAST.
+    Weights are frozen. Raises TesseraeError for pictures with a side below MIN_SIDE.
     """
 
     def __init__(self, net: str) -> None:
@@ -57,10 +57,10 @@ class Backbone(nn.Module):
         self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        if min(images.shape[-2:]) < LEAST[self.net]:
+        if min(images.shape[-2:]) < MIN_SIDE[self.net]:
             height, width = images.shape[-2:]
             raise TesseraeError(f"pictures of {width}x{height} pixels are too small for {NAMES[self.net]}, which "
-                                f"needs {LEAST[self.net]} a side: take larger ones.")
+                                f"needs {MIN_SIDE[self.net]} a side: take larger ones.")
         weight = self.convs[0].weight
         x = ((images.float() - self.shift) / self.scale).to(weight.dtype)
         taps, convs = [], iter(self.convs)

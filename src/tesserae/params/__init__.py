@@ -12,7 +12,7 @@ from tesserae.params.blocks import (
     SampleParams,
     ScenesParams,
 )
-from tesserae.params.project import VGG_LEAST, Params
+from tesserae.params.project import MIN_VGG_SIDE, Params
 from tesserae.params.reading import check_params, load_params, settings
 from tesserae.params.transformer import PLAIN_CONDITIONS, TransformerParams
 from tesserae.params.types import ParamsError
@@ -20,8 +20,8 @@ from tesserae.params.vqgan import COLOURED, VQGANParams
 
 __all__ = [
     "COLOURED",
+    "MIN_VGG_SIDE",
     "PLAIN_CONDITIONS",
-    "VGG_LEAST",
     "CodebookParams",
     "EvaluationParams",
     "HighresParams",

@@ -20,7 +20,7 @@ from tesserae.params.transformer import PLAIN_CONDITIONS, TransformerParams
 from tesserae.params.types import Block, Count, Name
 from tesserae.params.vqgan import COLOURED, VQGANParams
 
-VGG_LEAST = 16  # pixels a side of which VGG16's last layers keep one
+MIN_VGG_SIDE = 16  # pixels a side of which VGG16's last layers keep one
 
 
 class Params(Block):
@@ -82,10 +82,10 @@ class Params(Block):
     def _pictures_can_be_judged(self) -> Params:
         size = self.prepare.image_size
         coloured = [name for name, block in self.vqgan.items() if block.view in COLOURED]
-        if size < VGG_LEAST and (coloured or self.sample):
+        if size < MIN_VGG_SIDE and (coloured or self.sample):
             who = f"vqgan.{coloured[0]}" if coloured else f"the samples of sample.{next(iter(self.sample))}"
             raise ValueError(f"prepare.image_size = {size} is too small for LPIPS, which judges {who}; take at least "
-                             f"{VGG_LEAST}")
+                             f"{MIN_VGG_SIDE}")
         return self
 
     def _check_side(self, name: str, block: VQGANParams) -> None:
@@ -95,9 +95,9 @@ class Params(Block):
         if side < 2 * f:
             raise ValueError(f"{what} leaves vqgan.{name} one code a side at its downsampling f = {f}; take at least "
                              f"{2 * f}")
-        if (block.perceptual_weight or block.judges_features) and side < VGG_LEAST:
-            raise ValueError(f"{what} is too small for LPIPS and a discriminator of features, which need {VGG_LEAST} "
-                             f"pixels; take more, or perceptual_weight: 0 and discriminator: patch")
+        if (block.perceptual_weight or block.judges_features) and side < MIN_VGG_SIDE:
+            raise ValueError(f"{what} is too small for LPIPS and a discriminator of features, which need "
+                             f"{MIN_VGG_SIDE} pixels; take more, or perceptual_weight: 0 and discriminator: patch")
         if side / block.zoom < f:
             raise ValueError(f"vqgan.{name}.zoom = {block.zoom:g} enlarges {side / block.zoom:.3g} pixels to {what}, "
                              f"fewer than the {f} that a code stands for; take a zoom of at most {side / f:g}")

@@ -111,7 +111,7 @@ def raw_conditions(models: Models, picture: Tensor, number: int | None) -> dict[
     """
     found = {}
     for name, view in models.condition_views.items():
-        raw = view.of_picture(picture[None]) if number is None else view.stored(models.held_out, [number])
+        raw = view.of_picture(picture[None]) if number is None else view.raw(models.held_out, [number])
         if raw is None:
             raise TesseraeError(f"The {name} of your own picture is not known: take a held-out picture, or paint "
                                 "one.")

@@ -137,7 +137,8 @@ class Sampler:
         if kept.shape != size:
             raise TesseraeError(f"the mask has the shape {kept.shape}; (height, width) = {size} is needed.")
         known = reduce(torch.from_numpy(kept.astype(np.uint8)), "(h f) (w g) -> h w", "min", f=f, g=f).bool()
-        codes = encode_map(self.vqgan, self.view.seen(_read(picture, self.view, size)).to(self.device), self.tile)
+        x = self.view.network_input(_read(picture, self.view, size)).to(self.device)
+        codes = encode_map(self.vqgan, x, self.tile)
         given = known.expand(n, -1, -1), codes.expand(n, -1, -1)
         request = self.request(label, condition, size, n)
         return _pil(self.decode(self.sample_codes(request, self._shape(size), SampleOptions(**options), given)))
@@ -186,14 +187,15 @@ class Sampler:
     def decode(self, codes: Tensor) -> Tensor:
         """Code maps (B,h,w) -> pictures (B,3,f h,f w) in [-1,1] on the CPU; large maps in tiles of `tile` codes."""
         if max(codes.shape[1:]) > self.tile:
-            return self.view.drawn(decode_map(self.vqgan, codes.to(self.device), self.tile)).cpu()
+            return self.view.rendered(decode_map(self.vqgan, codes.to(self.device), self.tile)).cpu()
         at_once = max(1, min(DECODED[1], DECODED[0] // codes[0].numel()))
-        return torch.cat([self.view.drawn(self.vqgan.decode(part.to(self.device))).cpu()
+        return torch.cat([self.view.rendered(self.vqgan.decode(part.to(self.device))).cpu()
                           for part in codes.split(at_once)])
 
     def condition_pictures(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What conditions in their views' raw form (B,c,H,W) look like: (B,3,H,W) in [-1,1] by name."""
-        return {name: view.drawn(view.seen(raw[name])) for name, view in self.condition_views.items() if name in raw}
+        return {name: view.rendered(view.network_input(raw[name]))
+                for name, view in self.condition_views.items() if name in raw}
 
     def _shape(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """(h,w) in codes of a picture of `size`."""
@@ -217,7 +219,7 @@ class Sampler:
         """The codes (1 or n,h,w) of a condition's picture, which is brought to the size of the sample."""
         view, f = self.condition_views[name], self.vqgan.config.downsampling
         raw = _read(source, view, tuple(side * f for side in shape))
-        return encode_map(self.condition_vqgans[name], view.seen(raw).to(self.device), self.tile)
+        return encode_map(self.condition_vqgans[name], view.network_input(raw).to(self.device), self.tile)
 
 
 def _read(source: Source, view: View, size: tuple[int, int]) -> Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tesserae.data.workers import cores, in_order, tell
+from tesserae.data.workers import cores, in_order, print_tenths
 from tesserae.errors import TesseraeError, command
 from tesserae.scenes.ground import draw_ground
 from tesserae.scenes.maths import log, power
@@ -152,4 +152,4 @@ def main(arguments: list[str] | None = None) -> None:
         return
     with command():
         scenes = load_params(options.params).scenes
-        write_scenes(folder, scenes.count, scenes.size, scenes.seed, tell("landscapes"))
+        write_scenes(folder, scenes.count, scenes.size, scenes.seed, print_tenths("landscapes"))

@@ -30,7 +30,6 @@ NOT_COMPUTING = (
     "source_code",
     "stage",
     "tracking",
-    "data.lock",
     "data.workers",
     "training.checkpoints",
 )

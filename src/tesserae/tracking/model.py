@@ -93,11 +93,11 @@ class Reconstructing:
 
         view = view_of(self._vqgan.config)
         with torch.no_grad():
-            stored = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
-            indices = self._vqgan.encode(view.seen(stored))
+            raw = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+            indices = self._vqgan.encode(view.network_input(raw))
             if (params or {}).get("output") == "indices":
                 return indices.numpy()
-            return to_bytes(view.drawn(self._vqgan.decode(indices))).permute(0, 2, 3, 1).numpy()
+            return to_bytes(view.rendered(self._vqgan.decode(indices))).permute(0, 2, 3, 1).numpy()
 
 
 class Sampling:

@@ -12,6 +12,7 @@ import contextlib
 import math
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -118,9 +119,14 @@ def rate_scale(done: float, step: int, warmup: int, cooldown: float) -> float:
     return rise * max(fall, 0.0)
 
 
+def _held(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the folder of checkpoints, see `locks.held`; of processes that train together the first one does."""
+    return held(folder, "a notebook" if "ipykernel" in sys.modules else "a training")
+
+
 def deliver(folder: Path, models: Path) -> None:
     """Put the best model at `models` and the last one at `models`/last, both whole."""
-    with held(folder):
+    with _held(folder):
         replace_folder(folder / "best", models)
         replace_folder(folder / "last", models / "last")
 
@@ -150,7 +156,7 @@ class Trainer:
         writes `folder`; KeyboardInterrupt after SIGINT or SIGTERM, with a checkpoint written first.
         """
         self.group, self.first = Group(self.accelerator), self.accelerator.is_main_process
-        with held(self.folder, self.first):
+        with _held(self.folder) if self.first else contextlib.nullcontext():
             self.accelerator.wait_for_everyone()  # nobody reads the folder before the first process holds it
             try:
                 self._resume()

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tesserae.data.masks import NO_CLASS
+from tesserae.data.palette import NO_CLASS
 from tesserae.models.discriminator import FeatureDiscriminator
 from tesserae.models.perceptual import FeaturePair, feature_pair
 from tesserae.models.quantizers import Quantized

@@ -192,7 +192,7 @@ class TransformerTask:
 
     def _decode(self, name: str, codes: Tensor) -> Tensor:
         vqgan = self.vqgans[name]
-        return view_of(vqgan.config).drawn(vqgan.decode(codes))
+        return view_of(vqgan.config).rendered(vqgan.decode(codes))
 
     def alarms(self, history: list[dict]) -> list[Alarm]:
         """None: `likelihood_verdict` reports overfitting at the end."""

@@ -123,9 +123,9 @@ class VQGANTask:
         return self._images(whole[self.group.index::self.group.count], step)
 
     def _images(self, indices, step: int) -> Tensor:
-        block, stored = self.block, self.view.stored(self.pictures, indices)
-        stored = augment(stored, step, self.seed, indices, block.flip, block.zoom, block.crop, self.view.smooth)
-        images = self.view.seen(to_device(stored, self.device))
+        block, raw = self.block, self.view.raw(self.pictures, indices)
+        raw = augment(raw, step, self.seed, indices, block.flip, block.zoom, block.crop, self.view.smooth)
+        images = self.view.network_input(to_device(raw, self.device))
         return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -208,10 +208,10 @@ class VQGANTask:
         """Show held-out pictures above their reconstructions."""
         if not self.accelerator.is_main_process:
             return
-        stored = self.view.stored(self.held_out, spread(SHOWN, len(self.held_out)))
-        images = self.view.seen(stored.to(self.device))
+        raw = self.view.raw(self.held_out, spread(SHOWN, len(self.held_out)))
+        images = self.view.network_input(raw.to(self.device))
         both = torch.cat([images, self.model.reconstruct(images)])
-        self.show(figures.grid_image(self.view.drawn(both).cpu(), columns=len(images)), step)
+        self.show(figures.grid_image(self.view.rendered(both).cpu(), columns=len(images)), step)
 
     def alarms(self, history: list[dict]) -> list[Alarm]:
         """Collapses of the codebook and of the discriminator."""

@@ -1,6 +1,6 @@
 """Views: what a VQGAN sees of each picture - the picture itself, or something paired with it or computed from it.
 
-A view is one small object (see `base.View`): where it comes from, what the network reads, how it is drawn, how a
+A view is one small object (see `base.View`): where it comes from, what the network reads, how it is rendered, how a
 reconstruction of it is judged. A new one is a file here and a line in `KINDS`; `vqgan.<name>.view` names it.
 """
 
@@ -38,11 +38,11 @@ def make_view(kind: str, column: str, *splits, ignore_index: int = -1, key: str 
     return max((KINDS[kind].found_in(pictures, column) for pictures in splits), key=lambda view: view.channels)
 
 
-def legend_of(views: Mapping[str, View], drawn: Mapping[str, Tensor]) -> list:
-    """What the colours of drawn views stand for, by the views' names: entries for `figures.with_legend`."""
-    return [entry for name, images in drawn.items() for entry in views[name].legend(images)]
+def legend_of(views: Mapping[str, View], rendered: Mapping[str, Tensor]) -> list:
+    """What the colours of rendered views stand for, by the views' names: entries for `figures.with_legend`."""
+    return [entry for name, images in rendered.items() for entry in views[name].legend(images)]
 
 
 def view_of(config) -> View:
-    """The view that a trained VQGAN reads and draws, from its VQGANConfig."""
+    """The view that a trained VQGAN reads and renders, from its VQGANConfig."""
     return KINDS[config.view].recorded(config)

@@ -16,14 +16,14 @@ Measures = dict[str, Tensor]  # (B,) each
 class View:
     """The interface; this class itself is the view of a picture with three channels in [-1,1].
 
-    Two forms of a view occur. *Stored*: (B,c,H,W) integers as the prepared set holds them, which are mirrored, cut
-    and enlarged. *Seen*: (B,channels,H,W) floats, what the encoder reads; the decoder's output is of the same kind
-    (for classes: logits).
+    A view has three forms. *Raw*: (B,c,H,W) integers as the prepared set holds them, which are mirrored, cut and
+    enlarged. *Network input*: (B,channels,H,W) floats, what the encoder reads; the decoder's output is of the same
+    kind (for classes: logits). *Rendered*: pictures to look at.
 
-    kind: its name in params.yaml. channels: of the seen form and of the decoder's output. judged: the measure of
+    kind: its name in params.yaml. channels: of the network input and of the decoder's output. judged: the measure of
     reconstructions whose best model is kept; the smaller the better. perceptual: whether LPIPS and a discriminator
     make sense of it. smooth: whether it may be interpolated. ranges: the scale of its column's files of more than 8
-    bits, by which a picture from elsewhere is read.
+    bits, by which an external picture is read.
     """
 
     kind = "image"
@@ -43,7 +43,7 @@ class View:
 
     @classmethod
     def recorded(cls, config) -> View:
-        """The view that a VQGANConfig tells of."""
+        """The view that a VQGANConfig describes."""
         return cls(config.column, Ranges(config.whole_range, config.float_range))
 
     def record(self) -> dict:
@@ -51,24 +51,24 @@ class View:
         return {"view": self.kind, "column": self.column, "in_channels": self.channels,
                 "out_channels": self.channels, "whole_range": self.ranges.whole, "float_range": self.ranges.floats}
 
-    def stored(self, pictures, indices: Sequence[int] | np.ndarray) -> Tensor:
-        """The stored form of some pictures, (B,c,H,W) uint8 or int32."""
+    def raw(self, pictures, indices: Sequence[int] | np.ndarray) -> Tensor:
+        """The raw form of some pictures, (B,c,H,W) uint8 or int32."""
         return pictures.batch(indices, self.column, "colour")
 
-    def seen(self, stored: Tensor) -> Tensor:
-        """Stored form -> what the encoder reads, (B,channels,H,W) float32."""
-        return stored.to(torch.float32) / 127.5 - 1
+    def network_input(self, raw: Tensor) -> Tensor:
+        """Raw form -> what the encoder reads, (B,channels,H,W) float32."""
+        return raw.to(torch.float32) / 127.5 - 1
 
-    def drawn(self, seen: Tensor) -> Tensor:
-        """Seen form, or the decoder's output -> pictures to look at, (B,3,H,W) in [-1,1]."""
-        return seen.float().clamp(-1, 1)
+    def rendered(self, x: Tensor) -> Tensor:
+        """Network input, or the decoder's output -> pictures to look at, (B,3,H,W) in [-1,1]."""
+        return x.float().clamp(-1, 1)
 
     def notes(self, splits: Sequence, block: str) -> list[str]:
-        """What to say of these Pictures before training, a sentence each; block: its place in params.yaml."""
+        """What is odd about these Pictures, a sentence each, before training; block: its key in params.yaml."""
         return []
 
-    def legend(self, drawn: Tensor) -> list:
-        """The colours of pictures from `drawn`: a `data.masks.LegendEntry` each; [] where they have no meaning."""
+    def legend(self, rendered: Tensor) -> list:
+        """The colours of pictures from `rendered`, a `palette.LegendEntry` each; [] where they have no meaning."""
         return []
 
     def measures(self, made: Tensor, real: Tensor) -> Mapping[str, Tensor]:
@@ -76,5 +76,5 @@ class View:
         return {}
 
     def of_picture(self, images: Tensor) -> Tensor | None:
-        """The stored form computed from RGB pictures (B,3,H,W) uint8; None where it cannot be."""
+        """The raw form computed from RGB pictures (B,3,H,W) uint8; None where it cannot be."""
         return images

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from tesserae.data.masks import BLACK, NO_CLASS, VOID, Colour, LegendEntry, colours_of, legend
+from tesserae.data.palette import BLACK, NO_CLASS, VOID, Colour, LegendEntry, colours_of, legend
 from tesserae.data.pictures import PicturesError
 from tesserae.data.views.base import View
 from tesserae.scenes.names import SEGMENT_NAMES, SEGMENT_PALETTE
@@ -74,19 +74,19 @@ class Classes(View):
 
     def notes(self, splits: Sequence, block: str) -> list[str]:
         used = {index for pictures in splits for index in pictures.mask_indices(self.column)}
-        said, missing = [], self.channels - len(used - {self.ignore_index})
+        notes, missing = [], self.channels - len(used - {self.ignore_index})
         if VOID in used and self.ignore_index < 0:
-            said.append(f"The masks of {self.column} hold the index {VOID}, which usually marks void: {block}."
-                        f"ignore_index: {VOID} leaves these pixels out of network input, loss, error and mIoU; now "
-                        "they are a class.")
+            notes.append(f"The masks of {self.column} hold the index {VOID}, which usually marks void: {block}."
+                         f"ignore_index: {VOID} leaves these pixels out of network input, loss, error and mIoU; now "
+                         "they are a class.")
         if self.ignore_index >= 0 and self.ignore_index not in used:
-            said.append(f"{block}.ignore_index = {self.ignore_index} occurs in no mask of {self.column}.")
+            notes.append(f"{block}.ignore_index = {self.ignore_index} occurs in no mask of {self.column}.")
         if missing > 0:
-            said.append(f"Of the {self.channels} classes of {self.column}, 0 to {self.channels - 1}, {missing} occur "
-                        "in no mask.")
-        return said
+            notes.append(f"Of the {self.channels} classes of {self.column}, 0 to {self.channels - 1}, {missing} "
+                         "occur in no mask.")
+        return notes
 
-    def stored(self, pictures, indices) -> Tensor:
+    def raw(self, pictures, indices) -> Tensor:
         """(B,1,H,W) uint8. Raises PicturesError where it holds an index that is no class and not void."""
         found = pictures.batch(indices, self.column)
         index = found.to(torch.int16)
@@ -96,25 +96,25 @@ class Classes(View):
                                 f"to {self.channels - 1}: it was trained on other masks; run dvc repro.")
         return found
 
-    def seen(self, stored: Tensor) -> Tensor:
-        index = stored[:, 0].long().clamp_max(self.channels)
+    def network_input(self, raw: Tensor) -> Tensor:
+        index = raw[:, 0].long().clamp_max(self.channels)
         if self.ignore_index >= 0:
             index = index.masked_fill(index == min(self.ignore_index, self.channels), self.channels)
         return rearrange(F.one_hot(index, self.channels + 1)[..., :-1].float(), "b h w c -> b c h w")
 
-    def targets(self, stored: Tensor) -> Tensor:
-        """Stored form (B,1,H,W) -> (B,H,W) int16: the class of each pixel, NO_CLASS where it is void."""
-        index = stored[:, 0].to(torch.int16)
+    def targets(self, raw: Tensor) -> Tensor:
+        """Raw form (B,1,H,W) -> (B,H,W) int16: the class of each pixel, NO_CLASS where it is void."""
+        index = raw[:, 0].to(torch.int16)
         return index.masked_fill(index == self.ignore_index, NO_CLASS) if self.ignore_index >= 0 else index
 
-    def drawn(self, seen: Tensor) -> Tensor:
-        palette = torch.tensor([*self.colours, self.void], dtype=torch.float32, device=seen.device)
-        index = torch.where(seen.any(1), seen.argmax(1), self.channels)  # void has no channel set
+    def rendered(self, x: Tensor) -> Tensor:
+        palette = torch.tensor([*self.colours, self.void], dtype=torch.float32, device=x.device)
+        index = torch.where(x.any(1), x.argmax(1), self.channels)  # void has no channel set
         return rearrange(palette[index], "b h w c -> b c h w") / 127.5 - 1
 
-    def legend(self, drawn: Tensor) -> list[LegendEntry]:
-        """The classes that occur in pictures that `drawn` gave, (B,3,H,W), with their colours and names."""
-        pixels = drawn.detach().cpu()
+    def legend(self, rendered: Tensor) -> list[LegendEntry]:
+        """The classes that occur in pictures that `rendered` gave, (B,3,H,W), with their colours and names."""
+        pixels = rendered.detach().cpu()
         if pixels.is_floating_point():
             pixels = pixels.add(1).mul(127.5).round()
         red, green, blue = pixels.long().unbind(1)
@@ -126,7 +126,7 @@ class Classes(View):
         return legend(shown, self.colours, self.names) + [LegendEntry("void", self.void)] * len(void & found.keys())
 
     def measures(self, made: Tensor, real: Tensor) -> Mapping[str, Tensor]:
-        """`error`: share of pixels of a wrong class; `pixel_accuracy`; `miou` over the classes that occur.
+        """`error`: fraction of pixels of a wrong class; `pixel_accuracy`; `miou` over the classes that occur.
 
         Pixels of no class count nowhere; a picture of nothing else has NaN.
         """

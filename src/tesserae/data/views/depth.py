@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tesserae.data.masks import is_mask
 from tesserae.data.pictures import PicturesError
-from tesserae.data.values import BYTE, FLOAT, WHOLE, Held
+from tesserae.data.values import BYTE, FLOAT, WHOLE, Held, is_mask
 from tesserae.data.values import FULL as BITS
 from tesserae.data.views.base import View
 
@@ -40,14 +39,14 @@ class Depth(View):
             _check_measure(column, held)
         return cls(column, held.ranges)
 
-    def stored(self, pictures, indices) -> Tensor:
+    def raw(self, pictures, indices) -> Tensor:
         return pictures.batch(indices, self.column, "deep")
 
-    def seen(self, stored: Tensor) -> Tensor:
-        return stored[:, :1].to(torch.float32) * (2 / FULL) - 1
+    def network_input(self, raw: Tensor) -> Tensor:
+        return raw[:, :1].to(torch.float32) * (2 / FULL) - 1
 
-    def drawn(self, seen: Tensor) -> Tensor:
-        return seen.float().clamp(-1, 1).expand(-1, 3, -1, -1)
+    def rendered(self, x: Tensor) -> Tensor:
+        return x.float().clamp(-1, 1).expand(-1, 3, -1, -1)
 
     def measures(self, made: Tensor, real: Tensor) -> Mapping[str, Tensor]:
         """`depth_error`: mean absolute difference, black being 0 and white 1.

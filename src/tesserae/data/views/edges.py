@@ -27,14 +27,14 @@ class Edges(View):
     judged = "edge_error"
     perceptual = False
 
-    def stored(self, pictures, indices) -> Tensor:
+    def raw(self, pictures, indices) -> Tensor:
         return self.of_picture(pictures.batch(indices, self.column, "colour"))
 
-    def seen(self, stored: Tensor) -> Tensor:
-        return stored.to(torch.float32) / 127.5 - 1
+    def network_input(self, raw: Tensor) -> Tensor:
+        return raw.to(torch.float32) / 127.5 - 1
 
-    def drawn(self, seen: Tensor) -> Tensor:
-        return -seen.float().clamp(-1, 1).expand(-1, 3, -1, -1)  # dark lines on white
+    def rendered(self, x: Tensor) -> Tensor:
+        return -x.float().clamp(-1, 1).expand(-1, 3, -1, -1)  # dark lines on white
 
     def measures(self, made: Tensor, real: Tensor) -> Mapping[str, Tensor]:
         """`edge_error`: mean absolute difference, a whole edge being 1."""

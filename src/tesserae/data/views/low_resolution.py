@@ -16,7 +16,7 @@ class LowResolution(View):
 
     kind = "low_resolution"
 
-    def stored(self, pictures, indices) -> Tensor:
+    def raw(self, pictures, indices) -> Tensor:
         return self.of_picture(pictures.batch(indices, self.column, "colour"))
 
     def of_picture(self, images: Tensor) -> Tensor | None:

@@ -21,10 +21,10 @@ class Viewed:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def seen(self, indices: Sequence[int] | np.ndarray) -> Tensor:
+    def network_input(self, indices: Sequence[int] | np.ndarray) -> Tensor:
         """What the encoder reads, (B,C,H,W) float32."""
-        return self.view.seen(self.view.stored(self.pictures, indices))
+        return self.view.network_input(self.view.raw(self.pictures, indices))
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Tensor:
         """What one looks at, (B,3,H,W) uint8."""
-        return to_bytes(self.view.drawn(self.seen(indices)))
+        return to_bytes(self.view.rendered(self.network_input(indices)))
