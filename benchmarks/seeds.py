@@ -32,7 +32,7 @@ from tesserae.data.batches import to_unit
 from tesserae.data.pictures import Pictures
 from tesserae.errors import TesseraeError
 from tesserae.evaluation.images import reconstruction_measures
-from tesserae.models.perceptual import LEAST, LPIPS
+from tesserae.models.perceptual import LPIPS, MIN_SIDE
 from tesserae.models.vqgan import VQGAN
 from tesserae.params import Params, check_params, load_params
 
@@ -116,7 +116,7 @@ def held_out(model_folder: Path, prepared: Path) -> dict[str, float]:
     model, pictures = VQGAN.from_pretrained(model_folder), Pictures.load(prepared, "validation")
     every = range(len(pictures))
     nets = {"lpips": "vgg", "lpips_alex": "alex"} if model.config.view == "image" else {}
-    nets = {name: net for name, net in nets.items() if pictures.size >= LEAST[net]}
+    nets = {name: net for name, net in nets.items() if pictures.size >= MIN_SIDE[net]}
     found: dict[str, float] = {}
     counts = torch.zeros(model.config.codebook_size)
     for name, net in (nets or {"": None}).items():

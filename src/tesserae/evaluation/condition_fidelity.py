@@ -18,7 +18,7 @@ from tesserae.evaluation.intervals import Measures, resampled_counts
 from tesserae.evaluation.neighbours import nearest
 from tesserae.evaluation.segmenter import Segmenter, confusions, fit_segmenter, predicted, scores
 from tesserae.evaluation.streams import AT_ONCE, Images, as_floats
-from tesserae.models.perceptual import LEAST, LPIPS
+from tesserae.models.perceptual import LPIPS, MIN_SIDE
 
 QUERIES, BANK, NEAREST = 48, 200, 5  # of class_share: samples, training pictures, neighbours that vote
 MAX_SAMPLES = 512  # that condition fidelity is measured on
@@ -113,9 +113,9 @@ def lpips_to_true_and_other(sampled: Tensor, real: Tensor, lpips: Distance, grou
 
 def _lpips(sampled: Tensor, conditions: SampleConditions, held_out: Pictures, device: torch.device) -> Measures:
     found = Measures()
-    if held_out.size < LEAST["alex"]:
-        found.notes.append(f"lpips_true and lpips_other are left out: LPIPS (AlexNet) needs {LEAST['alex']} pixels a "
-                           f"side, the pictures have {held_out.size}.")
+    if held_out.size < MIN_SIDE["alex"]:
+        found.notes.append("lpips_true and lpips_other are left out: LPIPS (AlexNet) needs "
+                           f"{MIN_SIDE['alex']} pixels a side, the pictures have {held_out.size}.")
         return found
     if len(conditions.chosen.unique()) < 2:
         found.notes.append("lpips_true and lpips_other are left out: they need two held-out pictures, here is one "

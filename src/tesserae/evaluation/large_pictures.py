@@ -13,7 +13,7 @@ from tesserae.evaluation.distributions import SetStatistics, frechet, frechet_re
 from tesserae.evaluation.features import FeatureNetwork, set_features
 from tesserae.evaluation.intervals import Measures
 from tesserae.evaluation.streams import AT_ONCE, as_floats
-from tesserae.models.perceptual import LEAST
+from tesserae.models.perceptual import MIN_SIDE
 
 
 def window_frechet(large: Tensor, real: Iterable[Tensor], window_pixels: int, border_every_pixels: int,
@@ -35,10 +35,10 @@ def window_frechet(large: Tensor, real: Iterable[Tensor], window_pixels: int, bo
     if window_pixels > border_every_pixels:
         raise TesseraeError(f"windows of {window_pixels} pixels do not fit between borders every "
                             f"{border_every_pixels}: take smaller windows.")
-    if network.name == "vgg16" and window_pixels < LEAST["vgg"]:
+    if network.name == "vgg16" and window_pixels < MIN_SIDE["vgg"]:
         found = Measures()
         found.notes.append(f"Distances between windows are left out: windows of {window_pixels} pixels a side are "
-                           f"too small for VGG16, which needs {LEAST['vgg']}.")
+                           f"too small for VGG16, which needs {MIN_SIDE['vgg']}.")
         return found
     scenes = [scene for batch in real for scene in batch]  # (3,H,W) each
     scenes = [scenes[number] for number in _shuffled(len(scenes))]  # sets may come class by class, or day after night
