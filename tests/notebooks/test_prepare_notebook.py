@@ -92,7 +92,7 @@ def test_a_flat_folder_without_labels(tmp_path):
 
 def test_without_data_one_sentence(tmp_path):
     folder = project(tmp_path)
-    with pytest.raises(TesseraeError, match=r"data does not exist: put pictures there, .*tesserae\.data\.scenes"):
+    with pytest.raises(TesseraeError, match=r"data does not exist: put pictures there, .*tesserae\.scenes"):
         run(folder)
 
 
