@@ -265,21 +265,21 @@ def test_alarms_are_said_once_also_by_a_run_that_goes_on(tmp_path, accelerator):
 @pytest.mark.parametrize(("what", "state"), [
     ("checkpoints/step-00000016.safetensors", "the last checkpoint (step 8) is intact"),
     ("checkpoints/best-00000010", "the last checkpoint (step 8) is intact"),
-    ("checkpoints/last.part", "the last checkpoint (step 30) is intact"),
+    ("checkpoints/last", "the last checkpoint (step 30) is intact"),
     ("reports/history.csv", "there is no checkpoint yet"),
 ])
 def test_a_full_disk_stops_with_a_sentence_and_the_same_command_goes_on(tmp_path, accelerator, full_disk, monkeypatch,
                                                                        what, state):
     run(Toy(), tmp_path / "whole", accelerator)
     place = tmp_path / "cut"
-    full_disk(place / what.replace("history", ".history"))  
+    full_disk(place / what.replace("history", ".history").replace("step-", ".step-"))
     with pytest.raises(DiskFullError) as caught:
         run(Toy(), place, accelerator)
     said = str(caught.value)
     assert said.startswith(f"The disk is full, {what} could not be written: free some space, then run again; ")
     assert said.endswith(f"; {state}.")
     monkeypatch.undo()
-    assert not list((place / "checkpoints").glob("step-*.part"))
+    assert not list((place / "checkpoints").glob(".*"))
     run(Toy(), place, accelerator)
     assert outcome(place) == outcome(tmp_path / "whole")
 
@@ -302,7 +302,7 @@ def test_a_kill_between_the_last_checkpoint_and_the_best_model(tmp_path, acceler
 def test_rates_and_samples(tmp_path, accelerator):
     task = Toy()
     run(task, tmp_path, accelerator)
-    assert task.sampled == [10, 20, 30]
+    assert task.sampled == [0, 10, 20, 30]
     assert task.rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert task.rates[21] == 1.0
     assert task.rates[-1] == pytest.approx((1 / 30) / 0.3)

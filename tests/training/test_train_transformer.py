@@ -271,7 +271,7 @@ def test_what_the_stage_leaves(house):
     assert best.config.prefix_vocab == CLASSES
     assert last.config.max_tokens == 4
     assert [path.name for path in sorted((models / "samples").iterdir())] == [
-        "step-00000006.png", "step-00000012.png"]
+        "step-00000000.png", "step-00000006.png", "step-00000012.png"]
     history = pd.read_csv(stage.reports / "history.csv")
     assert history["step"].tolist() == [2, 4, 6, 8, 10, 12]
     assert history["val_nll"].notna().tolist() == [False, True, False, True, False, True]

@@ -98,8 +98,9 @@ class RecordedSteps:
         self.every = torch.arange(model.config.block_size, device=model.device)
         self.caches: dict[int, StaticKVCache] = {}  # by batch: recordings write to them
 
-    def prefill(self, prefix: Tensor, indices: Tensor | None = None) -> tuple[Tensor, StaticKVCache]:
-        """As `LatentTransformer.prefill`. The cache is overwritten by the next one of the same batch."""
+    def prefill(self, prefix: Tensor, indices: Tensor | None = None,
+                max_tokens: int | None = None) -> tuple[Tensor, StaticKVCache]:
+        """As `LatentTransformer.prefill`, for all codes. The cache is overwritten by the next of the same batch."""
         logits, cache = self.model.prefill(prefix, indices)
         if cache.batch not in self.caches:
             capacity = -(-self.model.config.block_size // ALIGNED) * ALIGNED

@@ -14,7 +14,7 @@ from tesserae.data.conditions import Conditioning, Label, conditions_of, make_pr
 from tesserae.data.paired import Chosen, PairedMaps
 from tesserae.models.transformer import LatentTransformer
 from tesserae.models.vqgan import evaluating
-from tesserae.sampling.autoregressive import SampleOptions, check_codes
+from tesserae.sampling.autoregressive import SampleOptions, check_range
 from tesserae.sampling.orderings import from_sequences, to_sequences
 from tesserae.sampling.sliding_window import Prefixes, Windows, blocks_of, check_window
 
@@ -163,7 +163,7 @@ def window_nll(model: LatentTransformer, prefixes: Prefixes, maps: Tensor, windo
     """
     SampleOptions(batch_size=batch_size).check()
     check_window(model, maps.shape[1:], window)
-    check_codes("the maps' codes", maps, model)
+    check_range("the maps' codes", maps, model.config.codebook_size)
     windows = Windows(model, prefixes, maps.to(model.device).contiguous(), window)
     nll = torch.empty(windows.flat.shape, device=model.device)
     with evaluating(model):

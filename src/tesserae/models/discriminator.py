@@ -51,12 +51,10 @@ class FeatureDiscriminator(nn.Module):
     def __init__(self, backbone: Backbone, channels: int = 32, layers: int = 3) -> None:
         super().__init__()
         self._frozen = (backbone,)  # in a tuple, where torch looks for no weights
-        widths = backbone.widths
-        if layers > len(widths) - FIRST_LAYER:
-            raise ValueError(f"layers = {layers} must be at most {len(widths) - FIRST_LAYER}, the tapped layers from "
-                             "the second on")
-        self.layers = range(FIRST_LAYER, FIRST_LAYER + layers)
-        self.heads = nn.ModuleList(_head(widths[layer], channels) for layer in self.layers)
+        widths = backbone.widths[FIRST_LAYER:]
+        if layers > len(widths):
+            raise ValueError(f"layers = {layers} must be at most {len(widths)}, the tapped layers from the second on")
+        self.heads = nn.ModuleList(_head(width, channels) for width in widths[:layers])
 
     @property
     def backbone(self) -> Backbone:
@@ -64,7 +62,7 @@ class FeatureDiscriminator(nn.Module):
         return self._frozen[0]
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        return [head(_unit_square(features[layer])) for layer, head in zip(self.layers, self.heads)]
+        return [head(_unit_square(layer)) for layer, head in zip(features[FIRST_LAYER:], self.heads)]
 
 
 def _head(width: int, channels: int) -> nn.Sequential:

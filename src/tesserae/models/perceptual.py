@@ -1,7 +1,4 @@
-"""LPIPS, the learned perceptual distance (Zhang et al., arXiv 1801.03924), on genuine ImageNet weights.
-
-Where its weights come from: `tesserae.pretrained`.
-"""
+"""LPIPS, the learned perceptual distance (Zhang et al., arXiv 1801.03924); its weights: `tesserae.pretrained`."""
 
 from __future__ import annotations
 
@@ -14,29 +11,14 @@ from tesserae.pretrained import NAMES, imagenet_convolutions, lpips_heads
 
 FeaturePair = tuple[list[Tensor], list[Tensor]]  # a layer's maps (B,C,h,w) each, of x and of x_hat
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-# A backbone is a list of steps: ("conv", in, out, kernel, stride, padding), ("pool", kernel), ("tap",).
-_VGG_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-
-
-def _vgg_steps() -> list[tuple]:
-    steps, width = [], 3
-    for stage, widths in enumerate(_VGG_WIDTHS):
-        steps += [("pool", 2)] if stage else []
-        for out in widths:
-            steps.append(("conv", width, out, 3, 1, 1))
-            width = out
-        steps.append(("tap",))
-    return steps
-
-
-def _alex_steps() -> list[tuple]:
-    tap = ("tap",)
-    return [("conv", 3, 64, 11, 4, 2), tap, ("pool", 3), ("conv", 64, 192, 5, 1, 2), tap, ("pool", 3),
-            ("conv", 192, 384, 3, 1, 1), tap, ("conv", 384, 256, 3, 1, 1), tap, ("conv", 256, 256, 3, 1, 1), tap]
-
-
 MIN_SIDE = {"vgg": 16, "alex": 31}  # pixels a side of which the last tapped layer keeps one
-_STEPS = {"vgg": _vgg_steps, "alex": _alex_steps}
+# Convolutions (width, kernel, stride, padding) by stages, each of which ends with a tapped layer.
+_STAGES = {
+    "vgg": [2 * [(64, 3, 1, 1)], 2 * [(128, 3, 1, 1)], 3 * [(256, 3, 1, 1)], 3 * [(512, 3, 1, 1)],
+            3 * [(512, 3, 1, 1)]],
+    "alex": [[(64, 11, 4, 2)], [(192, 5, 1, 2)], [(384, 3, 1, 1)], [(256, 3, 1, 1)], [(256, 3, 1, 1)]],
+}
+_POOLING = {"vgg": (2, range(1, 5)), "alex": (3, range(1, 3))}  # its kernel, and the stages that begin with it
 
 
 class Backbone(nn.Module):
@@ -48,11 +30,10 @@ class Backbone(nn.Module):
 
     def __init__(self, net: str) -> None:
         super().__init__()
-        self.net, self.steps = net, _STEPS[net]()
-        self.convs = nn.ModuleList(
-            nn.Conv2d(i, o, kernel, stride, padding)
-            for i, o, kernel, stride, padding in (step[1:] for step in self.steps if step[0] == "conv")
-        )
+        self.net, self.stages = net, _STAGES[net]
+        layers = [layer for stage in self.stages for layer in stage]
+        inputs = [3, *(layer[0] for layer in layers)]
+        self.convs = nn.ModuleList(nn.Conv2d(width, *layer) for width, layer in zip(inputs, layers))
         self.register_buffer("shift", torch.tensor(_SHIFT)[:, None, None])
         self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None])
 
@@ -64,20 +45,19 @@ class Backbone(nn.Module):
         weight = self.convs[0].weight
         x = ((images.float() - self.shift) / self.scale).to(weight.dtype)
         taps, convs = [], iter(self.convs)
-        for step in self.steps:
-            if step[0] == "conv":
+        kernel, pooled = _POOLING[self.net]
+        for number, stage in enumerate(self.stages):
+            if number in pooled:
+                x = F.max_pool2d(x, kernel, 2)
+            for _ in stage:
                 x = F.relu(next(convs)(x), inplace=True)
-            elif step[0] == "pool":
-                x = F.max_pool2d(x, step[1], 2)
-            else:
-                taps.append(x)
+            taps.append(x)
         return taps
 
     @property
     def widths(self) -> list[int]:
         """Channels of each tapped layer."""
-        out = [step for step in self.steps if step[0] != "pool"]
-        return [out[i - 1][2] for i, step in enumerate(out) if step[0] == "tap"]
+        return [stage[-1][0] for stage in self.stages]
 
 
 class LPIPS(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tesserae.codebook_params import entries, fsq_levels
+from tesserae.earlier_models import upgrade_ema_state
 from tesserae.errors import TesseraeError
 
 DECAY = 0.99  # of the moving averages (VQ-VAE, arXiv 1711.00937, appendix A.1)
@@ -28,8 +29,8 @@ SMOOTHING = 1e-5  # Laplace smoothing of the codes' counts
 class Quantized:
     """z_q with a gradient for z_hat (B,n_z,h,w), indices (B,h,w) int64, and the quantizer's losses, scalars.
 
-    The two terms of L_VQ are zero where a quantizer has none. entropy_loss: LFQ's, of each vector minus of the
-    batch, in nats; kl_loss: Gumbel's, from the uniform prior, in nats; None for the others.
+    The two terms of L_VQ are 0 where a quantizer has none. entropy_loss: LFQ's, of each vector minus of the batch;
+    kl_loss: Gumbel's, from the uniform prior; both in nats, None for the others.
     """
 
     z_q: Tensor
@@ -72,25 +73,38 @@ def with_gradient(z_hat: Tensor, z_q: Tensor, gradient: str) -> Tensor:
     return turned + (z_q - turned).detach()  # the value is z_q to the bit
 
 
-class _Codebook(nn.Module):
-    """What quantizers share that choose the nearest entry of a table of vectors."""
+def quantize_to_nearest(z_hat: Tensor, codebook: Tensor, gradient: str) -> Quantized:
+    """The nearest codes of z_hat (B,n_z,h,w) in a codebook (K,n_z), with both terms of L_VQ."""
+    z_hat = z_hat.to(torch.promote_types(z_hat.dtype, torch.float32))
+    found = nearest(rearrange(z_hat.detach(), "b c h w -> (b h w) c"), codebook.detach())
+    indices = found.view(z_hat.shape[0], *z_hat.shape[2:])
+    z_q = embed(indices, codebook).to(z_hat.dtype)
+    return Quantized(with_gradient(z_hat, z_q, gradient), indices, F.mse_loss(z_q, z_hat.detach()),
+                     F.mse_loss(z_hat, z_q.detach()))
 
-    codebook: Tensor  # (K,n_z)
+
+def embed(indices: Tensor, codebook: Tensor) -> Tensor:
+    """The codes of indices: (B,h,w) int64, (K,n_z) -> (B,n_z,h,w)."""
+    return rearrange(F.embedding(indices, codebook), "b h w c -> b c h w")
+
+
+class Quantizer(nn.Module):
+    """What has a codebook (K,n_z)."""
+
+    codebook: Tensor
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """(B,h,w) int64 -> (B,n_z,h,w)."""
+        return embed(indices, self.codebook)
+
+
+class _Table(Quantizer):
+    """What quantizers share that choose the nearest entry of a table of vectors."""
 
     def __init__(self, codebook_size: int, gradient: str) -> None:
         super().__init__()
         self.gradient = gradient
         self.register_buffer("idle", torch.zeros(codebook_size, dtype=torch.int64))  # steps since last use
-
-    def choose(self, z_hat: Tensor) -> Tensor:
-        """The nearest code's index at each position: (B,n_z,h,w) -> (B,h,w) int64."""
-        vectors = rearrange(z_hat.detach(), "b c h w -> (b h w) c")
-        found = nearest(vectors, self.codebook.detach())
-        return found.view(z_hat.shape[0], *z_hat.shape[2:])
-
-    def lookup(self, indices: Tensor) -> Tensor:
-        """(B,h,w) int64 -> (B,n_z,h,w)."""
-        return rearrange(F.embedding(indices, self.codebook), "b h w c -> b c h w")
 
     @torch.no_grad()
     def start(self, z_hat: Tensor, generator: torch.Generator, rounds: int = 10) -> None:
@@ -121,10 +135,10 @@ class _Codebook(nn.Module):
             return moved
         vectors = rearrange(z_hat.float(), "b c h w -> (b h w) c")
         distinct = vectors.unique(dim=0)
+        order = torch.randperm(len(distinct), generator=generator)
         count = min(len(dead), len(distinct))
         moved[dead[:count]] = True
-        self.set_codes(moved, distinct[_shuffled(len(distinct), generator)[:count].to(distinct.device)],
-                   vectors_a_code=len(vectors) / len(used))
+        self.set_codes(moved, distinct[order[:count].to(distinct.device)], vectors_a_code=len(vectors) / len(used))
         self.idle.masked_fill_(moved, 0)
         return moved
 
@@ -136,7 +150,7 @@ class _Codebook(nn.Module):
         self.codebook.data[chosen] = vectors.to(self.codebook.dtype)
 
 
-class NearestQuantizer(_Codebook):
+class NearestQuantizer(_Table):
     """z_q = argmin_k ||z_hat_ij - z_k|| with a codebook learned by its own loss (the paper's equation 2).
 
     gradient: see `with_gradient`. Codes start as encoder outputs by `start` and, where they go unused, move to
@@ -148,14 +162,10 @@ class NearestQuantizer(_Codebook):
         self.codebook = nn.Parameter(_uniform(codebook_size, codebook_dim))
 
     def forward(self, z_hat: Tensor) -> Quantized:
-        z_hat = z_hat.to(torch.promote_types(z_hat.dtype, torch.float32))
-        indices = self.choose(z_hat)
-        z_q = self.lookup(indices).to(z_hat.dtype)
-        return Quantized(with_gradient(z_hat, z_q, self.gradient), indices,
-                         F.mse_loss(z_q, z_hat.detach()), F.mse_loss(z_hat, z_q.detach()))
+        return quantize_to_nearest(z_hat, self.codebook, self.gradient)
 
 
-class EMAQuantizer(_Codebook):
+class EMAQuantizer(_Table):
     """Nearest codes that are moving averages of the vectors which chose them (arXiv 1711.00937, appendix A.1).
 
     There is no codebook loss: `update` moves the codes. They start and are revived as `NearestQuantizer`'s are.
@@ -168,14 +178,11 @@ class EMAQuantizer(_Codebook):
         self.register_buffer("codebook", codes)
         self.register_buffer("counts", torch.ones(codebook_size))
         self.register_buffer("sums", codes.clone())
-        self.register_load_state_dict_pre_hook(_from_library)
+        self.register_load_state_dict_pre_hook(upgrade_ema_state)
 
     def forward(self, z_hat: Tensor) -> Quantized:
-        z_hat = z_hat.to(torch.promote_types(z_hat.dtype, torch.float32))
-        indices = self.choose(z_hat)
-        z_q = self.lookup(indices).to(z_hat.dtype)
-        return Quantized(with_gradient(z_hat, z_q, self.gradient), indices, z_hat.new_zeros(()),
-                         F.mse_loss(z_hat, z_q))
+        found = quantize_to_nearest(z_hat, self.codebook, self.gradient)
+        return replace(found, codebook_loss=torch.zeros_like(found.codebook_loss))
 
     @torch.no_grad()
     def statistics(self, z_hat: Tensor, indices: Tensor) -> Tensor:
@@ -183,9 +190,8 @@ class EMAQuantizer(_Codebook):
 
         z_hat (B,n_z,h,w), indices (B,h,w).
         """
-        vectors = rearrange(z_hat.float(), "b c h w -> (b h w) c")
-        rows = torch.cat([torch.ones_like(vectors[:, :1]), vectors], dim=1)
-        return rows.new_zeros(len(self.counts), rows.shape[1]).index_add_(0, indices.flatten(), rows)
+        vectors = F.pad(rearrange(z_hat.float(), "b c h w -> (b h w) c"), (1, 0), value=1.0)
+        return vectors.new_zeros(len(self.counts), vectors.shape[1]).index_add_(0, indices.flatten(), vectors)
 
     @torch.no_grad()
     def update(self, statistics: Tensor) -> None:
@@ -203,29 +209,14 @@ class EMAQuantizer(_Codebook):
         self.sums[chosen] = (vectors * vectors_a_code).to(self.sums.dtype)
 
 
-def _from_library(module: nn.Module, state: dict, prefix: str, *_) -> None:
-    """Weights that were saved when moving averages came from `vector-quantize-pytorch`."""
-    if f"{prefix}inner._codebook.embed" not in state:
-        return
-    names = {"embed": "codebook", "cluster_size": "counts", "embed_avg": "sums"}
-    for name, ours in names.items():
-        state[prefix + ours] = state.pop(f"{prefix}inner._codebook.{name}")[0]
-    state.pop(f"{prefix}inner._codebook.initted", None)
-    state[f"{prefix}idle"] = module.idle.clone()
-
-
 def _uniform(codebook_size: int, codebook_dim: int) -> Tensor:
     return torch.empty(codebook_size, codebook_dim).uniform_(-1 / codebook_size, 1 / codebook_size)
-
-
-def _shuffled(count: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(count, generator=generator)
 
 
 def _initial(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """`count` different rows: distinct `vectors` (N,d) at random, and where there are too few, some beside them."""
     distinct = vectors.unique(dim=0)
-    order = _shuffled(len(distinct), generator)
+    order = torch.randperm(len(distinct), generator=generator)
     rows = distinct[order.repeat(-(-count // len(order)))[:count].to(vectors.device)]
     beyond = max(0, count - len(distinct))
     if beyond:
@@ -235,7 +226,7 @@ def _initial(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return rows
 
 
-class GumbelQuantizer(nn.Module):
+class GumbelQuantizer(Quantizer):
     """A codebook chosen from by logits, not by distance (Jang et al., arXiv 1611.01144), as the authors' f=8 model.
 
     One-hot choices: by argmax when evaluated, and in training by Gumbel noise of `temperature`, with the gradient
@@ -264,12 +255,8 @@ class GumbelQuantizer(nn.Module):
         none = z_hat.new_zeros(())
         return Quantized(z_q, chosen.argmax(1), none, none, kl_loss=divergence)
 
-    def lookup(self, indices: Tensor) -> Tensor:
-        """(B,h,w) int64 -> (B,n_z,h,w)."""
-        return rearrange(F.embedding(indices, self.codebook), "b h w c -> b c h w")
 
-
-class LibraryQuantizer(nn.Module):
+class LibraryQuantizer(Quantizer):
     """A quantizer of `vector-quantize-pytorch` behind the interface of `NearestQuantizer`.
 
     simvq: one linear map moves all codes; fsq, lfq: no learned codebook. Their losses come out unweighted. mean: what
@@ -298,28 +285,15 @@ class LibraryQuantizer(nn.Module):
         with torch.autocast(z_hat.device.type, enabled=False):
             weights = [part.dtype for part in self.inner.parameters()]
             z_hat = z_hat.to(weights[0] if weights else torch.promote_types(z_hat.dtype, torch.float32))
-            return {"simvq": self._simvq, "fsq": self._fsq, "lfq": self._lfq}[self.kind](z_hat)
-
-    def _simvq(self, z_hat: Tensor) -> Quantized:
-        # not by the library's own forward, which adds up the two terms, and whose distances have no chunks
-        z_hat = z_hat.to(torch.promote_types(z_hat.dtype, torch.float32))
-        codebook = self.codebook.to(z_hat.dtype)
-        found = nearest(rearrange(z_hat.detach(), "b c h w -> (b h w) c"), codebook.detach())
-        indices = found.view(z_hat.shape[0], *z_hat.shape[2:])
-        codes = rearrange(F.embedding(indices, codebook), "b h w c -> b c h w")
-        return Quantized(with_gradient(z_hat, codes, self.gradient), indices, F.mse_loss(codes, z_hat.detach()),
-                         F.mse_loss(z_hat, codes.detach()))
-
-    def _fsq(self, z_hat: Tensor) -> Quantized:
-        z_q, indices = self.inner(z_hat)
-        none = z_hat.new_zeros(())
-        return Quantized(z_q, indices.long(), none, none)
-
-    def _lfq(self, z_hat: Tensor) -> Quantized:
-        (z_q, indices, _), parts = self.inner(z_hat, return_loss_breakdown=True)
-        batch = self._batch_entropy(z_hat) if self.mean and self.training else parts.batch_entropy
-        return Quantized(z_q, indices.long(), z_hat.new_zeros(()), parts.commitment,
-                         entropy_loss=parts.per_sample_entropy - batch)
+            none = z_hat.new_zeros(())
+            if self.kind == "simvq":  # the library's own forward adds up the two terms, and has no chunks
+                return quantize_to_nearest(z_hat, self.codebook, self.gradient)
+            if self.kind == "fsq":
+                z_q, indices = self.inner(z_hat)
+                return Quantized(z_q, indices.long(), none, none)
+            (z_q, indices, _), parts = self.inner(z_hat, return_loss_breakdown=True)
+            batch = self._batch_entropy(z_hat) if self.mean and self.training else parts.batch_entropy
+            return Quantized(z_q, indices.long(), none, parts.commitment, parts.per_sample_entropy - batch)
 
     def _batch_entropy(self, z_hat: Tensor) -> Tensor:
         """The entropy of LFQ's mean choice over the batch of all processes, as the library has it for one.
@@ -338,11 +312,10 @@ class LibraryQuantizer(nn.Module):
         if self.kind == "fsq":  # its own `indices_to_codes` is for float32 alone
             codes = self.inner.project_out(self.inner.implicit_codebook[indices])
             return rearrange(codes, "b h w c -> b c h w")
-        return rearrange(F.embedding(indices, self.codebook), "b h w c -> b c h w")
+        return super().lookup(indices)
 
     @property
     def codebook(self) -> Tensor:
-        """(K,n_z)."""
         if self.kind == "simvq":
             return self.inner.codebook
         return rearrange(self.lookup(rearrange(self.every, "k -> k 1 1")), "k c 1 1 -> k c")

@@ -8,10 +8,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,51 +19,64 @@ from torch import Tensor, nn
 
 from tesserae.earlier_models import upgraded
 from tesserae.errors import TesseraeError
+from tesserae.files import replacing
 
 _KEY = "tesserae"  # one entry of metadata: several are written in any order, and the file's hash changes
 
 
-def save_model(model: nn.Module, config: Any, folder: str | Path, origin: Mapping[str, Any] | None = None) -> None:
-    """Write weights and the config (a dataclass) into `folder`, each file whole or not at all.
+class SavedModel(nn.Module):
+    """A network that is written into a folder and read back, with its config, a dataclass of `config_class`.
 
-    origin: JSON values that say what the model was trained on; `load_weights` returns them.
+    origin: JSON values that say what it was trained on. fingerprint: 32 hex digits that change with any weight and
+    with the config, "" for a network that was not read from a folder.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    about = {"checksum": _checksum(weights), "origin": dict(origin or {})}
-    save_file(weights, folder / "model.safetensors.part", {_KEY: json.dumps(about, sort_keys=True)})
-    text = json.dumps({"kind": type(model).__name__, **dataclasses.asdict(config)}, indent=2)
-    (folder / "config.json.part").write_text(text + "\n", encoding="utf-8")
-    for name in ("model.safetensors", "config.json"):
-        os.replace(folder / f"{name}.part", folder / name)
+
+    config_class: type
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.origin: dict[str, Any] = {}
+        self.fingerprint = ""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model.safetensors and config.json into `folder`, each file whole or not at all.
+
+        Raises DiskFullError and TesseraeError, see `files.replacing`.
+        """
+        folder = Path(folder)
+        weights = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        about = {"checksum": _checksum(weights), "origin": self.origin}
+        text = json.dumps({"kind": type(self).__name__, **dataclasses.asdict(self.config)}, indent=2)
+        with replacing(folder / "config.json") as config_file, replacing(folder / "model.safetensors") as body:
+            save_file(weights, body, {_KEY: json.dumps(about, sort_keys=True)})
+            config_file.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read what `save_pretrained` wrote. Raises TesseraeError where it is missing, damaged or of another kind.
+
+        Files of an older version, without a checksum, load unchecked.
+        """
+        model = cls(_read_config(cls, Path(folder) / "config.json"))
+        model.fingerprint, model.origin = _read_weights(folder, model.load_state_dict)
+        return model.eval()
 
 
-def read_config(config_class: type, kind: str, folder: str | Path) -> Any:
-    """The config of a saved model. Raises TesseraeError where the folder holds none of that kind."""
-    path = Path(folder) / "config.json"
-    values = _read_values(path)
+def _read_config(model_class: type[SavedModel], path: Path) -> Any:
+    kind, values = model_class.__name__, _read_values(path)
     if not isinstance(values, dict) or values.pop("kind", None) != kind:
         raise TesseraeError(f"{path} is not that of a {kind}: name another folder.")
     values = upgraded(kind, values)
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
-        return config_class(**values)
+        return model_class.config_class(**values)
     except TypeError as error:
         raise TesseraeError(f"{path} does not fit this version ({error}): train again.") from None
 
 
-def load_weights(model: nn.Module, folder: str | Path) -> tuple[str, dict[str, Any]]:
-    """Fill `model` from `folder`; its fingerprint and its origin, {} of a model that was saved without one.
-
-    The fingerprint is 32 hex digits that change with any weight and with the config. Raises TesseraeError where the
-    file is missing, damaged or of other shapes; files of an older version, without a checksum, load unchecked.
-    """
-    return _read_weights(folder, model.load_state_dict)
-
-
 def fingerprint_of(folder: str | Path) -> str:
-    """The fingerprint of the model in `folder`, as `load_weights` gives it. Raises TesseraeError as that does."""
+    """The fingerprint of the model in `folder`. Raises TesseraeError where a file is missing or damaged."""
     return _read_weights(folder, lambda weights: None)[0]
 
 

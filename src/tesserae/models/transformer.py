@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 
 from tesserae.errors import TesseraeError
 from tesserae.models.kv_cache import KVCache
-from tesserae.models.saving import load_weights, read_config, save_model
+from tesserae.models.saving import SavedModel
 
 INIT_STD = 0.02
 
@@ -103,20 +101,16 @@ class Block(nn.Module):
         return x + self.dropout(self.down(F.gelu(self.up(self.norm_2(x)))))
 
 
-class LatentTransformer(nn.Module):
-    """`model(prefix (B,P), indices (B,T)) -> logits (B,T,K)`; logits[:, i] are p(s_i | s_<i, prefix)'s.
+class LatentTransformer(SavedModel):
+    """`model(prefix (B,P), indices (B,T)) -> logits (B,T,K)`; logits[:, i] are p(s_i | s_<i, prefix)'s."""
 
-    origin: JSON values that say what it was trained on, kept with the model. fingerprint: 32 hex digits for the
-    weights and the config that `from_pretrained` read, "" for a network made in memory.
-    """
+    config_class = TransformerConfig
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         if config.n_embd % config.n_head:
             raise TesseraeError(f"n_embd = {config.n_embd} must be a multiple of n_head = {config.n_head}.")
-        self.config = c = config
-        self.origin: dict[str, Any] = {}
-        self.fingerprint = ""
+        c = config
         self.prefix_embedding = nn.Embedding(c.prefix_vocab, c.n_embd)
         self.token_embedding = nn.Embedding(c.codebook_size, c.n_embd)
         self.positions = nn.Parameter(torch.empty(c.block_size, c.n_embd))
@@ -138,7 +132,7 @@ class LatentTransformer(nn.Module):
         index has no effect. Raises TesseraeError where the shapes do not fit the network.
         """
         self._check(prefix, indices.shape[1])
-        x = self._through_blocks(self._embed(prefix, indices[:, :-1]))
+        x = self._transform(self._embed(prefix, indices[:, :-1]))
         return self._logits(x[:, -indices.shape[1]:])
 
     def prefill(self, prefix: Tensor, indices: Tensor | None = None,
@@ -152,42 +146,30 @@ class LatentTransformer(nn.Module):
         self._check(prefix, indices.shape[1] + 1)
         capacity = self.config.prefix_length + (max_tokens or self.config.max_tokens) - 1
         cache = KVCache(self.config.n_layer, len(prefix), capacity)
-        return self._next_logits(self._embed(prefix, indices), cache), cache
+        x = self._transform(self._embed(prefix, indices), cache)
+        return self._logits(x[:, -1]), cache
 
     def step(self, indices: Tensor, cache: KVCache) -> Tensor:
         """Append the next codes of every sample, (B,) or (B,t) int64: logits (B,K) of the code that follows them."""
         indices = indices if indices.ndim == 2 else indices[:, None]
         positions = self.positions[cache.next_positions(indices.shape[1])]
-        return self._next_logits(self.token_embedding(indices) + positions, cache)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write model.safetensors and config.json into `folder`."""
-        save_model(self, self.config, folder, self.origin)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> LatentTransformer:
-        """Read what `save_pretrained` wrote. Raises TesseraeError where it is missing or damaged."""
-        model = cls(read_config(TransformerConfig, cls.__name__, folder))
-        model.fingerprint, model.origin = load_weights(model, folder)
-        return model.eval()
+        x = self._transform(self.token_embedding(indices) + positions, cache)
+        return self._logits(x[:, -1])
 
     def _embed(self, prefix: Tensor, indices: Tensor) -> Tensor:
         tokens = torch.cat([self.prefix_embedding(prefix), self.token_embedding(indices)], dim=1)  # (B,t,C)
         return self.dropout(tokens + self.positions[:tokens.shape[1]])
 
-    def _through_blocks(self, x: Tensor, cache: KVCache | None = None) -> Tensor:  # (B,t,C) -> (B,t,C)
+    def _transform(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Embedded positions (B,t,C) through all blocks; with a cache they are appended to it."""
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, cache)
+        if cache is not None:
+            cache.advance(x.shape[1])
         return x
 
     def _logits(self, x: Tensor) -> Tensor:  # (...,C) -> (...,K)
         return self.head(self.norm(x))
-
-    def _next_logits(self, x: Tensor, cache: KVCache) -> Tensor:
-        """Embedded positions (B,t,C), appended to the cache -> logits of the code after the last, (B,K)."""
-        last = self._through_blocks(x, cache)[:, -1]
-        cache.advance(x.shape[1])
-        return self._logits(last)
 
     def _check(self, prefix: Tensor, tokens: int) -> None:
         c = self.config

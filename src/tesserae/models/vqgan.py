@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,21 +14,19 @@ from tesserae.codebook_params import downsampling, entries, fsq_levels
 from tesserae.errors import TesseraeError
 from tesserae.models.layers import Downsample, Level, Middle, Upsample, norm
 from tesserae.models.quantizers import Quantized, make_quantizer
-from tesserae.models.saving import load_weights, read_config, save_model
+from tesserae.models.saving import SavedModel
 
 
 @dataclass(frozen=True)
 class VQGANConfig:
     """Sizes of a VQGAN; the defaults are the paper's for f=16 on 256x256 pictures.
 
-    `patch` folds patch x patch pixels into channels before the first level (1: none), which spares the
-    convolutions at full resolution. `refine` adds a last layer of so many channels at full resolution, which
-    removes the checkerboard that unfolded patches leave (0: none). `attention` is that of the middle, at the lowest
-    resolution; `attention_levels` adds attention after each residual block of those levels, counted from the highest
-    resolution. `gradient`: see `quantizers.with_gradient`. view, column, colours, ignore_index, void_colour: what of
-    a picture the network sees, for `data.views.view_of`. whole_range, float_range: the values of files of more than 8
-    bits, whole numbers and floats, that are black and white in its set, () where it has none. For FSQ,
-    `codebook_size` becomes the product of `levels`, which follow from it.
+    `patch` folds patch x patch pixels into channels before the first level (1: none), which spares convolutions at
+    full resolution; `refine` adds a last layer of so many channels there, which removes the checkerboard that patches
+    leave (0: none). `attention`: in the middle, at the lowest resolution; `attention_levels`: also after each
+    residual block of those levels, counted from the highest resolution. `gradient`: see `quantizers.with_gradient`.
+    view to float_range: what of a picture the network reads, for `data.views.view_of`. For FSQ, `codebook_size`
+    becomes the product of `levels`, which follow from it.
     """
 
     view: str = "image"
@@ -128,18 +124,13 @@ class Decoder(nn.Module):
         return x if self.unfold is None else F.silu(F.pixel_shuffle(self.unfold(x), self.patch))
 
 
-class VQGAN(nn.Module):
-    """Encoder, quantizer and decoder, with 1x1 convolutions between z_channels and n_z on either side.
+class VQGAN(SavedModel):
+    """Encoder, quantizer and decoder, with 1x1 convolutions between z_channels and n_z on either side."""
 
-    origin: JSON values that say what it was trained on, kept with the model. fingerprint: 32 hex digits for the
-    weights and the config that `from_pretrained` read, "" for a network made in memory.
-    """
+    config_class = VQGANConfig
 
     def __init__(self, config: VQGANConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.origin: dict[str, Any] = {}
-        self.fingerprint = ""
+        super().__init__(config)
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.pre_quant = nn.Conv2d(config.z_channels, config.codebook_dim, 1)
         self.quantizer = make_quantizer(config.quantizer, config.codebook_size, config.codebook_dim, config.gradient,
@@ -153,11 +144,16 @@ class VQGAN(nn.Module):
 
     def latents(self, images: Tensor) -> Tensor:
         """images (B,3,H,W) in [-1,1] -> z_hat (B,n_z,H/f,W/f). Raises TesseraeError where f does not divide H, W."""
+        self.map_shape(images)
+        return self.pre_quant(self.encoder(images.to(self.dtype)))
+
+    def map_shape(self, images: Tensor) -> tuple[int, int]:
+        """(h,w) of the code maps of images (...,H,W). Raises TesseraeError where f does not divide H, W."""
         f, (height, width) = self.config.downsampling, images.shape[-2:]
         if height % f or width % f:
             raise TesseraeError(f"pictures of {width}x{height} pixels do not divide into codes of {f}x{f} pixels: "
                                 f"crop or resize them to multiples of {f}.")
-        return self.pre_quant(self.encoder(images.to(self.dtype)))
+        return height // f, width // f
 
     def decode_latents(self, z_q: Tensor) -> Tensor:
         """z_q (B,n_z,h,w) -> images (B,3,f h,f w), unclamped."""
@@ -165,15 +161,13 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """images (B,3,H,W) in [-1,1] -> indices (B,h,w) int64; of no pictures, B = 0, none.
+        """images (B,3,H,W) in [-1,1] -> indices (B,h,w) int64, the same in any mode of the model.
 
-        Nothing random is in it and nothing of the model changes, also while the model is in training mode. Raises
-        TesseraeError for pictures of another form.
+        Raises TesseraeError for pictures of another form.
         """
         self._check_images(images)
         if not len(images):
-            f = self.config.downsampling
-            return images.new_zeros(0, images.shape[2] // f, images.shape[3] // f, dtype=torch.int64)
+            return images.new_zeros(0, *self.map_shape(images), dtype=torch.int64)
         with evaluating(self):
             return self.quantizer(self.latents(images)).indices
 
@@ -185,7 +179,7 @@ class VQGAN(nn.Module):
         TesseraeError for what are no indices of this codebook.
         """
         if indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex():
-            raise TesseraeError(f"indices are of the type {_named(indices.dtype)}: whole numbers are needed, as "
+            raise TesseraeError(f"indices are of the type {str(indices.dtype)[6:]}: whole numbers are needed, as "
                                 "encode gives them.")
         if indices.ndim != 3 or not all(indices.shape[1:]):
             raise TesseraeError(f"indices have the shape {tuple(indices.shape)}: (pictures, rows, columns) is "
@@ -208,7 +202,7 @@ class VQGAN(nn.Module):
             raise TesseraeError(f"pictures have the shape {tuple(images.shape)}: (pictures, {channels}, height, "
                                 "width) is needed, with a pixel at least.")
         if not images.is_floating_point():
-            raise TesseraeError(f"pictures are of the type {_named(images.dtype)}: floats are needed, those of "
+            raise TesseraeError(f"pictures are of the type {str(images.dtype)[6:]}: floats are needed, those of "
                                 "colours from -1 to 1.")
 
     @property
@@ -220,21 +214,6 @@ class VQGAN(nn.Module):
     def dtype(self) -> torch.dtype:
         """The precision of the weights, which images and z_q are brought to."""
         return self.pre_quant.weight.dtype
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write model.safetensors and config.json into `folder`."""
-        save_model(self, self.config, folder, self.origin)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> VQGAN:
-        """Read what `save_pretrained` wrote. Raises TesseraeError where it is missing or damaged."""
-        model = cls(read_config(VQGANConfig, cls.__name__, folder))
-        model.fingerprint, model.origin = load_weights(model, folder)
-        return model.eval()
-
-
-def _named(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 @contextlib.contextmanager

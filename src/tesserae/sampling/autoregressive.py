@@ -29,10 +29,9 @@ class SampleOptions:
     """How codes are sampled.
 
     temperature, top_k, top_p: see `filters.rank`. seed, first: the samples are numbered first, first + 1, ... and
-    each depends on (seed, number) alone, up to the rounding of the network's sums. batch_size: how many samples, or
-    windows, go through the network at once at most. cached: False processes the whole sequence again for each code,
-    for comparison. recorded: on a GPU steps are recorded as CUDA graphs. stride: of maps that are larger than the
-    transformer's, see `sliding_window.sample_map`.
+    each depends on (seed, number) alone. batch_size: the largest number of samples, or windows, in a batch. cached:
+    False processes the whole sequence again for each code, for comparison. recorded: on a GPU steps are recorded as
+    CUDA graphs. stride: of maps that are larger than the transformer's, see `sliding_window.sample_map`.
     """
 
     temperature: float = 1.0
@@ -68,14 +67,17 @@ def sample(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], opt
     Raises TesseraeError for what does not fit.
     """
     options.check()
-    _check(model, prefix, shape, given)
-    count, length, order = len(prefix), shape[0] * shape[1], model.config.order
+    count, length, order, limit = len(prefix), shape[0] * shape[1], model.config.order, model.config.max_tokens
+    if min(shape) < 1 or length > limit:
+        raise TesseraeError(f"a map of {shape[0]}x{shape[1]} codes was requested; this transformer models "
+                            f"1 to {limit} codes: take a smaller map.")
+    check_range("prefix tokens", prefix, model.config.prefix_vocab)
+    check_given(model, given, (count, *shape))
     codes = torch.zeros(count, length, dtype=torch.int64, device=prefix.device)
     known = torch.zeros_like(codes, dtype=torch.bool)
     if given is not None:
         known, indices = (to_sequences(part, order) for part in given)
         codes = torch.where(known, indices, 0)
-    decode = _decode_cached if options.cached else _decode_uncached
     network = decoder(model, options) if options.cached else model
     with decoding(model, steps=options.cached):
         for start in range(0, count, options.batch_size):
@@ -119,63 +121,38 @@ def upper_half(indices: Tensor) -> Tensor:
 def uniforms(seed: int, samples: range, positions: int) -> Tensor:
     """Uniform numbers in [0,1), (len(samples),positions) float32: a counter-based stream for each sample.
 
-    They are made from Philox's raw stream, which NumPy promises to keep, and from its highest 24 bits, so
-    that none is rounded up to 1.
+    They are the highest 24 bits of Philox's raw stream, which NumPy promises to keep: none is rounded up to 1.
     """
     raw = np.stack([np.random.Philox(key=np.array([seed, number], np.uint64)).random_raw(positions)
                     for number in samples])
     return torch.from_numpy(((raw >> np.uint64(40)) * 2.0**-24).astype(np.float32))
 
 
-def _decode_cached(model: LatentTransformer, prefix: Tensor, codes: Tensor, known: Tensor, noise: Tensor,
-                   options: SampleOptions) -> Iterator[int]:
-    """Sample those of the codes (B,T) that are not known, one step of the network each, and yield each position.
+def decode(model: LatentTransformer, prefix: Tensor, codes: Tensor, known: Tensor, noise: Tensor,
+           options: SampleOptions) -> Iterator[int]:
+    """Sample in place those of the codes (B,T) that are not known, (B,T) bool, and yield each position that is done.
 
-    The leading codes that are known in every sample are processed in one pass.
+    noise: uniform numbers (B,T). The leading codes that are known in every sample are processed in one pass, and each
+    of the others in one step. Without the cache the whole sequence goes through the network for each: slow, and what
+    the cache is compared with.
     """
-    length = codes.shape[1]
-    start = int(known.all(0).long().cumprod(0).sum())
-    if start == length:
-        return
-    logits, cache = model.prefill(prefix, codes[:, :start])
-    for position in range(start, length):
-        sampled = options.pick(logits, noise[:, position])
-        codes[:, position] = torch.where(known[:, position], codes[:, position], sampled)
-        yield position
-        if position + 1 < length:
-            logits = model.step(codes[:, position], cache)
-
-
-def _decode_uncached(model: LatentTransformer, prefix: Tensor, codes: Tensor, known: Tensor, noise: Tensor,
-                     options: SampleOptions) -> Iterator[int]:
-    """The whole sequence through the network for each code: slow, and what the cache is compared with."""
-    for position in range(codes.shape[1]):
-        logits = model(prefix, codes[:, :position + 1])[:, -1]  # (B,K)
-        sampled = options.pick(logits, noise[:, position])
-        codes[:, position] = torch.where(known[:, position], codes[:, position], sampled)
+    free = (~known).any(0).tolist()  # positions at which a sample lacks its code
+    start, cache = free.index(True) if any(free) else len(free), None
+    for position in range(start, len(free)):
+        if not options.cached:
+            logits = model(prefix, codes[:, :position + 1])[:, -1]  # (B,K)
+        elif cache is None:
+            logits, cache = model.prefill(prefix, codes[:, :start], max_tokens=len(free))
+        else:
+            logits = model.step(codes[:, position - 1], cache)
+        if free[position]:
+            sampled = options.pick(logits, noise[:, position])
+            codes[:, position] = torch.where(known[:, position], codes[:, position], sampled)
         yield position
 
 
-def _check(model: LatentTransformer, prefix: Tensor, shape: tuple[int, int], given: Given | None) -> None:
-    most = model.config.max_tokens
-    if min(shape) < 1 or shape[0] * shape[1] > most:
-        raise TesseraeError(f"a map of {shape[0]}x{shape[1]} codes was requested; this transformer models "
-                            f"1 to {most} codes: take a smaller map.")
-    check_prefix(prefix, model)
-    check_given(model, given, (len(prefix), *shape))
-
-
-def check_prefix(prefix: Tensor, model: LatentTransformer) -> None:
-    """Raise TesseraeError where prefix tokens are outside of the transformer's vocabulary."""
-    _check_range("prefix tokens", prefix, model.config.prefix_vocab)
-
-
-def check_codes(name: str, codes: Tensor, model: LatentTransformer) -> None:
-    """Raise TesseraeError where `codes` are outside of the transformer's codebook; the message names them `name`."""
-    _check_range(name, codes, model.config.codebook_size)
-
-
-def _check_range(name: str, tokens: Tensor, size: int) -> None:
+def check_range(name: str, tokens: Tensor, size: int) -> None:
+    """Raise TesseraeError where `tokens` are not all in [0, size); the message names them `name`."""
     if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
         raise TesseraeError(f"{name} run from {int(tokens.min())} to {int(tokens.max())}; this transformer knows "
                             f"0 to {size - 1}.")
@@ -189,4 +166,4 @@ def check_given(model: LatentTransformer, given: Given | None, shape: tuple[int,
     if mask.shape != shape or indices.shape != shape or mask.dtype != torch.bool:
         raise TesseraeError(f"the given mask and indices have the shapes {tuple(mask.shape)} and "
                             f"{tuple(indices.shape)}; a boolean mask and indices of {shape} are needed.")
-    check_codes("given codes", indices[mask], model)
+    check_range("given codes", indices[mask], model.config.codebook_size)

@@ -36,6 +36,9 @@ class SampleRequest:
         """The pictures of these numbers."""
         return self._each(lambda part: part[rows], len(rows))
 
+    def to(self, device: torch.device) -> SampleRequest:
+        return self._each(lambda part: part.to(device), self.count)
+
     def _each(self, change: Callable[[Tensor], Tensor], count: int) -> SampleRequest:
         labels = None if self.labels is None else change(self.labels)
         return SampleRequest(count, labels, {name: change(part) for name, part in self.maps.items()})
@@ -53,8 +56,7 @@ def prefixes_of(model: LatentTransformer, request: SampleRequest, shape: tuple[i
 
     Raises TesseraeError where a condition that the model needs is missing, or has another size.
     """
-    conditions, device = conditions_of(model.config.conditions), model.device
-    window = window_of(model)
+    conditions, window = conditions_of(model.config.conditions), window_of(model)
     for condition in conditions:
         if isinstance(condition, Codes):
             scale = condition.window[0] // window[0]
@@ -65,14 +67,11 @@ def prefixes_of(model: LatentTransformer, request: SampleRequest, shape: tuple[i
                                     f"codes needs one of {wanted[0]}x{wanted[1]}.")
         elif isinstance(condition, Label) and request.labels is None:
             raise TesseraeError("this transformer needs the class of every picture: give labels.")
-    labels = None if request.labels is None else request.labels.to(device)
-    maps = {name: part.to(device) for name, part in request.maps.items()}
+    here = request.to(model.device)
 
     def prefixes(samples: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
-        rows = samples - first
-        own = {name: part[rows] for name, part in maps.items()}
-        return make_prefix(conditions, Conditioning(tops, lefts, shape, window,
-                                                    None if labels is None else labels[rows], own))
+        own = here.some(samples - first)
+        return make_prefix(conditions, Conditioning(tops, lefts, shape, window, own.labels, own.maps))
 
     return prefixes
 

@@ -17,17 +17,15 @@ def rank(logits: Tensor, temperature: float = 1.0, top_k: int = 0,
     """Codes in order of falling probability, filtered: probabilities (B,k) that sum to 1, codes (B,k) int64.
 
     logits (B,K). temperature divides them, and 0 leaves the likeliest code alone (argmax); top_k keeps the k
-    likeliest (0: all); top_p in (0,1] keeps the
-    fewest whose probabilities (after temperature and top_k) reach top_p. The others have probability 0.
-    Raises TesseraeError for values outside these ranges.
+    likeliest (0: all); top_p in (0,1] keeps the fewest whose probabilities (after temperature and top_k) reach top_p.
+    The others have probability 0. Raises TesseraeError for values outside these ranges.
     """
     check_filters(temperature, top_k, top_p)
     if temperature == 0:
         best = logits.argmax(-1, keepdim=True)
         return torch.ones_like(best, dtype=torch.float32), best
-    k = min(top_k or logits.shape[-1], logits.shape[-1])
-    if k < logits.shape[-1]:
-        ranked, codes = logits.float().topk(k, dim=-1)
+    if 0 < top_k < logits.shape[-1]:
+        ranked, codes = logits.float().topk(top_k, dim=-1)
     else:
         ranked, codes = logits.float().sort(dim=-1, descending=True, stable=True)
     # the largest is subtracted first, so that a tiny temperature makes no infinity minus infinity

@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from tesserae.earlier_models import OLD_ORDERINGS
 from tesserae.errors import TesseraeError
 
 ORDERS = ("row", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate")
@@ -36,9 +37,7 @@ def ordering(name: str, height: int, width: int) -> Tensor:
         "z_curve": lambda h, w: _by_bits(h, w, fine_first=False),
         "subsample": lambda h, w: _by_bits(h, w, fine_first=True),
         "alternate": _alternate,
-        "old_subsample": _old_subsample,
-        "old_spiral_in": _old_spiral,
-        "old_spiral_out": lambda h, w: _old_spiral(h, w)[::-1],
+        **OLD_ORDERINGS,
     }
     if name not in orders:
         raise TesseraeError(f"order = {name!r} is not known: use one of {', '.join(ORDERS)}.")
@@ -88,23 +87,3 @@ def _by_bits(height: int, width: int, fine_first: bool) -> list[int]:
         return [side >> bit & 1 for bit in bits for side in (row, column)]
 
     return sorted(range(height * width), key=key)
-
-
-def _old_spiral(height: int, width: int) -> list[int]:
-    """From the upper left corner clockwise."""
-    grid = np.arange(height * width).reshape(height, width)
-    positions: list[int] = []
-    while grid.size:
-        positions += grid[0].tolist()
-        grid = np.rot90(grid[1:])
-    return positions
-
-
-def _old_subsample(height: int, width: int) -> list[int]:
-    """By the coarsest grid of steps 2^n that a position lies on, then, of one grid, as one reads."""
-    def fineness(position: int) -> int:
-        row, column = divmod(position, width)
-        step = 1 << max(height, width).bit_length()
-        return next(level for level in range(64) if not row % (step >> level) and not column % (step >> level))
-
-    return sorted(range(height * width), key=lambda position: (fineness(position), position))

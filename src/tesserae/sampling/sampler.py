@@ -54,12 +54,11 @@ class Sampler:
         self.transformer, self.vqgan, self.name = transformer.eval(), vqgan.eval(), name
         self.condition_vqgans, self.class_names = dict(condition_vqgans or {}), list(class_names)
         self.conditions = conditions_of(transformer.config.conditions)
-        for condition in self.conditions:
-            if isinstance(condition, Codes) and condition.name not in self.condition_vqgans:
-                raise TesseraeError(f"the condition {condition.name} has no VQGAN: give it in condition_vqgans.")
+        for condition in _names(self.conditions):
+            if condition not in self.condition_vqgans:
+                raise TesseraeError(f"the condition {condition} has no VQGAN: give it in condition_vqgans.")
         self.view = view_of(vqgan.config)
-        self.condition_views: dict[str, View] = {key: view_of(each.config)
-                                                 for key, each in self.condition_vqgans.items()}
+        self.condition_views = {key: view_of(each.config) for key, each in self.condition_vqgans.items()}
         self.autocast: Callable[[], AbstractContextManager] = nullcontext
         self.tile = TILE
 
@@ -74,8 +73,7 @@ class Sampler:
         """
         folder = Path(folder)
         transformer = LatentTransformer.from_pretrained(folder)
-        conditions = [condition.name for condition in conditions_of(transformer.config.conditions)
-                      if isinstance(condition, Codes)]
+        conditions = _names(conditions_of(transformer.config.conditions))
         names = set(transformer.origin.get("vqgans", {}))
         if name is None and not names:
             raise TesseraeError(f"{folder} does not say which VQGAN's codes it models: load both, and join them by "
@@ -89,7 +87,7 @@ class Sampler:
 
     def to(self, device: str | torch.device) -> Sampler:
         """Move all networks."""
-        for model in (self.transformer, self.vqgan, *self.condition_vqgans.values()):
+        for model in (self.transformer, *self.vqgans.values()):
             model.to(device)
         return self
 
@@ -116,9 +114,8 @@ class Sampler:
         label: a name of `class_names`, its number, or one for each picture. condition: a picture of what the
         condition's VQGAN reads (a layout in the colours of the classes or as their indices, a depth map, a photograph
         whose edges are taken); with several such conditions one for each name. size: (height, width) in pixels,
-        multiples of the downsampling and no smaller than `size`; None: `size`. options: seed, temperature, top_k,
-        top_p, stride, see `SampleOptions`. The same seed makes the same pictures on one kind of machine.
-        progress(codes done, codes in all). Raises TesseraeError for what is missing or does not fit.
+        multiples of the downsampling and no smaller than `size`; None: `size`. options: of `SampleOptions`. The same
+        seed makes the same pictures on one kind of machine. Raises TesseraeError for what is missing or does not fit.
         """
         request = self.request(label, condition, size, n)
         codes = self.sample_codes(request, self._shape(size), SampleOptions(**options), progress=progress)
@@ -143,8 +140,6 @@ class Sampler:
         request = self.request(label, condition, size, n)
         return _pil(self.decode(self.sample_codes(request, self._shape(size), SampleOptions(**options), given)))
 
-    # ---- the steps in between, as tensors --------------------------------------------------------------------
-
     def request(self, label: LabelLike = None, condition: Condition = None, size: tuple[int, int] | None = None,
                 n: int = 1) -> SampleRequest:
         """The conditions of `n` pictures as labels and codes; arguments as `sample` has them."""
@@ -153,15 +148,15 @@ class Sampler:
         labels, shape = None, self._shape(size)
         if any(isinstance(each, Label) for each in self.conditions):
             several = isinstance(label, Sequence | Tensor) and not isinstance(label, str)
-            labels = torch.tensor([self._label(each) for each in label] if several else [self._label(label)] * n)
+            labels = torch.tensor([self._label(each) for each in (label if several else [label] * n)])
             if len(labels) != n:
                 raise TesseraeError(f"{len(labels)} labels are given for {n} pictures: give one, or one for each.")
         elif label is not None:
             raise TesseraeError(f"label = {label!r} is not needed; this transformer has no classes.")
-        names = [each.name for each in self.conditions if isinstance(each, Codes)]
-        given = condition
-        if not isinstance(condition, Mapping):
-            given = {} if condition is None else {names[0] if len(names) == 1 else "": condition}
+        names = _names(self.conditions)
+        given = {} if condition is None else condition
+        if not isinstance(given, Mapping):
+            given = {names[0] if len(names) == 1 else "": condition}
         if given and not names:
             raise TesseraeError("this transformer has no pictures as conditions: leave condition out.")
         if {*given} != {*names}:
@@ -173,10 +168,9 @@ class Sampler:
     def sample_codes(self, request: SampleRequest, shape: tuple[int, int] | None = None,
                      options: SampleOptions = DEFAULTS, given: Given | None = None,
                      progress: Progress | None = None, preview: Preview | None = None) -> Tensor:
-        """A code map of `shape` for each requested picture, (B,h,w) int64 on the CPU.
+        """A code map of `shape`, None for the transformer's window, for each requested picture: (B,h,w) on the CPU.
 
-        shape: (h,w) in codes; None: that of the transformer's window. given: (mask (B,h,w) bool, codes (B,h,w)), of
-        which the codes under the mask are kept. See `conditional.sample_codes`.
+        For the arguments see `conditional.sample_codes`.
         """
         given = given and tuple(part.to(self.device) for part in given)
         shape = shape or window_of(self.transformer)
@@ -186,14 +180,14 @@ class Sampler:
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Code maps (B,h,w) -> pictures (B,3,f h,f w) in [-1,1] on the CPU; large maps in tiles of `tile` codes."""
-        if max(codes.shape[1:]) > self.tile:
-            return self.view.rendered(decode_map(self.vqgan, codes.to(self.device), self.tile)).cpu()
+        codes, decode = codes.to(self.device), self.vqgan.decode
         at_once = max(1, min(DECODED[1], DECODED[0] // codes[0].numel()))
-        return torch.cat([self.view.rendered(self.vqgan.decode(part.to(self.device))).cpu()
-                          for part in codes.split(at_once)])
+        if max(codes.shape[1:]) > self.tile:
+            return self.view.rendered(decode_map(self.vqgan, codes, self.tile)).cpu()
+        return torch.cat([self.view.rendered(decode(part)).cpu() for part in codes.split(at_once)])
 
     def condition_pictures(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What conditions in their views' raw form (B,c,H,W) look like: (B,3,H,W) in [-1,1] by name."""
+        """Pictures (B,3,H,W) in [-1,1] of conditions in their views' raw form (B,c,H,W), by name."""
         return {name: view.rendered(view.network_input(raw[name]))
                 for name, view in self.condition_views.items() if name in raw}
 
@@ -222,16 +216,20 @@ class Sampler:
         return encode_map(self.condition_vqgans[name], view.network_input(raw).to(self.device), self.tile)
 
 
+def _names(conditions: Sequence) -> list[str]:
+    """The conditions that are codes of a VQGAN."""
+    return [condition.name for condition in conditions if isinstance(condition, Codes)]
+
+
 def _read(source: Source, view: View, size: tuple[int, int]) -> Tensor:
     """A picture in a view's raw form (B,c,H,W)."""
     if isinstance(source, Tensor):
         return source
-    if not isinstance(source, Image.Image):
-        return read_condition(Path(source), view, size)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.png"
-        source.save(path)
-        return read_condition(path, view, size)
+        if isinstance(source, Image.Image):
+            picture, source = source, Path(folder) / "picture.png"
+            picture.save(source)
+        return read_condition(Path(source), view, size)
 
 
 def _pil(images: Tensor) -> list[Image.Image]:

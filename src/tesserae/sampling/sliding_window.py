@@ -20,16 +20,8 @@ from torch import Tensor
 
 from tesserae.errors import TesseraeError
 from tesserae.models.transformer import LatentTransformer
-from tesserae.sampling.autoregressive import (
-    DEFAULTS,
-    Given,
-    Progress,
-    SampleOptions,
-    check_given,
-    check_prefix,
-    decoding,
-    uniforms,
-)
+from tesserae.sampling import autoregressive
+from tesserae.sampling.autoregressive import DEFAULTS, Given, Progress, SampleOptions
 
 Size = tuple[int, int]  # rows, columns of codes
 # numbers of samples (n,), tops (n,), lefts (n,) int64 -> prefix tokens (n,P) int64 of those windows
@@ -66,9 +58,8 @@ class Block:
 def local_position(i: int, size: int, window: int, block: int = 1) -> int:
     """Where in its window the code i of an axis of `size` codes lies, 0 <= i < size, window <= size.
 
-    With w = window: i if i <= w/2, w - (size - i) if size - i < w/2, else w/2 (arXiv 2012.09841, sec. 3.3). So the
-    window begins at i - local_position(i, ...). Where i is the first of a block of codes, the block is in the middle
-    instead, one code below it where it cannot be.
+    With w = window: i if i <= w/2, w - (size - i) if size - i < w/2, else w/2 (arXiv 2012.09841, sec. 3.3). Where i
+    is the first of a block of codes, the block is in the middle instead, or one code below it.
     """
     middle = (window - block + 1) // 2
     if i <= middle:
@@ -82,7 +73,7 @@ def blocks_of(shape: Size, window: Size, stride: int = 1) -> list[Block]:
     """A map cut into blocks of stride x stride codes, smaller ones at its end, in row-major order.
 
     With stride = 1 every code has the window of the definition, and neighbours of a row with the same window, as at
-    the left and right edge, form one block: after its first code, each needs one step of the network.
+    the left and right edge, form one block.
     """
     columns = [(col, min(stride, shape[1] - col), col - local_position(col, shape[1], window[1], stride))
                for col in range(0, shape[1], stride)]  # first code, codes, the window's first
@@ -121,19 +112,18 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
                preview: Preview | None = None) -> Tensor:
     """Sample `count` code maps of any shape: (count,H,W) int64 on the model's device.
 
-    prefixes: the condition of windows. shape (H,W), no side smaller than the window's (h,w), which is the shape of
-    the maps that the transformer models. given (count,H,W): codes under the mask are kept, the others are sampled in
-    row-major order, each from those before it.
+    prefixes: the condition of windows. window (h,w): that of the maps that the transformer models, no side larger
+    than shape's (H,W). given (count,H,W): codes under the mask are kept, the others are sampled in row-major order,
+    each from those before it. The random number of a code belongs to (seed, sample, position in the map).
 
-    The random number of a code belongs to (seed, sample, position in the map). options.stride s > 1 samples blocks of
-    s x s codes from one window: about s^2 times fewer passes through the network, but codes inside of a block have
-    less context. Codes beside the block that the window needs before their time are sampled for the block alone.
-    Raises TesseraeError for what does not fit.
+    options.stride s > 1 samples blocks of s x s codes from one window: about s^2 times fewer passes through the
+    network, but codes inside of a block have less context. Codes beside the block that the window needs before their
+    time are sampled for the block alone. Raises TesseraeError for what does not fit.
     """
     sampler = MapSampler(model, prefixes, shape, window, count, options, given)
     maps, done, shown = sampler.maps, 0, 0
     sampled = torch.zeros_like(maps, dtype=torch.bool)
-    with decoding(model, steps=options.stride > 1):
+    with autoregressive.decoding(model, steps=options.stride > 1):
         for wavefront in sampler.wavefronts:
             done += sampler.sample(wavefront)
             for block in wavefront:
@@ -150,8 +140,8 @@ def sample_map(model: LatentTransformer, prefixes: Prefixes, shape: Size, window
 class Batch:
     """Windows whose blocks are of one form and go through the network together: n of them.
 
-    prefix (n,P) int64. positions (n,h w): of the windows' codes in the flat maps. start, end: the first code of the
-    block in the window, in row-major order, and the one after its last. own: the block's codes in the window.
+    prefix (n,P) int64. positions (n,h w): of the windows' codes in the flat maps. start, end: of the block in the
+    window, in row-major order. own: the block's codes in the window.
     """
 
     prefix: Tensor
@@ -184,66 +174,55 @@ class Windows:
             for begin in range(0, len(windows), batch_size):
                 chosen = torch.tensor(windows[begin:begin + batch_size], device=self.flat.device)
                 tops, lefts, numbers = chosen.unbind(1)
+                prefix = self.prefixes(numbers + self.first, tops, lefts)
+                if len(prefix) != len(chosen):
+                    raise TesseraeError(f"prefixes were requested for {len(chosen)} windows and came as tokens of "
+                                        f"the shape {tuple(prefix.shape)}: a row for each window is needed.")
+                autoregressive.check_range("prefix tokens", prefix, self.model.config.prefix_vocab)
                 firsts = (numbers * self.height + tops) * self.width + lefts  # of the windows in the flat maps
-                prefix = self._prefix(numbers + self.first, tops, lefts)
                 yield Batch(prefix, firsts[:, None] + self.inside, start, end, own)
 
-    def _prefix(self, samples: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
-        """Prefix tokens (n,P) of windows. Raises TesseraeError for those that the model does not have."""
-        tokens = self.prefixes(samples, tops, lefts)
-        if len(tokens) != len(samples):
-            raise TesseraeError(f"prefixes were requested for {len(samples)} windows and came as tokens of the "
-                                f"shape {tuple(tokens.shape)}: a row for each window is needed.")
-        check_prefix(tokens, self.model)
-        return tokens
 
-
-class MapSampler:
+class MapSampler(Windows):
     """Samples maps wavefront by wavefront; `sample_map` says how. maps: (count,H,W), 0 where nothing is sampled yet.
 
-    Each block is sampled from its window: one pass over the codes that are known, then a step a code.
+    Raises TesseraeError for what does not fit.
     """
 
     def __init__(self, model: LatentTransformer, prefixes: Prefixes, shape: Size, window: Size, count: int = 1,
                  options: SampleOptions = DEFAULTS, given: Given | None = None) -> None:
-        """Raises TesseraeError for what does not fit."""
         options.check()
         check_window(model, shape, window)
         if not 1 <= options.stride <= min(window):
             raise TesseraeError(f"a stride of {options.stride} does not fit a window of {window[0]}x{window[1]} "
                                 f"codes: take 1 to {min(window)}.")
-        check_given(model, given, (count, *shape))
-        self.model, self.options, device = model, options, model.device
-        self.wavefronts = wavefronts(blocks_of(shape, window, options.stride), shape, window)
-        self.maps = torch.zeros(count, *shape, dtype=torch.int64, device=device)
-        self._windows = Windows(model, prefixes, self.maps, window, options.first)
+        autoregressive.check_given(model, given, (count, *shape))
+        self.maps = torch.zeros(count, *shape, dtype=torch.int64, device=model.device)
+        super().__init__(model, prefixes, self.maps, window, options.first)
+        self.options, self.wavefronts = options, wavefronts(blocks_of(shape, window, options.stride), shape, window)
         numbers = range(options.first, options.first + count)
-        self._noise = uniforms(options.seed, numbers, shape[0] * shape[1]).flatten().to(device)
-        self._given = None if given is None else tuple(part.flatten().to(device) for part in given)
+        noise = autoregressive.uniforms(options.seed, numbers, self.maps[0].numel())
+        self.noise = noise.flatten().to(model.device)
+        self.given = None if given is None else tuple(part.flatten().to(model.device) for part in given)
 
     @torch.no_grad()
     def sample(self, wavefront: Sequence[Block]) -> int:
         """Sample the blocks of a wavefront in every map; returns how many codes these are."""
-        return sum(self._sample(batch) for batch in self._windows.batches(wavefront, self.options.batch_size))
+        return sum(self._sample(batch) for batch in self.batches(wavefront, self.options.batch_size))
 
     def _sample(self, batch: Batch) -> int:
-        flat, width, first_col = self._windows.flat, self._windows.window[1], batch.own[0] % self._windows.window[1]
-        codes = flat[batch.positions[:, :batch.end]]  # (n,end), on which the windows work
-        logits, cache = self.model.prefill(batch.prefix, codes[:, :batch.start], max_tokens=batch.end)
-        for position in range(batch.start, batch.end):
-            if position % width >= first_col:  # what is to the left of the block is known
-                codes[:, position] = self._pick(logits, batch.positions[:, position])
-            if position + 1 < batch.end:
-                logits = self.model.step(codes[:, position], cache)
-        flat[batch.positions[:, batch.own]] = codes[:, batch.own]
+        """Sample each block in its window, from the codes above the block and to its left."""
+        positions = batch.positions[:, :batch.end]
+        codes = self.flat[positions]  # (n,end), on which the windows work
+        inside = torch.arange(batch.end, device=codes.device)
+        known = ((inside < batch.start) | (inside % self.window[1] < batch.own[0] % self.window[1])).expand_as(codes)
+        if self.given is not None:
+            mask, indices = (part[positions] for part in self.given)
+            codes, known = torch.where(mask, indices, codes), known | mask
+        for _ in autoregressive.decode(self.model, batch.prefix, codes, known, self.noise[positions], self.options):
+            pass
+        self.flat[batch.positions[:, batch.own]] = codes[:, batch.own]
         return len(codes) * len(batch.own)
-
-    def _pick(self, logits: Tensor, positions: Tensor) -> Tensor:
-        sampled = self.options.pick(logits, self._noise[positions])
-        if self._given is None:
-            return sampled
-        mask, indices = self._given
-        return torch.where(mask[positions], indices[positions], sampled)
 
 
 def check_window(model: LatentTransformer, shape: Sequence[int], window: Size) -> None:

@@ -1,8 +1,7 @@
 """Large code maps to pictures and back, in overlapping tiles where the whole is too much for the memory.
 
-GroupNorm and self-attention take in the whole of what they are given, so a tile comes out a little different
-from the same place of a larger one. Tiles of a map are therefore all of one size, and where they overlap one
-fades into the next.
+GroupNorm and self-attention read the whole of their input, so a tile differs a little from the same part of a larger
+one. Tiles of a map are therefore all of one size, and where they overlap one fades into the next.
 """
 
 from __future__ import annotations
@@ -27,12 +26,11 @@ def decode_map(vqgan: VQGAN, codes: Tensor, tile: int = TILE, overlap: int = OVE
                progress: Progress | None = None) -> Tensor:
     """Code maps -> pictures of any size: (H,W) or (B,H,W) int64 -> (B,C,f H,f W) float32 as `VQGAN.decode`'s.
 
-    Of a VQGAN of classes: logits, unbounded, as `VQGAN.decode` gives them.
-    Maps of at most tile x tile codes, whatever their shape, are decoded whole; larger ones in tiles of that size,
-    of which neighbours share at least `overlap` rows or columns of codes, where one fades into the other in equal
-    steps. One tile is decoded at a time, on the network's device, and the pictures gather on the codes': memory
-    beside theirs is bounded by the tile. progress(done, total) counts tiles. Raises TesseraeError for a tile
-    or an overlap that does not fit, and for codes that the codebook does not have.
+    Maps of at most tile x tile codes are decoded whole; larger ones in tiles of that size, whose neighbours share at
+    least `overlap` rows or columns of codes, where one fades into the other in equal steps. One tile at a time is
+    decoded on the network's device, and the pictures gather on the codes': memory beside theirs is bounded by the
+    tile. progress(done, total) counts tiles. Raises TesseraeError for a tile or an overlap that does not fit, and for
+    codes that the codebook does not have.
     """
     maps = codes if codes.ndim == 3 else rearrange(codes, "h w -> 1 h w")
     device, f = next(vqgan.parameters()).device, vqgan.config.downsampling
@@ -40,7 +38,8 @@ def decode_map(vqgan: VQGAN, codes: Tensor, tile: int = TILE, overlap: int = OVE
     fades = [_fades(axis, f, codes.device) for axis in (rows, cols)]
     pictures = torch.zeros(len(maps), vqgan.config.out_channels, f * maps.shape[1], f * maps.shape[2],
                            device=codes.device)
-    for number, (row, down), (col, right) in _each(len(maps), zip(rows, fades[0]), zip(cols, fades[1]), progress):
+    tiles = product(range(len(maps)), zip(rows, fades[0]), zip(cols, fades[1]))
+    for number, (row, down), (col, right) in _counted(tiles, progress):
         part = vqgan.decode(maps[number:number + 1, row, col].to(device))[0].to(codes.device)  # (C,f h,f w)
         pictures[number, :, _pixels(row, f), _pixels(col, f)] += part * down[:, None] * right
     if vqgan.config.colours:
@@ -59,14 +58,11 @@ def encode_map(vqgan: VQGAN, images: Tensor, tile: int = TILE, overlap: int = OV
     """
     batch = images if images.ndim == 4 else images[None]
     device, f = next(vqgan.parameters()).device, vqgan.config.downsampling
-    if batch.shape[2] % f or batch.shape[3] % f:
-        raise TesseraeError(f"pictures of {batch.shape[3]}x{batch.shape[2]} pixels do not divide into codes of "
-                            f"{f}x{f} pixels: crop or resize them to multiples of {f}.")
-    shape = batch.shape[2] // f, batch.shape[3] // f
+    shape = vqgan.map_shape(batch)
     rows, cols = _tiles(shape, tile, overlap)
     codes = torch.zeros(len(batch), *shape, dtype=torch.int64, device=images.device)
-    kept = zip(rows, _interiors(rows)), zip(cols, _interiors(cols))
-    for number, (row, inner), (col, between) in _each(len(batch), *kept, progress):
+    tiles = product(range(len(batch)), zip(rows, _interiors(rows)), zip(cols, _interiors(cols)))
+    for number, (row, inner), (col, between) in _counted(tiles, progress):
         part = batch[number:number + 1, :, _pixels(row, f), _pixels(col, f)].to(device)
         found = vqgan.encode(part)[0].to(images.device)  # (h,w)
         codes[number, inner, between] = found[inner.start - row.start:inner.stop - row.start,
@@ -74,11 +70,10 @@ def encode_map(vqgan: VQGAN, images: Tensor, tile: int = TILE, overlap: int = OV
     return codes
 
 
-def _each(maps: int, rows: Iterable, cols: Iterable, progress: Progress | None) -> Iterator[tuple]:
-    """Every tile of every map: its number, and what belongs to its rows and to its columns."""
-    every = list(product(range(maps), rows, cols))
-    for done, one in enumerate(every, 1):
-        yield one
+def _counted(tiles: Iterable, progress: Progress | None) -> Iterator[tuple]:
+    every = list(tiles)
+    for done, tile in enumerate(every, 1):
+        yield tile
         if progress:
             progress(done, len(every))
 
@@ -88,10 +83,8 @@ def _tiles(shape: tuple[int, int], tile: int, overlap: int) -> tuple[list[slice]
     if tile < 1 or not 0 <= overlap < tile:
         raise TesseraeError(f"a tile of {tile} codes with an overlap of {overlap} is not allowed; a tile has at "
                             "least 1 code a side, and the overlap is at least 0 and less than the tile.")
-    if shape[0] * shape[1] <= tile * tile:
-        return [slice(0, shape[0])], [slice(0, shape[1])]
-    rows, cols = (_spans(size, tile, overlap) for size in shape)
-    return rows, cols
+    whole = shape[0] * shape[1] <= tile * tile
+    return tuple([slice(0, size)] if whole else _spans(size, tile, overlap) for size in shape)
 
 
 def _spans(size: int, tile: int, overlap: int) -> list[slice]:

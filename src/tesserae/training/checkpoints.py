@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tesserae.errors import writing
-from tesserae.files import flush_to_disk
+from tesserae.files import replacing
 
 
 def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
@@ -60,22 +57,12 @@ def save_checkpoint(folder: Path, step: int, state: dict, keep: int = 2) -> None
     """
     tensors, nest = flatten(state)
     body, head = _names(folder, step)
-    parts = [path.with_suffix(path.suffix + ".part") for path in (body, head)]
-    with writing(body):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, parts[0])
-            flush_to_disk(parts[0])
-            record = {"step": step, "sha256": _checksum(parts[0]), "state": nest}
-            parts[1].write_text(json.dumps({**record, "self": _seal(record)}), encoding="utf-8")
-            flush_to_disk(parts[1])
-            os.replace(parts[0], body)
-            os.replace(parts[1], head)
-            flush_to_disk(folder)
-        except Exception:
-            for part in parts:
-                part.unlink(missing_ok=True)
-            raise
+    for left in folder.glob(".step-*"):  # by a kill while it was written
+        left.unlink(missing_ok=True)
+    with replacing(head, flush=True) as head_file, replacing(body, flush=True) as body_file:
+        save_file(tensors, body_file)
+        record = {"step": step, "sha256": _checksum(body_file), "state": nest}
+        head_file.write_text(json.dumps({**record, "self": _seal(record)}), encoding="utf-8")
     there = steps_in(folder)
     for old in {*there[:there.index(step) + 1][:-keep], *there[there.index(step) + 1:]}:
         for path in reversed(_names(folder, old)):
@@ -99,8 +86,7 @@ def load_checkpoint(folder: Path, at_most: int, log: Any = print) -> tuple[int, 
 
 def steps_in(folder: Path) -> list[int]:
     """Steps that `folder` holds a checkpoint of, ascending."""
-    found = (re.fullmatch(r"step-(\d+)\.json", path.name) for path in folder.glob("step-*.json"))
-    return sorted(int(match[1]) for match in found if match)
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob(f"step-{'[0-9]' * 8}.json"))
 
 
 def _names(folder: Path, step: int) -> tuple[Path, Path]:

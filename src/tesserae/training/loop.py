@@ -27,9 +27,9 @@ from torch import Tensor
 
 from tesserae.accel.compilation import uncompiled
 from tesserae.devices import Log, make_accelerator, of_first
-from tesserae.errors import DiskFullError, TesseraeError, writing
+from tesserae.errors import DiskFullError, TesseraeError
 from tesserae.evaluation.alarms import Alarm, check_exploded
-from tesserae.files import replace_folder, write_table
+from tesserae.files import replace_folder, replacing_folder, write_table
 from tesserae.fingerprints import checkpoint_folder, code_of, fingerprint_inputs
 from tesserae.locks import held
 from tesserae.stage import Stage
@@ -45,8 +45,10 @@ class Task(Protocol):
     """What is trained. Terms and measures are scalars by name; of the measure named `score` less is better.
 
     losses: terms that must not explode; the first of them is what they are compared with. logged: terms shown in the
-    terminal. unit: what `per_step` counts, images or tokens. Every process calls every method. Of `evaluate`'s and
-    `state`'s results the first process's count; `load_state` gets a state there alone, and `export` a folder.
+    terminal. unit: what `per_step` counts, images or tokens. `set_rate` scales all learning rates; done: how much of
+    the training is over, in [0,1]. `summary`: what is logged beside the terms. `sample` shows pictures. `state`: all
+    that the next steps depend on. Every process calls every method. Of `evaluate`'s and `state`'s results the first
+    process's count; `load_state` gets a state there alone, and `export` a folder, for the model alone.
     """
 
     score: str
@@ -55,7 +57,7 @@ class Task(Protocol):
     unit: str
     per_step: int
 
-    def set_rate(self, scale: float, done: float) -> None: ...  # done: how much of the training is over, [0,1]
+    def set_rate(self, scale: float, done: float) -> None: ...
     def step(self, step: int) -> dict[str, Tensor]: ...
     def summary(self) -> dict[str, float]: ...
     def evaluate(self, step: int) -> dict[str, float]: ...
@@ -131,6 +133,13 @@ def deliver(folder: Path, models: Path) -> None:
         replace_folder(folder / "last", models / "last")
 
 
+def final_metrics(progress: Progress, score: str) -> dict[str, float]:
+    """A training's metrics: held-out measures of the best model, its step, the last model's score, all steps."""
+    best = {f"val_{name}": value for name, value in progress.best.items() if name != "step"}
+    return best | {"best_step": progress.best["step"], f"last_{score}": progress.latest[score],
+                   "steps": progress.step}
+
+
 @dataclass
 class Trainer:
     """Trains `task` to the end of `block`, its part of params.yaml.
@@ -161,7 +170,8 @@ class Trainer:
             try:
                 self._resume()
                 self._train()
-                self._finish()
+                self._export("last")
+                self.accelerator.wait_for_everyone()
             except DiskFullError as error:
                 steps = steps_in(self.folder)
                 state = f"the last checkpoint (step {steps[-1]}) is intact" if steps else "there is no checkpoint yet"
@@ -170,20 +180,21 @@ class Trainer:
 
     def _train(self) -> None:
         block, progress = self.block, self.progress
-        self.started, self.started_at, self.last_line = time.monotonic(), progress.step, time.monotonic()
+        started = self.last_line = time.monotonic()
         seconds_before = progress.seconds
         with _interruptible() as interrupted:
+            if not progress.step:
+                self._sample()
             while self._done() < 1.0:
                 self._step()
-                progress.seconds = seconds_before + time.monotonic() - self.started
+                progress.seconds = seconds_before + time.monotonic() - started
                 if block.max_seconds:  # rates and the end follow from it
                     progress.seconds = self.group.of_first(progress.seconds)
                 ends = self._done() >= 1.0
                 if ends or progress.step % block.log_every == 0:
                     self._log(ends)
                 if ends or progress.step % block.sample_every == 0:
-                    with uncompiled():
-                        self.task.sample(progress.step)
+                    self._sample()
                 if ends or progress.step % block.eval_every == 0:
                     self._evaluate()
                 stops = self._stops(interrupted)
@@ -207,6 +218,10 @@ class Trainer:
             progress.sums[name] = progress.sums[name] + pair if name in progress.sums else pair
         progress.step += 1
 
+    def _sample(self) -> None:
+        with uncompiled():
+            self.task.sample(self.progress.step)
+
     def _means(self) -> dict[str, float]:
         """Each term's mean since the last log, over all processes. Raises TesseraeError where one is far off."""
         totals = {name: self.accelerator.reduce(pair, "sum").tolist() for name, pair in self.progress.sums.items()}
@@ -229,33 +244,27 @@ class Trainer:
         progress.history.append(row)
         progress.timings.append(timing)
         progress.sums = {}
-        self._write_tables()
-        self._record({**row, **timing})
+        self._publish({**row, **timing})
         for alarm in task.alarms(progress.history):
             if alarm.step == progress.step:
                 self.log(f"ALARM, {alarm}")
         if ends or time.monotonic() - self.last_line > LINE_SECONDS:
             self.last_line = time.monotonic()
-            self.log(self._line(row))
+            terms = "  ".join(f"{name} {row[name]:.3g}" for name in task.logged if name in row)
+            left = (self.block.steps - progress.step) / pace
+            if self.block.max_seconds:
+                left = max(0.0, min(left, self.block.max_seconds - progress.seconds))
+            self.log(f"step {progress.step}/{self.block.steps}  {terms}  {pace * task.per_step:.0f} {task.unit}/s  "
+                     f"ETA {int(left) // 60}:{int(left) % 60:02d}")
 
-    def _line(self, row: dict) -> str:
-        task, progress, block = self.task, self.progress, self.block
-        pace = (progress.step - self.started_at) / max(self.last_line - self.started, 1e-9)
-        left = (block.steps - progress.step) / pace
-        if block.max_seconds:
-            left = max(0.0, min(left, block.max_seconds - progress.seconds))
-        terms = "  ".join(f"{name} {row[name]:.3g}" for name in task.logged if name in row)
-        return (f"step {progress.step}/{block.steps}  {terms}  {pace * task.per_step:.0f} {task.unit}/s  "
-                f"ETA {int(left) // 60}:{int(left) % 60:02d}")
-
-    def _record(self, row: dict) -> None:
-        if self.first:
+    def _publish(self, *rows: dict) -> None:
+        """Write the tables, and record each row at its step."""
+        if not self.first:
+            return
+        write_table(self.reports / "history.csv", self.progress.history)
+        write_table(self.reports / "timings.csv", self.progress.timings)
+        for row in rows:
             self.record({name: value for name, value in row.items() if name != "step"}, row["step"])
-
-    def _write_tables(self) -> None:
-        if self.first:
-            write_table(self.reports / "history.csv", self.progress.history)
-            write_table(self.reports / "timings.csv", self.progress.timings)
 
     def _evaluate(self) -> None:
         task, progress = self.task, self.progress
@@ -266,37 +275,26 @@ class Trainer:
         if not progress.history or progress.history[-1]["step"] != progress.step:
             progress.history.append({"step": progress.step})
         progress.history[-1].update(held_out)
-        self._write_tables()
-        self._record({"step": progress.step, **held_out})
-        words = "  ".join(f"{name} {value:.4g}" for name, value in measures.items())
-        self.log(f"  held out at step {progress.step}: {words}")
+        self._publish({"step": progress.step, **held_out})
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in measures.items())
+        self.log(f"  held out at step {progress.step}: {shown}")
         if not progress.best or measures[task.score] < progress.best[task.score]:
             progress.best = progress.latest
             # kept under its step until the checkpoint that knows of it is written
-            self._export(self.folder / f"best-{progress.step:08d}")
+            self._export(f"best-{progress.step:08d}")
 
-    def _export(self, folder: Path) -> None:
-        if not self.first:
-            self.task.export(None)
-            return
-        with writing(folder):
-            try:
-                self.task.export(folder)
-            except Exception:
-                for part in folder.glob("*.part"):  # on a full disk they take what is left
-                    part.unlink(missing_ok=True)
-                raise
+    def _export(self, name: str) -> None:
+        """The model as it is now, in the folder of that name."""
+        with replacing_folder(self.folder / name) if self.first else contextlib.nullcontext() as folder:
+            self.task.export(folder)
 
     def _stops(self, interrupted: threading.Event) -> bool:
         """Whether to stop after this step, by a signal. It may reach several processes at different steps, so these
         ask each other, and, because that takes time, only after steps that are logged.
         """
-        if self.accelerator.num_processes == 1:
-            return interrupted.is_set()
-        if self.progress.step % self.block.log_every:
+        if self.group.count > 1 and self.progress.step % self.block.log_every:
             return False
-        votes = torch.tensor(float(interrupted.is_set()), device=self.accelerator.device)
-        return self.accelerator.reduce(votes, "sum").item() > 0
+        return any(self.group.all_of(interrupted.is_set()))
 
     def _checkpoint(self) -> None:
         self._means()  # a step that is far off must not become the checkpoint that the next run goes on from
@@ -324,19 +322,10 @@ class Trainer:
         if precision != mine:
             self.log(f"from here in {PRECISIONS[mine]}, the steps before in {PRECISIONS[precision]}: `precision: "
                      "auto` found another one quick on this machine.")
-        self._write_tables()  # the pipeline removes a stage's outputs before it runs
-        for row in self.progress.history:  # the new run's curves begin at the beginning, too
-            self._record(row)
+        # the pipeline removes a stage's outputs before it runs; the new run's curves begin at the beginning, too
+        self._publish(*self.progress.history)
         if self.first:
             _settle_best(self.progress, self.folder)  # a kill may have come between a checkpoint and this
-
-    def _finish(self) -> None:
-        part = self.folder / "last.part"
-        self._export(part)
-        if self.first:
-            shutil.rmtree(self.folder / "last", ignore_errors=True)
-            part.rename(self.folder / "last")
-        self.accelerator.wait_for_everyone()
 
 
 def _settle_best(progress: Progress, folder: Path) -> None:

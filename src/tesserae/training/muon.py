@@ -48,14 +48,10 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                update = orthogonal(self._averaged(weight, group["momentum"]))
+                gradient = weight.grad.flatten(1).float()  # a matrix
+                buffer = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(gradient))
+                buffer.lerp_(gradient, 1 - group["momentum"])
+                update = orthogonal(gradient.lerp(buffer, group["momentum"]))
                 size = 0.2 * math.sqrt(max(update.shape))  # a root mean square of 0.2, as Adam's steps have
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.sub_(update.reshape(weight.shape), alpha=group["lr"] * size)
-
-    def _averaged(self, weight: Tensor, momentum: float) -> Tensor:
-        """The gradient with momentum, as a matrix in fp32."""
-        gradient = weight.grad.flatten(1).float()
-        buffer = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(gradient))
-        buffer.lerp_(gradient, 1 - momentum)
-        return gradient.lerp(buffer, momentum)

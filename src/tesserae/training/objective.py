@@ -6,9 +6,8 @@
 
 L_rec and L_GAN reach the decoder only through x_hat. So each is differentiated with respect to x_hat once; the
 gradients of the last layer's weight G_L follow from those at the price of a convolution each; and one vector,
-g_rec + lambda g_gan, goes back through decoder and encoder. LPIPS and D are differentiated once. Where
-the discriminator judges features of the network that LPIPS uses, these are computed once for both, and the network is
-differentiated twice, once for each of the two gradients that lambda compares.
+g_rec + lambda g_gan, goes back through decoder and encoder. Where the discriminator judges features of the network
+that LPIPS uses, these are computed once for both.
 """
 
 from __future__ import annotations
@@ -36,9 +35,8 @@ Logits = Tensor | Sequence[Tensor]  # a map of patches, or one for each head, wh
 class Weights:
     """The objective's constants; names as in params.yaml.
 
-    pixel_loss: l1 | l2 | cross_entropy, of logits and one-hot maps: over the pixels of a class, which are those that
-    have a channel set. perceptual_fraction: LPIPS judges this fraction of each batch,
-    its first pictures, which come in random order. gan_loss: hinge | vanilla | none.
+    pixel_loss: l1 | l2 | cross_entropy, of logits and one-hot maps, over the pixels that have a channel set.
+    perceptual_fraction: LPIPS judges this fraction of each batch, its first pictures. gan_loss: none leaves D out.
     """
 
     pixel_loss: str = "l1"
@@ -66,10 +64,7 @@ def discriminator_loss(kind: str, real: Logits, fake: Logits) -> Tensor:
 
 
 def disc_accuracy(real: Logits, fake: Logits) -> Tensor:
-    """D's accuracy in [0,1]: the fraction of logits above zero for pictures, and not above it for reconstructions.
-
-    A discriminator that answers the same for all has 1/2.
-    """
+    """D's accuracy in [0,1]: the fraction of logits above zero for pictures, and not above it for reconstructions."""
     return _mean(((r > 0).float().mean() + (f <= 0).float().mean()) / 2 for r, f in zip(_heads(real), _heads(fake)))
 
 
@@ -99,16 +94,13 @@ def reconstruction_loss(x: Tensor, x_hat: Tensor, weights: Weights, lpips: nn.Mo
     if lpips is not None and weights.perceptual_weight:
         judged = max(1, round(weights.perceptual_fraction * len(x) * group.count))  # of the whole batch
         own = -(-judged // group.count)  # as many in each process
-        parts["perceptual"] = _distance(lpips, x[:own], x_hat[:own], features)
+        if features is None:
+            distances = lpips(x[:own], x_hat[:own])
+        else:
+            distances = lpips.distance(*([layer[:own] for layer in each] for each in features))
+        parts["perceptual"] = distances.mean()
         parts["rec"] = parts["rec"] + weights.perceptual_weight * parts["perceptual"]
     return parts
-
-
-def _distance(lpips: nn.Module, x: Tensor, x_hat: Tensor, features: FeaturePair | None) -> Tensor:
-    """The mean of LPIPS over x and x_hat, the first pictures of those that `features` are of."""
-    if features is None:
-        return lpips(x, x_hat).mean()
-    return lpips.distance(*([layer[:len(x)] for layer in each] for each in features)).mean()
 
 
 def _pixel_loss(x: Tensor, x_hat: Tensor, kind: str, group: Group) -> Tensor:
@@ -123,23 +115,19 @@ def _pixel_loss(x: Tensor, x_hat: Tensor, kind: str, group: Group) -> Tensor:
 
 def quantizer_loss(quantized: Quantized, weights: Weights) -> tuple[Tensor, dict[str, Tensor]]:
     """What is minimised beside L_rec and L_GAN, a scalar, and its unweighted terms by name."""
-    parts = {"codebook": (weights.codebook_weight, quantized.codebook_loss),
-             "commitment": (weights.commitment_weight, quantized.commitment_loss)}
-    if quantized.entropy_loss is not None:
-        parts["entropy"] = weights.entropy_weight, quantized.entropy_loss
-    if quantized.kl_loss is not None:
-        parts["kl"] = weights.kl_weight, quantized.kl_loss
-    return sum(weight * term for weight, term in parts.values()), {name: term for name, (_, term) in parts.items()}
+    names = ("codebook", "commitment", "entropy", "kl")
+    terms = {name: getattr(quantized, f"{name}_loss") for name in names}
+    terms = {name: term for name, term in terms.items() if term is not None}
+    return sum(getattr(weights, f"{name}_weight") * term for name, term in terms.items()), terms
 
 
 def generator_backward(model: VQGAN, x: Tensor, weights: Weights, lpips: nn.Module | None,
                        discriminator: nn.Module | None, group: Group = ALONE) -> tuple[dict[str, Tensor], dict]:
     """Fill the gradients of E, G and Z for images x (B,3,H,W) in [-1,1]; `discriminator` None before it starts.
 
-    group: the processes whose parts of a batch x is one of; lambda is that of the whole batch. A
-    `FeatureDiscriminator` shares its backbone with LPIPS.
-    Returns the terms (scalars, detached), and what later steps need: `z_hat`, `indices`, `x_hat`, `real`, what D is
-    to judge of x (images, or features), and `fake`, D's logits on x_hat with a graph to D's own weights.
+    group: the processes whose parts of a batch x is one of; lambda is that of the whole batch. Returns the terms
+    (scalars, detached), and what later steps need: `z_hat`, `indices`, `x_hat`, `real`, what D is to judge of x
+    (images, or features), and `fake`, D's logits on x_hat with a graph to D's own weights.
     """
     z_hat = model.latents(x)
     quantized = model.quantizer(z_hat)
@@ -174,10 +162,7 @@ def generator_backward(model: VQGAN, x: Tensor, weights: Weights, lpips: nn.Modu
 
 def discriminator_backward(discriminator: nn.Module, real: Tensor | list[Tensor], fake: Logits,
                            kind: str) -> dict[str, Tensor]:
-    """Fill the gradients of D, reusing its logits `fake` on x_hat. Returns detached scalars.
-
-    real: what `generator_backward` returned under that name: images, or their features.
-    """
+    """Fill the gradients of D from `real` and `fake` of `generator_backward`. Returns detached scalars."""
     judged = discriminator(real)
     loss = discriminator_loss(kind, judged, fake)
     parameters = list(discriminator.parameters())

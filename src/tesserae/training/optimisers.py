@@ -49,13 +49,13 @@ class MuonAndAdam:
 
 def make_vqgan_optimiser(model: VQGAN, block: VQGANParams) -> torch.optim.Optimizer | MuonAndAdam:
     """The optimiser of E, G and Z that a block of params.yaml asks for: Adam, or Muon inside E and G."""
-    betas = tuple(block.betas)
-    hidden = hidden_convolutions(model) if block.optimiser == "muon" else []
+    betas, muon = tuple(block.betas), block.optimiser == "muon"
+    hidden = hidden_convolutions(model) if muon else []
     codebook = codebook_parameters(model.quantizer)
     groups = [{"params": _without(model, hidden + codebook), "lr": block.lr}]
     if codebook:
         groups.append({"params": codebook, "lr": block.codebook_lr})
-    if block.optimiser == "muon":
+    if muon:
         return with_initial_rates(MuonAndAdam(hidden, groups, block.muon_lr, betas))
     return with_initial_rates(torch.optim.Adam(groups, betas=betas, fused=True))
 

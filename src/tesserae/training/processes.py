@@ -1,55 +1,41 @@
 """How several processes learn one network together.
 
-`ddp`: each holds it whole, and they average their gradients while they still compute them. `fsdp`: each holds a
-shard of every weight, of its gradient and of the optimiser's state, and gathers a layer's whole weights when they are
-needed, so that networks can be trained that no device holds with all that. The same is learned either
-way, and the same as one process learns with the whole batch: what is found on a batch (norms, statistics, vectors)
-is found on that of all processes, see `Group`.
+`ddp`: each holds it whole, and they average their gradients. `fsdp`: each holds a shard of every weight, of its
+gradient and of the optimiser's state, for networks that no device holds with all that. Both learn the same, and the
+same as one process with the whole batch: norms, statistics and vectors are those of all processes, see `Group`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint import state_dict as sharded
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.nn.functional import all_reduce
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)  # in the first process; {} in the others
-SCATTERED = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+GATHERED = sharded.StateDictOptions(full_state_dict=True, cpu_offload=True)  # in the first process; {} in the others
+SCATTERED = sharded.StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
-@dataclass(frozen=True)
 class Group:
     """The processes that learn together, as one of them sees them; without an accelerator, one alone.
 
-    Process i takes the elements i, i + count, i + 2 count and so on of a batch. All
-    processes must call a method, in the same order, for any of them to return.
+    Process i takes the elements i, i + count, i + 2 count and so on of a batch. All processes must call a method for
+    any of them to return.
     """
 
-    accelerator: Accelerator | None = None
-
-    @property
-    def index(self) -> int:
-        return self.accelerator.process_index if self.accelerator else 0
-
-    @property
-    def count(self) -> int:
-        return self.accelerator.num_processes if self.accelerator else 1
+    def __init__(self, accelerator: Accelerator | None = None) -> None:
+        self.accelerator = accelerator
+        self.index = accelerator.process_index if accelerator else 0
+        self.count = accelerator.num_processes if accelerator else 1
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean of each process's tensor, all of one shape; no gradient passes."""
@@ -57,21 +43,18 @@ class Group:
 
     def mean_with_gradient(self, tensor: Tensor) -> Tensor:
         """`mean` for parts of a loss, whose gradients `average_gradients` or `distributed` average afterwards."""
-        return tensor if self.count == 1 else _Mean.apply(tensor, self)
+        return tensor if self.count == 1 else all_reduce(tensor) / self.count
 
     def part(self, number: int) -> Tensor:
         """This process's positions among `number` > 0 elements, (n,) int64.
 
-        n is the same in every process, so that all call their networks equally often; where `number` does not divide,
-        the last positions begin again at 0, which `whole` leaves out.
+        n is the same in every process; where `number` does not divide, the last positions begin again at 0, which
+        `whole` leaves out.
         """
         return torch.arange(self.index, -(-number // self.count) * self.count, self.count) % number
 
     def whole(self, part: Tensor, number: int | None = None) -> Tensor:
-        """The elements of all processes in the order of the whole, of (n,...) each -> (n * count,...).
-
-        They lie where `part` lies. number: how many there are, where `part` distributed them.
-        """
+        """The elements of all processes in the order of the whole: (n,...) each -> (number,...), by default all."""
         if self.count == 1:
             return part
         found = self.accelerator.gather(part.to(self.accelerator.device).contiguous()).to(part.device)
@@ -79,9 +62,7 @@ class Group:
 
     def each(self, tensor: Tensor) -> Tensor:
         """Each process's tensor by its index: (...) -> (count,...), on the CPU."""
-        if self.count == 1:
-            return tensor[None].cpu()
-        return self.accelerator.gather(tensor[None].contiguous()).cpu()
+        return torch.stack(self.all_of(tensor.cpu()))
 
     def of_first(self, value: Any) -> Any:
         """What the first process calls it with, in all of them. Numbers come with all their bits."""
@@ -99,19 +80,6 @@ class Group:
 
 
 ALONE = Group()
-
-
-class _Mean(torch.autograd.Function):
-    """The gradient is, once it is averaged over processes, that of the mean of all processes' losses."""
-
-    @staticmethod
-    def forward(ctx, tensor: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        return group.mean(tensor)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple:
-        return ctx.group.mean(grad), None
 
 
 class _GroupBatchNorm(nn.BatchNorm2d):
@@ -192,13 +160,13 @@ def is_sharded(model: nn.Module) -> bool:
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
     """The whole weights by name; of a sharded model every process must call this, and the first alone gets them."""
-    return get_model_state_dict(model, options=GATHERED) if is_sharded(model) else model.state_dict()
+    return sharded.get_model_state_dict(model, options=GATHERED) if is_sharded(model) else model.state_dict()
 
 
 def optimizer_state(model: nn.Module, optimiser) -> dict:
     """What `optimiser` keeps for `model`, whole; the same holds as for `model_state`."""
     if is_sharded(model):
-        return get_optimizer_state_dict(model, optimiser, options=GATHERED)
+        return sharded.get_optimizer_state_dict(model, optimiser, options=GATHERED)
     return optimiser.state_dict()
 
 
@@ -208,8 +176,8 @@ def load_state(model: nn.Module, optimiser, state: dict | None, group: Group) ->
     """
     if is_sharded(model):
         state = state or {"model": {}, "optimiser": {}}
-        set_model_state_dict(model, state["model"], options=SCATTERED)
-        set_optimizer_state_dict(model, optimiser, state["optimiser"], options=SCATTERED)
+        sharded.set_model_state_dict(model, state["model"], options=SCATTERED)
+        sharded.set_optimizer_state_dict(model, optimiser, state["optimiser"], options=SCATTERED)
         return
     state = group.of_first(state)
     model.load_state_dict(state["model"])

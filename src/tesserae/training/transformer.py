@@ -24,13 +24,7 @@ from tesserae.data.views import view_of
 from tesserae.devices import Log, to_device
 from tesserae.errors import writing
 from tesserae.evaluation.alarms import Alarm
-from tesserae.evaluation.likelihood import (
-    Likelihood,
-    evaluate_codes,
-    likelihood,
-    likelihood_verdict,
-    unigram_nll,
-)
+from tesserae.evaluation.likelihood import Likelihood, evaluate_codes, likelihood, likelihood_verdict, unigram_nll
 from tesserae.files import replace_folder
 from tesserae.models.transformer import LatentTransformer, TransformerConfig
 from tesserae.models.vqgan import VQGAN
@@ -39,17 +33,9 @@ from tesserae.params import TransformerParams
 from tesserae.sampling.autoregressive import SampleOptions, sample
 from tesserae.sampling.orderings import to_sequences
 from tesserae.stage import Stage, stage_of_command
-from tesserae.training.loop import Progress, Trainer, begin, deliver, folder_of, step_seed
+from tesserae.training import processes
+from tesserae.training.loop import Progress, Trainer, begin, deliver, final_metrics, folder_of, step_seed
 from tesserae.training.optimisers import make_transformer_optimiser, scale_rates
-from tesserae.training.processes import (
-    Group,
-    clipped,
-    distributed,
-    is_sharded,
-    load_state,
-    model_state,
-    optimizer_state,
-)
 from tesserae.training_params import from_block
 
 SHOWN = 16  # pictures in the grids by step
@@ -77,23 +63,17 @@ def model_config(block: TransformerParams, data: PairedMaps) -> TransformerConfi
         conditions=tuple(record(condition) for condition in conditions), window=data.window)
 
 
-def replace_some(indices: Tensor, keep: float, codebook_size: int, generator: torch.Generator, process: int = 0,
-                 processes: int = 1) -> Tensor:
+def replace_some(indices: Tensor, keep: float, codebook_size: int, generator: torch.Generator, index: int = 0,
+                 count: int = 1) -> Tensor:
     """`pkeep`: each code stays with probability `keep`, else becomes any of the codebook's; a new tensor.
 
-    indices (B,T): a process's part of a batch of B * processes, whose codes the same random numbers decide on however
-    many processes there are.
+    indices (B,T): the part of process `index` of `count` in a batch of B * count maps, whose codes the same random
+    numbers decide on however many processes there are.
     """
-    shape, own = (len(indices) * processes, *indices.shape[1:]), slice(process * len(indices), None)
-    stays = torch.rand(shape, generator=generator)[own][:len(indices)] < keep
-    others = torch.randint(codebook_size, shape, generator=generator)[own][:len(indices)]
+    shape = len(indices) * count, *indices.shape[1:]
+    stays = torch.rand(shape, generator=generator).chunk(count)[index] < keep
+    others = torch.randint(codebook_size, shape, generator=generator).chunk(count)[index]
     return torch.where(stays.to(indices.device), indices, others.to(indices.device))
-
-
-def compile_blocks(model: LatentTransformer) -> None:
-    """Let torch.compile make kernels of a block at its first use, which serve for all of the same shapes."""
-    for block in model.blocks:
-        block.compile(dynamic=False)
 
 
 class TransformerTask:
@@ -116,28 +96,27 @@ class TransformerTask:
         self.block, self.seed, self.accelerator, self.show = block, seed, accelerator, show
         self.data, self.held_out = data, held_out
         self.device = accelerator.device
-        self.group = Group(accelerator)
+        self.group = processes.Group(accelerator)
         self.vqgans = {name: vqgan.to(self.device).eval() for name, vqgan in vqgans.items()}
         self.model = LatentTransformer(model_config(block, data)).to(self.device).train()
         self.conditions = conditions_of(self.model.config.conditions)
-        if compiled:
-            compile_blocks(self.model)
-        self.network = distributed(self.model, self.model.blocks, block.strategy, accelerator)
+        for layer in self.model.blocks if compiled else ():
+            layer.compile(dynamic=False)  # the kernels of one serve for all of the same shapes
+        self.network = processes.distributed(self.model, self.model.blocks, block.strategy, accelerator)
         self.optimiser = make_transformer_optimiser(self.model, block)
         self.per_step = block.batch_size * self.group.count * data.window[0] * data.window[1]
 
     def set_rate(self, scale: float, done: float = 0.0) -> None:
-        """Scale the learning rates."""
         self.lr = self.block.lr * scale
         scale_rates(self.optimiser, scale)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Prefix (B,P), input codes (B,T) and their targets (B,T): a function of (seed, step, process)."""
-        process, processes = self.group.index, self.group.count
-        chosen = self.data.batch(step, self.block.batch_size, self.seed, self.block.flip, process, processes)
+        own = self.group.index, self.group.count
+        chosen = self.data.batch(step, self.block.batch_size, self.seed, self.block.flip, *own)
         targets = to_sequences(self.data.codes(chosen), self.block.order)
         generator = torch.Generator().manual_seed(step_seed(self.seed, step, stream=16))
-        inputs = replace_some(targets, self.block.pkeep, self.data.maps.codebook_size, generator, process, processes)
+        inputs = replace_some(targets, self.block.pkeep, self.data.maps.codebook_size, generator, *own)
         prefix = make_prefix(self.conditions, self.data.conditioning(chosen))
         return tuple(to_device(part, self.device) for part in (prefix, inputs, targets))
 
@@ -149,13 +128,12 @@ class TransformerTask:
             logits = self.network(prefix, inputs)  # (B,T,K)
         nll = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
         nll.backward()  # the gradients' mean over processes
-        norm = clipped(list(self.model.parameters()), self.block.grad_clip)
+        norm = processes.clipped(list(self.model.parameters()), self.block.grad_clip)
         self.optimiser.step()
         accuracy = (logits.detach().argmax(-1) == targets).float().mean()
         return {"nll": nll.detach(), "accuracy": accuracy, "grad_norm": norm}
 
     def summary(self) -> dict[str, float]:
-        """The learning rate."""
         return {"lr": self.lr}
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -195,28 +173,25 @@ class TransformerTask:
         return view_of(vqgan.config).rendered(vqgan.decode(codes))
 
     def alarms(self, history: list[dict]) -> list[Alarm]:
-        """None: `likelihood_verdict` reports overfitting at the end."""
-        return []
+        return []  # `likelihood_verdict` reports overfitting at the end
 
     def state(self) -> dict:
-        """All that the next steps depend on."""
-        return {"model": model_state(self.model), "optimiser": optimizer_state(self.model, self.optimiser)}
+        return {"model": processes.model_state(self.model),
+                "optimiser": processes.optimizer_state(self.model, self.optimiser)}
 
     def load_state(self, state: dict | None) -> None:
-        """Go on from what `state` returned in the first process, which alone has it."""
-        load_state(self.model, self.optimiser, state, self.group)
+        processes.load_state(self.model, self.optimiser, state, self.group)
 
     def export(self, folder: Path | None) -> None:
-        """Write the model alone, for `LatentTransformer.from_pretrained`."""
         model = self._whole()
         if folder is not None:
             model.save_pretrained(folder)
 
     def _whole(self) -> LatentTransformer | None:
         """The network in one piece, in the first process alone: a copy, where it is sharded."""
-        if not is_sharded(self.model):
+        if not processes.is_sharded(self.model):
             return self.model if self.accelerator.is_main_process else None
-        weights = model_state(self.model)
+        weights = processes.model_state(self.model)
         if not self.accelerator.is_main_process:
             return None
         model = LatentTransformer(self.model.config)
@@ -259,21 +234,20 @@ def train_transformer(stage: Stage, log: Log = print) -> Progress:
         deliver(folder, models)
         replace_folder(folder / "samples", models / "samples")
         unigram = unigram_nll(data.maps.indices, held_out.maps.indices[:, 0], data.maps.codebook_size)
-        stage.metrics(_final_metrics(task, progress, models) | {"unigram_nll": unigram})
+        stage.metrics({**final_metrics(progress, task.score), **_training_metrics(task, models),
+                       "unigram_nll": unigram})
         for sentence in likelihood_verdict(progress.best, progress.latest, unigram):
             log(sentence)
     return progress
 
 
-def _final_metrics(task: TransformerTask, progress: Progress, models: Path) -> dict[str, float]:
-    """Measures of the best model, also on as many training maps: the gap shows overfitting."""
+def _training_metrics(task: TransformerTask, models: Path) -> dict[str, float]:
+    """Measures of the best model on as many training maps as held-out ones: the gap shows overfitting."""
     best = LatentTransformer.from_pretrained(models).to(task.device)
     count = min(task.block.eval_images, len(task.held_out))
     with task.accelerator.autocast():
-        training = evaluate_codes(best, task.data, count, task.block.batch_size)
-    held_out = {f"val_{name}": value for name, value in progress.best.items() if name != "step"}
-    return {**held_out, "train_nll": training["nll"], "train_accuracy": training["accuracy"],
-            "best_step": progress.best["step"], "last_nll": progress.latest["nll"], "steps": progress.step,
+        found = evaluate_codes(best, task.data, count, task.block.batch_size)
+    return {"train_nll": found["nll"], "train_accuracy": found["accuracy"],
             "parameters": sum(p.numel() for p in best.parameters())}
 
 

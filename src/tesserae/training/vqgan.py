@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +28,7 @@ from tesserae.models.quantizers import EMAQuantizer, GumbelQuantizer, LibraryQua
 from tesserae.models.vqgan import VQGAN, VQGANConfig, evaluating
 from tesserae.params import VQGANParams
 from tesserae.stage import Stage, stage_of_command
-from tesserae.training.loop import Progress, Trainer, begin, deliver, folder_of, step_seed
+from tesserae.training.loop import Progress, Trainer, begin, deliver, final_metrics, folder_of, step_seed
 from tesserae.training.objective import Weights, discriminator_backward, generator_backward
 from tesserae.training.optimisers import make_vqgan_optimiser, scale_rates, with_initial_rates
 from tesserae.training.processes import Group, average_gradients, clipped, with_shared_statistics
@@ -106,7 +107,6 @@ class VQGANTask:
         return with_shared_statistics(made.to(self.device), self.group)
 
     def set_rate(self, scale: float, done: float = 0.0) -> None:
-        """Scale all learning rates; `done` in [0,1] is how much of the training is over."""
         self.lr = self.block.lr * scale
         for optimiser in filter(None, (self.optimiser, self.disc_optimiser)):
             scale_rates(optimiser, scale)
@@ -214,17 +214,14 @@ class VQGANTask:
         self.show(figures.grid_image(self.view.rendered(both).cpu(), columns=len(images)), step)
 
     def alarms(self, history: list[dict]) -> list[Alarm]:
-        """Collapses of the codebook and of the discriminator."""
         return vqgan_alarms(history, self.model.config.codebook_size, codebook_remedy(self.block),
                             self.block.gan_loss, self.block.discriminator)
 
     def state(self) -> dict:
-        """All that the next steps depend on."""
         return {name: part.state_dict() for name, part in self._learned().items()} | {
             "counts": self.group.each(self.counts)}
 
     def load_state(self, state: dict | None) -> None:
-        """Go on from what `state` returned in the first process, which alone has it."""
         state = self.group.of_first(state)
         for name, part in self._learned().items():
             part.load_state_dict(state[name])
@@ -237,8 +234,7 @@ class VQGANTask:
             learned |= {"discriminator": self.discriminator, "disc_optimiser": self.disc_optimiser}
         return learned
 
-    def export(self, folder) -> None:
-        """Write the model alone, for `VQGAN.from_pretrained`."""
+    def export(self, folder: Path | None) -> None:
         if folder is not None:
             self.model.save_pretrained(folder)
 
@@ -264,9 +260,7 @@ def train_vqgan(stage: Stage, log: Log = print) -> Progress:
         alarms = task.alarms(progress.history)
         for alarm in alarms:
             log(f"ALARM, {alarm}")
-        stage.metrics({**{f"val_{k}": v for k, v in progress.best.items() if k != "step"},
-                       "best_step": progress.best["step"], "steps": progress.step, "alarms": len(alarms),
-                       f"last_{task.score}": progress.latest[task.score]})
+        stage.metrics(final_metrics(progress, task.score) | {"alarms": len(alarms)})
     return progress
 
 
