@@ -13,9 +13,11 @@ OUTSIDE = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME", "DVC
 
 
 @pytest.fixture(autouse=True)
-def _no_store_from_outside(monkeypatch):
-    for name in OUTSIDE:
-        monkeypatch.delenv(name, raising=False)
+def _no_store_from_outside():
+    with pytest.MonkeyPatch.context() as patch:  # of its own: a test may undo what it patched
+        for name in OUTSIDE:
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

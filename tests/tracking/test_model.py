@@ -30,7 +30,7 @@ def models(tmp_path_factory):
     return folder
 
 
-def recorded(capfd, home, name, *folders):
+def recorded(monkeypatch, capfd, home, name, *folders):
     run = tracking.start_run(home, name)
     run.model(*folders)
     run.finish()
@@ -38,12 +38,12 @@ def recorded(capfd, home, name, *folders):
     store = Store(home)
     (run_id,) = tracking.runs_table(home)["run_id"]
     (model,) = store.client.get_run(run_id).outputs.model_outputs
-    mlflow.set_tracking_uri(store.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     return mlflow.pyfunc.load_model(f"models:/{model.model_id}")
 
 
-def test_a_vqgan_predicts_reconstructions_or_indices(home, models, capfd):
-    model = recorded(capfd, home, "vqgan-image", models / "vqgan-image")
+def test_a_vqgan_predicts_reconstructions_or_indices(home, models, monkeypatch, capfd):
+    model = recorded(monkeypatch, capfd, home, "vqgan-image", models / "vqgan-image")
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     own = VQGAN.from_pretrained(models / "vqgan-image")
     indices = own.encode(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1)
@@ -54,8 +54,8 @@ def test_a_vqgan_predicts_reconstructions_or_indices(home, models, capfd):
     assert not list((home / "mlruns").rglob("*.pkl"))
 
 
-def test_a_transformer_predicts_pictures_of_labels(home, models, capfd):
-    model = recorded(capfd, home, "transformer-class", models / "transformer-class", models / "vqgan-image")
+def test_a_transformer_predicts_pictures_of_labels(home, models, monkeypatch, capfd):
+    model = recorded(monkeypatch, capfd, home, "transformer-class", models / "transformer-class", models / "vqgan-image")
     pictures = model.predict(pd.DataFrame({"label": ["light", "1"]}), params={"seed": 3})
     sampler = Sampler.from_pretrained(models / "transformer-class")
     wanted = [np.asarray(sampler.sample("light", seed=seed)[0]) for seed in (3, 4)]
