@@ -55,7 +55,8 @@ def test_a_vqgan_predicts_reconstructions_or_indices(home, models, monkeypatch, 
 
 
 def test_a_transformer_predicts_pictures_of_labels(home, models, monkeypatch, capfd):
-    model = recorded(monkeypatch, capfd, home, "transformer-class", models / "transformer-class", models / "vqgan-image")
+    folders = (models / "transformer-class", models / "vqgan-image")
+    model = recorded(monkeypatch, capfd, home, "transformer-class", *folders)
     pictures = model.predict(pd.DataFrame({"label": ["light", "1"]}), params={"seed": 3})
     sampler = Sampler.from_pretrained(models / "transformer-class")
     wanted = [np.asarray(sampler.sample("light", seed=seed)[0]) for seed in (3, 4)]
