@@ -77,10 +77,10 @@ def window_frechet(large: Tensor, real: Iterable[Tensor], window_pixels: int, bo
 
 
 def seam_ratio(images: Tensor, border_every_pixels: int, grid_pixels: int = 1) -> float:
-    """The mean step |x_i - x_(i-1)| of pixels over the borders, over the mean step elsewhere; 1: no seam.
+    """The mean step |x_i - x_(i-1)| of pixels over the borders, over the mean step between them; 1: no seam.
 
     images (N,3,H,W), uint8 or floats in [-1,1]. Borders are the lines at multiples of `border_every_pixels`;
-    elsewhere are the other multiples of `grid_pixels`: with the VQGAN's f there, borders are compared with
+    between them are the other multiples of `grid_pixels`: with the VQGAN's f there, borders are compared with
     positions where two codes meet as well. The mean of the two directions, or the one that has borders; not a
     number where none has. Scenes have a horizon, which is a step, too: compare with real scenes of the size.
     """

@@ -220,7 +220,7 @@ def _read(path: Path) -> Any:
 
 
 def how_to_get_back(root: Path) -> str:
-    """Return the message after a refusal in `dvc exp run`, which leaves its change in params.yaml; "" elsewhere."""
+    """Return the message after a refusal in `dvc exp run`, which leaves its change in params.yaml, else ""."""
     if not os.environ.get("DVC_EXP_NAME") or real_root(root) != root:
         return ""
     changed = _changed(_state(root) / "params.yaml", root / "params.yaml")

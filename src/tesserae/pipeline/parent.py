@@ -37,5 +37,5 @@ def _watch(ancestors: list[psutil.Process]) -> None:
 def _lives(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:  # it vanished while it was asked about
+    except psutil.Error:  # it ended in between
         return False

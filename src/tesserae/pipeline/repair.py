@@ -89,7 +89,7 @@ def _lives(info: dict[str, Any]) -> bool:
         return str(info["cmd"]) in " ".join(psutil.Process(int(info["pid"])).cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return False
-    except psutil.Error:  # not ours to look at
+    except psutil.Error:  # of another user
         return True
 
 

@@ -149,7 +149,7 @@ def _execute(notebook: Path, executed: Path, parameters: Mapping[str, Any]) -> N
         except (DeadKernelError, RuntimeError) as error:
             if not isinstance(error, DeadKernelError) and _kernels():
                 raise
-            if interrupts.asked:
+            if interrupts.requested:
                 raise KeyboardInterrupt from None
             raise PipelineError(f"The kernel of {notebook.name} died, most often for lack of memory: try a smaller "
                                 "batch_size.") from None
@@ -181,7 +181,7 @@ class _Interrupts:
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 
     def __init__(self):
-        self.asked = self._in_cell = False
+        self.requested = self._in_cell = False
 
     def __enter__(self) -> _Interrupts:
         self._before = [signal.signal(number, self._handle) for number in self.SIGNALS]
@@ -193,7 +193,7 @@ class _Interrupts:
             signal.signal(number, handler)
 
     def before_cell(self, **_) -> None:
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
 
     def cell_begins(self, **_) -> None:
@@ -203,9 +203,9 @@ class _Interrupts:
         self._in_cell = False
 
     def _handle(self, number, frame) -> None:
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
         print("\nStopping; once more to stop at once.", file=sys.stderr, flush=True)
         signal.alarm(STOP_SECONDS)
         if self._in_cell:
